@@ -1,0 +1,39 @@
+# make demo    documents -> tokens -> training -> text, about six minutes on two CPU cores after the installation
+# make test    the tests
+VENV ?= .venv
+PYTHON ?= python3
+export PATH := $(abspath $(VENV))/bin:$(PATH)
+export PYTHONUNBUFFERED := 1
+
+.PHONY: demo demo-short test lint lines
+
+demo: $(VENV)/installed
+	python prepare_wiki.py config/data_pydocs.py
+	python train.py config/demo.py
+	python sample.py --checkpoint=out/demo --prompt='Return a copy of the array'
+
+# The same commands with fewer steps, for CI.
+demo-short: $(VENV)/installed
+	python prepare_wiki.py config/data_pydocs.py
+	python train.py config/demo.py --out_dir=out/demo-short --max_iters=60 --eval_interval=30 --checkpoint_interval=30
+	python sample.py --checkpoint=out/demo-short --prompt='Return a copy of the array'
+
+test: $(VENV)/installed-dev
+	python -m pytest
+
+lint: $(VENV)/installed-dev
+	ruff check .
+	ruff format --check .
+
+lines:
+	@python tests/count_lines.py
+
+$(VENV)/installed: requirements.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "NonLlama needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
+	python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@

@@ -1,0 +1,151 @@
+"""Settings: a frozen dataclass, then config files, then --key=value; later wins, left to right.
+
+    python train.py config/demo.py --learning_rate=1e-3 --compile=True
+
+A config file holds `key = value` lines with Python literals (and + - * / of numbers): parsed by `ast`, never executed.
+Types, choices and --help come from tyro; a mistake is one line with its place, and exit code 1.
+"""
+
+import ast
+import contextlib
+import dataclasses
+import difflib
+import io
+import operator
+import os
+import sys
+import typing
+from collections.abc import Callable
+from pathlib import Path
+
+import tyro
+
+ARITHMETIC = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
+TYRO = {"use_underscores": True, "config": (tyro.conf.FlagConversionOff,)}
+
+
+def run(main: Callable, cls: type, show: bool = True) -> None:
+    """Read the settings of `cls` from the command line and call main(cfg): what every script's last line does.
+
+    A ValueError or OSError (what a user can cause) becomes one line and exit code 1; Ctrl-C becomes one line and exit
+    code 130. NONLLAMA_DEBUG=1 shows the traceback instead.
+    """
+    try:
+        cfg, origins = load(cls, sys.argv[1:], description=sys.modules[main.__module__].__doc__)
+        if show and os.environ.get("RANK", "0") == "0":
+            print(describe(cfg, origins), flush=True)
+        main(cfg)
+    except KeyboardInterrupt as interrupt:
+        print(f"\n{interrupt or 'interrupted; the same command continues where it was'}", file=sys.stderr)
+        sys.exit(130)
+    except (ValueError, OSError) as error:
+        if os.environ.get("NONLLAMA_DEBUG"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def load(cls: type, argv: list[str], description: str | None = None) -> tuple[typing.Any, dict[str, str]]:
+    """Build `cls` from config file paths and --key=value arguments; returns (settings, {key: where it was set}).
+
+    Raises ValueError that names the file and line, the key and the nearest known one.
+    """
+    cfg, origins = cls(), {}
+    for arg in argv:
+        if arg in ("-h", "--help"):
+            # Help is drawn for the settings as they stand so far: `train.py config/x.py --help` shows x.py's values.
+            tyro.cli(cls, args=["--help"], default=cfg, description=description, **TYRO)
+        if arg.startswith("--"):
+            key, equals, text = arg[2:].partition("=")
+            if not equals:
+                raise ValueError(
+                    f"{arg}: write --{key.replace('-', '_')}=VALUE (python {sys.argv[0]} --help lists the keys)"
+                )
+            assignments = [(key.replace("-", "_"), text, "command line")]
+        else:
+            assignments = read_config_file(arg)
+        for key, value, origin in assignments:
+            cfg = assign(cfg, key, value, origin)
+            origins[key] = origin
+    return cfg, origins
+
+
+def read_config_file(path: str) -> list[tuple[str, str, str]]:
+    """Parse `key = value` lines without executing them; returns [(key, value as text, "path:line")]."""
+    if not Path(path).is_file():
+        raise ValueError(f"{path}: no such config file (settings are given as --key=value)")
+    try:
+        statements = ast.parse(Path(path).read_text(encoding="utf-8")).body
+    except SyntaxError as error:
+        raise ValueError(f"{path}:{error.lineno}: not a `key = value` line: {error.msg}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: not a text file; a config file holds `key = value` lines") from None
+    except ValueError as error:  # a null byte
+        raise ValueError(f"{path}: not a config file: {error}") from None
+    found = []
+    for i, node in enumerate(statements):
+        if i == 0 and isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            continue  # the file's docstring
+        place = f"{path}:{node.lineno}"
+        if not (isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name)):
+            raise ValueError(
+                f"{place}: only `key = value` lines are read here: {ast.unparse(node).splitlines()[0][:60]}"
+            )
+        found.append((node.targets[0].id, str(_literal(node.value, place)), place))
+    return found
+
+
+def _literal(node: ast.expr, place: str) -> typing.Any:
+    """The value of a literal, or of + - * / over numbers."""
+    if isinstance(node, ast.BinOp) and type(node.op) in ARITHMETIC:
+        left, right = _literal(node.left, place), _literal(node.right, place)
+        if (
+            isinstance(left, int | float)
+            and isinstance(right, int | float)
+            and not (isinstance(node.op, ast.Div) and not right)
+        ):
+            return ARITHMETIC[type(node.op)](left, right)
+    if isinstance(node, ast.Name) and node.id.lower() in ("true", "false", "none"):
+        return node.id.capitalize()
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        raise ValueError(f"{place}: not a literal value: {ast.unparse(node)[:60]}") from None
+
+
+def _whole(text: str) -> str:
+    """'1e3' -> '1000'; what is not a whole number stays as it is, for tyro to refuse."""
+    with contextlib.suppress(ValueError):
+        if float(text).is_integer() and not text.lstrip("+-").isdigit():
+            return str(int(float(text)))
+    return text
+
+
+def assign(cfg: typing.Any, key: str, text: str, origin: str) -> typing.Any:
+    """Return `cfg` with `key` set to `text`, converted to the field's type by tyro."""
+    fields = typing.get_type_hints(type(cfg))
+    if key not in fields:
+        near = difflib.get_close_matches(key, fields, n=1, cutoff=0.5)
+        hint = f"; did you mean '{near[0]}'?" if near else f"; known keys: {', '.join(fields)}"
+        raise ValueError(f"{origin}: unknown key '{key}'{hint}")
+    kinds = typing.get_args(fields[key]) or (fields[key],)
+    if text.lower() in ("true", "false", "none") and (bool in kinds or type(None) in kinds):
+        text = text.capitalize()
+    elif int in kinds and float not in kinds:
+        text = _whole(text)
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint), contextlib.redirect_stdout(complaint):
+            return tyro.cli(type(cfg), args=[f"--{key}={text}"], default=cfg, **TYRO)
+    except SystemExit:
+        wanted = " or ".join(getattr(kind, "__name__", repr(kind)).replace("NoneType", "None") for kind in kinds)
+        raise ValueError(f"{origin}: {key} wants {wanted}, not {text!r}") from None
+
+
+def describe(cfg: typing.Any, origins: dict[str, str]) -> str:
+    """All settings, one a line, those that are not defaults with the place that set them."""
+    rows = [f"{key} = {value!r}" for key, value in dataclasses.asdict(cfg).items()]
+    width = max(len(row) for row in rows if len(row) <= 60)
+    return "\n".join(
+        f"{row:<{width}}  # {origins[key]}" if (key := row.split(" ")[0]) in origins else row for row in rows
+    )

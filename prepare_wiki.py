@@ -1,0 +1,393 @@
+"""From documents to token shards: read and clean, find duplicates, train a tokenizer, write shards, measure yardsticks.
+
+    python prepare_wiki.py config/data_pydocs.py
+    python prepare_wiki.py --source='texts/*.jsonl' --data_dir=data/mine
+
+Every stage writes complete files or none; the same command continues an interrupted run and reuses what is finished.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow.parquet as pq
+
+import atomic
+import configurator
+import yardsticks
+from clean import FILTERS, normalise, reason_to_drop
+from dedup import find_duplicates
+from shards import FORMAT_VERSION, Shards, join_parts, token_dtype
+from sources import DocumentWriter, Piece, find_parts, map_parts, read_counts, read_documents, read_part
+from tokenizer import Tokenizer, train_bpe, train_characters
+
+TOKENIZER_CHARS = 100_000_000  # the vocabulary is trained on at most this much text
+YARDSTICK_TRAIN, YARDSTICK_VAL = 20_000_000, 2_000_000  # tokens: the n-grams' memory is about 100 bytes a token
+
+
+@dataclass(frozen=True)
+class PrepareConfig:
+    """Settings of `python prepare_wiki.py`."""
+
+    source: str = ""  # 'pydocs', or a quoted pattern: 'path/*.jsonl' (.parquet, .txt; also .gz, .bz2, .zst)
+    data_dir: str = ""  # folder to write, such as data/mine
+    text_column: str = "text"  # field with the text in jsonl and parquet files
+    id_column: str | None = "id"  # field with unique ids; where it is absent, ids are made from place and content
+    clean: bool = True  # normalise Unicode and whitespace; False keeps every character
+    min_chars: int = 1  # shorter documents are dropped
+    dedup_threshold: float = 0.7  # Jaccard similarity of 5-word shingles at which a document is a duplicate
+    tokenizer: str = "bpe"  # 'bpe' (byte-level, trained here), 'char', or a tokenizer.json to use
+    vocab_size: int = 8192  # ids of a BPE trained here, end-of-text token included
+    val_fraction: float = 0.01  # share of the documents held out for validation
+    split_by: Literal["id", "file", "position"] = (
+        "id"  # hash of the id, of the source file, or the last part of the text
+    )
+    shard_tokens: int = 100_000_000  # tokens after which a new shard file begins
+    num_workers: int | None = None  # processes; None: one for each CPU core
+
+    def check(self) -> None:
+        """Raise ValueError for settings that cannot work."""
+        if not self.source or not self.data_dir:
+            raise ValueError(
+                "nothing to prepare: give --source=... and --data_dir=..., or a file such as config/data_pydocs.py"
+            )
+        if not 0 < self.val_fraction < 1:
+            raise ValueError(f"val_fraction ({self.val_fraction}) must lie between 0 and 1; 0.01 is usual")
+        if not 0 < self.dedup_threshold <= 1:
+            raise ValueError(f"dedup_threshold ({self.dedup_threshold}) must be above 0 and at most 1; 0.7 is usual")
+        if self.shard_tokens < 1:
+            raise ValueError(f"shard_tokens ({self.shard_tokens}) must be at least 1")
+        if self.num_workers is not None and self.num_workers < 1:
+            raise ValueError(f"num_workers ({self.num_workers}) must be at least 1")
+        if self.tokenizer == "bpe" and self.vocab_size < 257:
+            raise ValueError(
+                f"vocab_size ({self.vocab_size}) must be at least 257: 256 bytes and the end-of-text token"
+            )
+        if self.tokenizer not in ("bpe", "char"):
+            Tokenizer.load(self.tokenizer)
+
+
+def main(cfg: PrepareConfig) -> None:
+    """Run the stages that are not finished yet."""
+    cfg.check()
+    folder, workers = Path(cfg.data_dir), cfg.num_workers or os.cpu_count() or 1
+    parts, identity = find_parts(cfg.source, cfg.text_column)
+    claim(folder, cfg, identity, len(parts))
+    if (folder / "meta.json").is_file():
+        print(summary(json.loads((folder / "report.json").read_text(encoding="utf-8"))))
+        print(f"{folder} is complete; delete it to make it again")
+        return
+    seconds: dict[str, float] = {}
+    with stage("documents", seconds):
+        documents, counts = make_documents(cfg, parts, folder, workers)
+    with stage("duplicates", seconds):
+        if not (folder / "dedup/report.json").is_file():
+            find_duplicates(documents, folder / "dedup", cfg.dedup_threshold, workers)
+        duplicates = json.loads((folder / "dedup/report.json").read_text(encoding="utf-8"))
+    split = Splitter(cfg.split_by, cfg.val_fraction, folder)
+    with stage("tokenizer", seconds):
+        make_tokenizer(cfg, documents, split, folder)
+    with stage("tokens", seconds):
+        meta = make_shards(cfg, documents, split, folder, workers)
+    meta["provenance"] = {
+        "source": identity,
+        "settings": settings(cfg),
+        "dedup": {key: duplicates[key] for key in ("documents", "exact", "near", "kept", "settings")},
+        "packages": {
+            name: importlib.metadata.version(name)
+            for name in ("numpy", "pyarrow", "tokenizers", "tiktoken", "datasketch")
+        }
+        | {"python": platform.python_version()},
+    }
+    with stage("yardsticks", seconds):
+        meta["yardsticks"] = make_yardsticks(meta, folder)
+    report = {"source": cfg.source, "documents": counts, "duplicates": duplicates}
+    report |= {"splits": meta["splits"], "vocab_size": meta["vocab_size"], "yardsticks": meta["yardsticks"]}
+    atomic.write_json(folder / "report.json", report)
+    atomic.write_json(folder / "times.json", {name: round(value, 2) for name, value in seconds.items()})
+    atomic.write_json(folder / "meta.json", meta)  # last: its presence means complete
+    shutil.rmtree(folder / "tokens", ignore_errors=True)
+    print(summary(report))
+    print(f"wrote {folder} in {sum(seconds.values()):.0f} s: {', '.join(f'{k} {v:.0f} s' for k, v in seconds.items())}")
+
+
+class stage:
+    """Adds the seconds spent inside the `with` block to seconds[name]."""
+
+    def __init__(self, name: str, seconds: dict[str, float]):
+        self.name, self.seconds = name, seconds
+
+    def __enter__(self) -> None:
+        self.start_s = time.perf_counter()
+
+    def __exit__(self, *error: object) -> None:
+        self.seconds[self.name] = time.perf_counter() - self.start_s
+
+
+def settings(cfg: PrepareConfig) -> dict[str, Any]:
+    """The settings that decide what is written: all but where to and by how many processes."""
+    return {key: value for key, value in dataclasses.asdict(cfg).items() if key not in ("data_dir", "num_workers")}
+
+
+def claim(folder: Path, cfg: PrepareConfig, identity: dict, parts: int) -> None:
+    """Write folder/manifest.json, or refuse a folder begun with other settings or another state of the source."""
+    path = folder / "manifest.json"
+    manifest = {"settings": settings(cfg), "source": identity, "parts": parts}
+    if path.is_file():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        ways = f"give the earlier settings, or another --data_dir, or delete {folder} to make it again"
+        for key, value in manifest["settings"].items():
+            if found["settings"].get(key) != value:
+                raise ValueError(f"{folder} was begun with {key}={found['settings'].get(key)!r}, not {value!r}; {ways}")
+        if found["source"] != manifest["source"] or found["parts"] != parts:
+            raise ValueError(
+                f"{folder} was begun from another state of the source ({difference(found['source'], identity)}); {ways}"
+            )
+        return
+    if folder.is_dir() and any(
+        item for item in folder.iterdir() if item.name != "README.md" and not item.name.endswith(".tmp")
+    ):
+        raise ValueError(f"{folder} holds other files and no manifest.json; give an empty or new --data_dir")
+    atomic.write_json(path, {"command": f"python {' '.join(map(_quoted, sys.argv))}"} | manifest)
+
+
+def _quoted(text: str) -> str:
+    key, equals, value = text.partition("=")
+    return f"{key}='{value}'" if equals and set(value) & set("*?[ ") else text
+
+
+def difference(old: dict, new: dict) -> str:
+    """The first entry in which two source identities differ."""
+    kind = next(iter(new), "source")
+    a, b = old.get(kind, {}), new.get(kind, {})
+    changed = [name for name in {**a, **b} if a.get(name) != b.get(name)]
+    return f"{kind}: {changed[0]} {a.get(changed[0], 'absent')} -> {b.get(changed[0], 'absent')}" if changed else kind
+
+
+# --- documents ---
+
+
+def make_documents(cfg: PrepareConfig, parts: list[list[Piece]], folder: Path, workers: int) -> tuple[list[Path], dict]:
+    """Stage 1: read and clean each part into documents/part_00000.parquet and on; returns (paths, counts)."""
+    paths = [folder / f"documents/part_{i:05d}.parquet" for i in range(len(parts))]
+    work = functools.partial(make_documents_part, cfg)
+    jobs = [(part, path) for part, path in zip(parts, paths, strict=True) if not path.is_file()]
+    map_parts(work, jobs, workers, "documents", [sum(piece.size_bytes for piece in part) for part, _ in jobs])
+    counts: Counter = Counter(dict.fromkeys(("in", *FILTERS, "kept", "bytes"), 0))
+    for path in paths:
+        counts.update(read_counts(path))
+    if not counts["kept"]:
+        dropped = ", ".join(f"{counts[name]} {name}" for name in FILTERS)
+        raise ValueError(
+            f"--source={cfg.source}: no document left of {counts['in']} ({dropped}); check the source and --min_chars"
+        )
+    return paths, dict(counts)
+
+
+def make_documents_part(cfg: PrepareConfig, job: tuple[list[Piece], Path]) -> None:
+    """Read, clean and write one part; a pure function of the part and the settings."""
+    part, path = job
+    counts: Counter = Counter()
+    with atomic.new_file(path) as temporary:
+        writer = DocumentWriter(temporary)
+        for document in read_part(part, cfg.text_column, cfg.id_column):
+            counts["in"] += 1
+            text = normalise(document.text) if cfg.clean else document.text
+            reason = reason_to_drop(text, cfg.min_chars)
+            counts[reason or "kept"] += 1
+            if reason is None:
+                counts["bytes"] += len(text.encode())
+                writer.add(dataclasses.replace(document, text=text))
+        writer.close(dict(counts))
+
+
+# --- the split ---
+
+
+@dataclass(frozen=True)
+class Splitter:
+    """Which part of a kept document goes to which split."""
+
+    by: str
+    val_fraction: float
+    folder: Path
+
+    @functools.cached_property
+    def removed(self) -> frozenset[str]:
+        """Ids that dedup removed."""
+        return frozenset(pq.read_table(self.folder / "dedup/duplicates.parquet", columns=["id"])["id"].to_pylist())
+
+    def kept(self, path: Path) -> Iterator[tuple[str, str]]:
+        """(id, text) of the documents of a part that dedup left."""
+        return (row for row in read_documents(path) if row[0] not in self.removed)
+
+    def is_val(self, document_id: str) -> bool:
+        """Whether a hash of the id, or of the source file in it (up to '#'), falls below val_fraction."""
+        key = document_id.rpartition("#")[0] or document_id if self.by == "file" else document_id
+        return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") < self.val_fraction * 2**64
+
+    def pieces(self, path: Path, start: int, cut: int) -> Iterator[tuple[str, str, bool]]:
+        """Yield (split, text, whether the document ends there) for the kept documents of a part.
+
+        start: characters of kept text before this part; cut: where validation begins. Both only for by="position".
+        """
+        for document_id, text in self.kept(path):
+            if self.by != "position":
+                yield ("val" if self.is_val(document_id) else "train"), text, True
+                continue
+            at = min(max(0, cut - start), len(text))
+            if at:
+                yield "train", text[:at], at == len(text)
+            if at < len(text):
+                yield "val", text[at:], True
+            start += len(text)
+
+
+# --- tokens ---
+
+
+def make_tokenizer(cfg: PrepareConfig, documents: list[Path], split: Splitter, folder: Path) -> None:
+    """Stage 3: folder/tokenizer.json, trained on the kept documents, or copied."""
+    if (folder / "tokenizer.json").is_file():
+        return
+    kept = (row for path in documents for row in split.kept(path))
+    if cfg.tokenizer == "char":
+        text = train_characters(text for _, text in kept)
+    elif cfg.tokenizer == "bpe":
+        print(f"training a byte-level BPE of {cfg.vocab_size} ids", flush=True)
+        text = train_bpe(
+            first((text for i, text in kept if cfg.split_by == "position" or not split.is_val(i)), TOKENIZER_CHARS),
+            cfg.vocab_size,
+        )
+    else:
+        text = Tokenizer.load(cfg.tokenizer).json
+    with atomic.new_file(folder / "tokenizer.json") as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def first(texts: Iterator[str], max_chars: int) -> Iterator[str]:
+    """The first texts, until they hold `max_chars` characters."""
+    seen = 0
+    for text in texts:
+        if seen >= max_chars:
+            return
+        yield text
+        seen += len(text)
+
+
+def make_shards(
+    cfg: PrepareConfig, documents: list[Path], split: Splitter, folder: Path, workers: int
+) -> dict[str, Any]:
+    """Stage 4: encode each part by itself, then join the parts to shards; returns meta.json without its provenance."""
+    tokenizer = Tokenizer.load(folder)
+    dtype = token_dtype(tokenizer.vocab_size)
+    starts, cut = [0] * len(documents), 0
+    if cfg.split_by == "position":
+        lengths = [sum(len(text) for _, text in split.kept(path)) for path in documents]
+        starts = np.concatenate([[0], np.cumsum(lengths)]).tolist()
+        cut = int(starts[-1] * (1 - cfg.val_fraction))
+    parts = [folder / f"tokens/part_{i:05d}" for i in range(len(documents))]
+    jobs = [
+        (path, part, start) for path, part, start in zip(documents, parts, starts, strict=False) if not part.is_dir()
+    ]
+    work = functools.partial(encode_part, split, folder, dtype, cut)
+    map_parts(
+        work, jobs, workers, "tokens", [read_counts(path)["bytes"] if read_counts(path) else 0 for path, _, _ in jobs]
+    )
+    counts = [json.loads((part / "counts.json").read_text(encoding="utf-8")) for part in parts]
+    splits = {
+        name: join_parts(
+            [part / f"{name}.bin" for part in parts],
+            [c[name] for c in counts],
+            folder,
+            name,
+            dtype.itemsize,
+            cfg.shard_tokens,
+        )
+        for name in ("train", "val")
+    }
+    for name, shards in splits.items():
+        if not shards:
+            total = sum(c[other]["documents"] for c in counts for other in splits)
+            raise ValueError(
+                f"no document of {total} fell into the {name} split; "
+                f"change --val_fraction ({cfg.val_fraction}) or add text"
+            )
+    meta = {"format_version": FORMAT_VERSION, "dtype": dtype.str, "vocab_size": tokenizer.vocab_size}
+    meta["tokenizer"] = {
+        "file": "tokenizer.json",
+        "sha256": atomic.sha256(folder / "tokenizer.json"),
+        "end_of_text": tokenizer.end_of_text,
+    }
+    return meta | {"splits": splits}
+
+
+def encode_part(split: Splitter, folder: Path, dtype: np.dtype, cut: int, job: tuple[Path, Path, int]) -> None:
+    """Encode one document part to tokens/part_x/{train,val}.bin; documents end with the end-of-text id."""
+    path, part, start = job
+    tokenizer = Tokenizer.load(folder)
+    counts = {name: {"documents": 0, "bytes": 0} for name in ("train", "val")}
+    with atomic.new_folder(part) as temporary:
+        files = {name: open(temporary / f"{name}.bin", "wb") for name in counts}  # noqa: SIM115
+        for name, text, ends in split.pieces(path, start, cut):
+            ids = tokenizer.encode(text)
+            if ends:
+                ids.append(tokenizer.end_of_text)
+            files[name].write(np.array(ids, dtype=dtype).tobytes())  # numpy refuses an id beyond the dtype
+            counts[name]["documents"] += ends
+            counts[name]["bytes"] += len(text.encode())
+        for file in files.values():
+            file.close()
+        (temporary / "counts.json").write_text(json.dumps(counts), encoding="utf-8")
+
+
+def make_yardsticks(meta: dict[str, Any], folder: Path) -> dict[str, float]:
+    """Stage 5: bits per byte of xz and of n-grams on the validation text."""
+    train, val = (Shards(folder, name, meta) for name in ("train", "val"))
+    ids = val.all(YARDSTICK_VAL)
+    tokenizer = Tokenizer.load(folder)
+    text = tokenizer.decode(ids[ids != tokenizer.end_of_text].tolist()).encode()
+    return yardsticks.measure(train.all(YARDSTICK_TRAIN), ids, text, meta["vocab_size"])
+
+
+def summary(report: dict[str, Any]) -> str:
+    """The table that a person reads after preparation."""
+    counts, duplicates = report["documents"], report["duplicates"]
+    rows = [("documents read", counts["in"], None)]
+    rows += [(f"  dropped: {name}", counts[name], counts["in"]) for name in FILTERS if counts[name]]
+    rows += [(f"  dropped: {kind} duplicates", duplicates[kind], counts["in"]) for kind in ("exact", "near")]
+    rows += [
+        ("  kept", duplicates["kept"], counts["in"]),
+        ("bytes kept", duplicates["bytes"] - duplicates["bytes_removed"], None),
+    ]
+    for name, shards in report["splits"].items():
+        tokens, size_bytes = (sum(shard[key] for shard in shards) for key in ("tokens", "bytes"))
+        rows.append((f"{name} tokens", tokens, None))
+        rows.append(
+            (f"  documents, {size_bytes / tokens:.2f} bytes a token", sum(shard["documents"] for shard in shards), None)
+        )
+    rows.append(("vocabulary", report["vocab_size"], None))
+    lines = [
+        f"{name:<36}{value:>14,}" + (f"{100 * value / whole:>8.1f} %" if whole else "") for name, value, whole in rows
+    ]
+    lines += [
+        f"{name + ', bits per byte of validation':<36}{bits:>14.3f}" for name, bits in report["yardsticks"].items()
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    configurator.run(main, PrepareConfig)

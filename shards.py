@@ -1,0 +1,217 @@
+"""Token files: `data/<name>/{train,val}_00000.bin` hold ids and nothing else; `meta.json`, written last, says what.
+
+python shards.py verify data/pydocs        check every shard's size and SHA-256
+"""
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import atomic
+
+FORMAT_VERSION = 1
+COPY_BYTES = 8 << 20
+
+
+def token_dtype(vocab_size: int) -> np.dtype:
+    """Little-endian uint16 when every id fits, else uint32."""
+    return np.dtype("<u2") if vocab_size <= 1 << 16 else np.dtype("<u4")
+
+
+def join_parts(
+    parts: list[Path], counts: list[dict[str, int]], folder: Path, split: str, itemsize: int, shard_tokens: int
+):
+    """Concatenate token parts to folder/split_00000.bin and on, a new shard after `shard_tokens` or more.
+
+    counts: for each part its documents and UTF-8 bytes. Returns meta.json's list of shards (file, tokens, documents,
+    bytes, sha256). Documents are never cut between shards.
+    """
+    shards: list[dict[str, Any]] = []
+    groups: list[list[int]] = [[]]
+    for i, part in enumerate(parts):
+        if sum(parts[k].stat().st_size for k in groups[-1]) >= shard_tokens * itemsize:
+            groups.append([])
+        if part.stat().st_size:
+            groups[-1].append(i)
+    for group in groups:
+        if not group:
+            continue
+        name, digest, size = f"{split}_{len(shards):05d}.bin", hashlib.sha256(), 0
+        with atomic.new_file(folder / name) as temporary, open(temporary, "wb") as out:
+            for i in group:
+                with open(parts[i], "rb") as file:
+                    while block := file.read(COPY_BYTES):
+                        out.write(block)
+                        digest.update(block)
+                        size += len(block)
+        documents, size_bytes = (sum(counts[i][key] for i in group) for key in ("documents", "bytes"))
+        entry = {"file": name, "tokens": size // itemsize, "documents": documents, "bytes": size_bytes}
+        shards.append(entry | {"sha256": digest.hexdigest()})
+    return shards
+
+
+def read_meta(folder: str | Path) -> dict[str, Any]:
+    """meta.json of a finished data folder. Raises ValueError that names the command which makes or completes it."""
+    folder = Path(folder)
+    if (folder / "meta.json").is_file():
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        if meta.get("format_version") != FORMAT_VERSION:
+            version = meta.get("format_version")
+            raise ValueError(
+                f"{folder}/meta.json has format version {version}, this program reads {FORMAT_VERSION}; make it anew"
+            )
+        return meta
+    if (folder / "manifest.json").is_file():
+        command = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["command"]
+        raise ValueError(f"{folder} has no meta.json: its preparation is unfinished; complete it with: {command}")
+    config = f"config/data_{folder.name}.py"
+    config = config if Path(config).is_file() else f"--source=... --data_dir={folder}"
+    raise ValueError(f"{folder} has no meta.json; make it with: python prepare_wiki.py {config}")
+
+
+class Shards:
+    """Random access to the tokens of one split. Attributes: meta, vocab_size, dtype, sizes (tokens of each shard)."""
+
+    def __init__(self, folder: str | Path, split: str, meta: dict[str, Any] | None = None):
+        self.folder, self.split, self.meta = Path(folder), split, meta or read_meta(folder)
+        self.vocab_size, self.dtype = self.meta["vocab_size"], np.dtype(self.meta["dtype"])
+        entries = self.meta["splits"][split]
+        self.paths = [self.folder / entry["file"] for entry in entries]
+        self.sizes = np.array([entry["tokens"] for entry in entries], dtype=np.int64)
+        self.bytes = sum(entry["bytes"] for entry in entries)
+        for path, tokens in zip(self.paths, self.sizes, strict=True):
+            size = path.stat().st_size if path.is_file() else None
+            if size != tokens * self.dtype.itemsize:
+                found = "is missing" if size is None else f"has {size} bytes"
+                wanted = tokens * self.dtype.itemsize
+                raise ValueError(f"{path} {found}, meta.json says {wanted}; delete {self.folder} and prepare it again")
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens in the split."""
+        return int(self.sizes.sum())
+
+    @cached_property
+    def _files(self) -> list[int]:
+        """Descriptors, opened once in a process. With pread, resident memory stays flat; a mapped file grows in use."""
+        files = [os.open(path, os.O_RDONLY) for path in self.paths]
+        for file in files:
+            if hasattr(os, "posix_fadvise"):  # no read-ahead: windows are read in random order
+                os.posix_fadvise(file, 0, 0, os.POSIX_FADV_RANDOM)
+        return files
+
+    def read(self, shard: int, start: int, count: int) -> np.ndarray:
+        """`count` tokens of a shard from token `start`, in the shard's dtype."""
+        size = self.dtype.itemsize
+        data = os.pread(self._files[shard], count * size, start * size)
+        assert len(data) == count * size, (self.paths[shard], start, count, len(data))
+        return np.frombuffer(data, dtype=self.dtype)
+
+    def all(self, limit: int | None = None) -> np.ndarray:
+        """The first `limit` tokens of the split (None: all of them), shard after shard."""
+        left, found = limit if limit is not None else self.tokens, []
+        for shard, size in enumerate(self.sizes.tolist()):
+            found.append(self.read(shard, 0, min(left, size)))
+            left -= len(found[-1])
+        return np.concatenate(found)
+
+
+class Windows:
+    """Training windows of block_size + 1 tokens that tile each shard, shifted by a fresh offset in every epoch.
+
+    A shard of N tokens has max(0, N // block_size - 1) windows; window i of it reads from offset + i * block_size, with
+    the offset in [0, block_size) hashed from (seed, epoch, shard). So an epoch sees each token about once, and window
+    borders fall elsewhere in the next epoch. len() is the same in all epochs.
+    """
+
+    def __init__(self, shards: Shards, block_size: int, seed: int):
+        self.shards, self.block_size, self.seed = shards, block_size, seed
+        counts = np.maximum(0, shards.sizes // block_size - 1)
+        self.first = np.concatenate([[0], np.cumsum(counts)])  # index of each shard's first window, and the total
+        if not len(self):
+            raise ValueError(
+                f"{shards.folder}: the {shards.split} split has {shards.tokens} tokens, too few for one window of "
+                f"block_size {block_size}; lower --block_size or add text"
+            )
+
+    def __len__(self) -> int:
+        return int(self.first[-1])
+
+    def get(self, indices: np.ndarray, epochs: np.ndarray) -> np.ndarray:
+        """Windows as int64 (len(indices), block_size + 1)."""
+        from sampler import hash_key
+
+        out = np.empty((len(indices), self.block_size + 1), dtype=np.int64)
+        owners = np.searchsorted(self.first, indices, side="right") - 1
+        for row, (index, epoch, shard) in enumerate(
+            zip(indices.tolist(), epochs.tolist(), owners.tolist(), strict=True)
+        ):
+            offset = hash_key(self.seed, epoch, shard) % self.block_size
+            start = offset + (index - int(self.first[shard])) * self.block_size
+            out[row] = self.shards.read(shard, start, self.block_size + 1)
+        return out
+
+
+class EvalWindows:
+    """Fixed windows from offset 0 of each shard, the last partial one included.
+
+    Every token of the split but the first of each shard is a target exactly once.
+    """
+
+    def __init__(self, shards: Shards, block_size: int):
+        self.shards, self.block_size = shards, block_size
+        counts = np.maximum(0, -(-(shards.sizes - 1) // block_size))
+        self.first = np.concatenate([[0], np.cumsum(counts)])
+        if not len(self):
+            raise ValueError(
+                f"{shards.folder}: the {shards.split} split is empty; raise --val_fraction in its preparation"
+            )
+
+    def __len__(self) -> int:
+        return int(self.first[-1])
+
+    def batches(self, batch_size: int, rank: int = 0, world_size: int = 1) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield this rank's (inputs, targets), int64 (B, block_size); targets beyond a shard's end are -100."""
+        T = self.block_size
+        mine = np.arange(rank, len(self), world_size)
+        for begin in range(0, len(mine), batch_size):
+            indices = mine[begin : begin + batch_size]
+            x = np.zeros((len(indices), T), dtype=np.int64)
+            y = np.full((len(indices), T), -100, dtype=np.int64)
+            owners = np.searchsorted(self.first, indices, side="right") - 1
+            for row, (index, shard) in enumerate(zip(indices.tolist(), owners.tolist(), strict=True)):
+                start = (index - int(self.first[shard])) * T
+                tokens = self.shards.read(shard, start, min(T + 1, int(self.shards.sizes[shard]) - start))
+                x[row, : len(tokens) - 1] = tokens[:-1]
+                y[row, : len(tokens) - 1] = tokens[1:]
+            yield x, y
+
+
+def verify(folder: str | Path) -> list[str]:
+    """Compare every shard with meta.json; returns one line for each that is missing, shortened or altered."""
+    found = []
+    for split in read_meta(folder)["splits"].values():
+        for entry in split:
+            path = Path(folder) / entry["file"]
+            if not path.is_file():
+                found.append(f"{path} is missing")
+            elif atomic.sha256(path) != entry["sha256"]:
+                found.append(f"{path} is altered: its SHA-256 is not the one in meta.json")
+    return found
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3 or sys.argv[1] != "verify":
+        sys.exit("usage: python shards.py verify data/<name>")
+    try:
+        problems = verify(sys.argv[2])
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    sys.exit("\n".join(problems) if problems else print(f"{sys.argv[2]}: every shard is as meta.json says"))
