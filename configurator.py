@@ -18,10 +18,19 @@ import typing
 from collections.abc import Callable
 from pathlib import Path
 
-import tyro
-
 ARITHMETIC = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
-TYRO = {"use_underscores": True, "config": (tyro.conf.FlagConversionOff,)}
+
+
+def _one_line_interrupt(kind: type, error: BaseException, trace: typing.Any) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        print(f"\n{error or 'interrupted; the same command continues where it was'}", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+# The one effect of an import in this repository: scripts import this module before torch, so that Ctrl-C in the seconds
+# in which torch is being imported is one line as well.
+sys.excepthook = _one_line_interrupt
 
 
 def run(main: Callable, cls: type, show: bool = True) -> None:
@@ -36,7 +45,7 @@ def run(main: Callable, cls: type, show: bool = True) -> None:
             print(describe(cfg, origins), flush=True)
         main(cfg)
     except KeyboardInterrupt as interrupt:
-        print(f"\n{interrupt or 'interrupted; the same command continues where it was'}", file=sys.stderr)
+        _one_line_interrupt(KeyboardInterrupt, interrupt, None)
         sys.exit(130)
     except (ValueError, OSError) as error:
         if os.environ.get("NONLLAMA_DEBUG"):
@@ -54,7 +63,7 @@ def load(cls: type, argv: list[str], description: str | None = None) -> tuple[ty
     for arg in argv:
         if arg in ("-h", "--help"):
             # Help is drawn for the settings as they stand so far: `train.py config/x.py --help` shows x.py's values.
-            tyro.cli(cls, args=["--help"], default=cfg, description=description, **TYRO)
+            _tyro(cls, ["--help"], cfg, description)
         if arg.startswith("--"):
             key, equals, text = arg[2:].partition("=")
             if not equals:
@@ -113,6 +122,13 @@ def _literal(node: ast.expr, place: str) -> typing.Any:
         raise ValueError(f"{place}: not a literal value: {ast.unparse(node)[:60]}") from None
 
 
+def _tyro(cls: type, args: list[str], default: typing.Any, description: str | None = None) -> typing.Any:
+    import tyro
+
+    options = {"use_underscores": True, "config": (tyro.conf.FlagConversionOff,)}
+    return tyro.cli(cls, args=args, default=default, description=description, **options)
+
+
 def _whole(text: str) -> str:
     """'1e3' -> '1000'; what is not a whole number stays as it is, for tyro to refuse."""
     with contextlib.suppress(ValueError):
@@ -136,7 +152,7 @@ def assign(cfg: typing.Any, key: str, text: str, origin: str) -> typing.Any:
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint), contextlib.redirect_stdout(complaint):
-            return tyro.cli(type(cfg), args=[f"--{key}={text}"], default=cfg, **TYRO)
+            return _tyro(type(cfg), [f"--{key}={text}"], cfg)
     except SystemExit:
         wanted = " or ".join(getattr(kind, "__name__", repr(kind)).replace("NoneType", "None") for kind in kinds)
         raise ValueError(f"{origin}: {key} wants {wanted}, not {text!r}") from None

@@ -10,6 +10,9 @@ LSH (Broder 1997; Leskovec et al., Mining of Massive Datasets, ch. 3) proposes p
 similarity s is found with probability 1 - (1 - s^r)^b, for 25 x 5 that is 0.990 at s = 0.7 and 0.9999 at 0.8.
 """
 
+import configurator  # before torch and the others: Ctrl-C during their import is one line too
+
+# isort: split
 import glob
 import re
 from dataclasses import dataclass
@@ -23,7 +26,6 @@ from datasketch import LeanMinHash, MinHash, MinHashLSH
 from tqdm import tqdm
 
 import atomic
-import configurator
 from sources import map_parts, read_documents
 
 SHINGLE = 5

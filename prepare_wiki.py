@@ -6,6 +6,9 @@
 Every stage writes complete files or none; the same command continues an interrupted run and reuses what is finished.
 """
 
+import configurator  # before torch and the others: Ctrl-C during their import is one line too
+
+# isort: split
 import dataclasses
 import functools
 import hashlib
@@ -26,7 +29,6 @@ import numpy as np
 import pyarrow.parquet as pq
 
 import atomic
-import configurator
 import yardsticks
 from clean import FILTERS, normalise, reason_to_drop
 from dedup import find_duplicates

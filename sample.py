@@ -3,6 +3,9 @@
 (sample.py writes text; sampler.py orders training data.) The tokenizer comes from the checkpoint.
 """
 
+import configurator  # before torch and the others: Ctrl-C during their import is one line too
+
+# isort: split
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +13,6 @@ from pathlib import Path
 import torch
 
 import checkpoint
-import configurator
 from model import Llama
 from tokenizer import Tokenizer
 

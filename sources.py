@@ -245,11 +245,8 @@ def docstrings(piece: Piece) -> Iterator[Document]:
     source = Path(piece.path).read_bytes()
     if b'"""' not in source and b"'''" not in source and not piece.name.endswith("pydoc_data/topics.py"):
         return  # no docstring of several lines: parsing is most of the cost
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            tree = ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError):
+    tree = _parse(source)
+    if tree is None:
         return
     package, path = piece.name.split("/", 1)
     module = path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
@@ -259,6 +256,18 @@ def docstrings(piece: Piece) -> Iterator[Document]:
     )
     for line, title, text in sorted(_walk(tree, module)):
         yield Document(f"{piece.name}#L{line}-{_short_hash(text)}", title, url, text)
+
+
+def _parse(source: bytes) -> ast.Module | None:
+    gc.disable()  # a large tree without cycles: looking for them doubled the time
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError):
+        return None
+    finally:
+        gc.enable()
 
 
 def _walk(node: ast.AST, name: str) -> Iterator[tuple[int, str, str]]:
@@ -333,9 +342,14 @@ def map_parts(work: Callable, jobs: list, num_workers: int, desc: str, sizes: li
             return results
         # spawn: the same on every platform, and no thread of pyarrow or tokenizers is copied half-alive
         context = multiprocessing.get_context("spawn")
-        pool = concurrent.futures.ProcessPoolExecutor(min(num_workers, len(jobs)), context, initializer=_worker_setup)
+        pool = concurrent.futures.ProcessPoolExecutor(min(num_workers, len(jobs)), context)
         try:
-            futures = {pool.submit(work, job): i for i, job in enumerate(jobs)}
+            # Workers inherit that Ctrl-C is ignored: it reaches the parent, which stops them.
+            handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+            try:
+                futures = {pool.submit(work, job): i for i, job in enumerate(jobs)}
+            finally:
+                signal.signal(signal.SIGINT, handler)
             for future in concurrent.futures.as_completed(futures):
                 results[futures[future]] = future.result()
                 bar.update(sizes[futures[future]])
@@ -348,8 +362,3 @@ def map_parts(work: Callable, jobs: list, num_workers: int, desc: str, sizes: li
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
     return results
-
-
-def _worker_setup() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which stops the workers
-    gc.disable()  # parsing builds large trees without cycles: collecting them doubled the time

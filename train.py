@@ -7,6 +7,9 @@
 The same command resumes from the newest checkpoint in out_dir. Ctrl-C saves at the next step boundary and leaves.
 """
 
+import configurator  # before torch and the others: Ctrl-C during their import is one line too
+
+# isort: split
 import contextlib
 import dataclasses
 import math
@@ -27,7 +30,6 @@ from tqdm import tqdm
 
 import atomic
 import checkpoint
-import configurator
 import journal
 from model import IGNORE, Llama, ModelConfig
 from sample import generate, pick_device
