@@ -23,7 +23,7 @@ ARITHMETIC = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.m
 
 def _one_line_interrupt(kind: type, error: BaseException, trace: typing.Any) -> None:
     if issubclass(kind, KeyboardInterrupt):
-        print(f"\n{error or 'interrupted; the same command continues where it was'}", file=sys.stderr)
+        print(f"\n{str(error) or 'interrupted; the same command continues where it was'}", file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)
 

@@ -92,7 +92,7 @@ def select(sketches: list[Sketch], threshold: float) -> list[tuple[str, str, flo
     index = MinHashLSH(num_perm=BANDS * ROWS, params=(BANDS, ROWS))
     kept_by_content: dict[bytes, str] = {}
     removed = []
-    for rank, sketch in enumerate(tqdm(order, desc="duplicates", unit=" docs")):
+    for rank, sketch in enumerate(tqdm(order, desc="duplicates", unit=" docs", disable=None)):
         if sketch.content in kept_by_content:
             removed.append((sketch.id, kept_by_content[sketch.content], 1.0, "exact"))
             continue

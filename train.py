@@ -297,8 +297,7 @@ def main(cfg: TrainConfig) -> None:
         )
         if state["step"]:
             print(f"resumed from {folder}", flush=True)
-        hide = not sys.stderr.isatty()
-        bar = tqdm(total=cfg.max_iters, initial=state["step"], unit=" steps", desc="train", disable=hide)
+        bar = tqdm(total=cfg.max_iters, initial=state["step"], unit=" steps", desc="train", disable=None)
     interrupted: list[int] = []
     previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
