@@ -173,6 +173,8 @@ def save(
         (temporary / "tokenizer.json").write_text(tokenizer.json, encoding="utf-8")
         save_file(weights, temporary / "model.safetensors", metadata={"format": "pt"})
         save_file(memory | {"rng": torch.get_rng_state()}, temporary / "training/optimizer.safetensors")
+        for path in temporary.rglob("*.safetensors"):  # written readable by their owner alone: no folder to publish
+            shutil.copymode(temporary / "config.json", path)
     atomic.link(out_dir / "latest", folder.name)
     if best:
         atomic.link(out_dir / "best", folder.name)

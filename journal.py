@@ -5,6 +5,7 @@ metrics.jsonl holds what equal runs have equal, speed.jsonl the times and rates.
 
 import json
 import math
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ class Journal:
             import wandb  # 0.4 s and a background process: only when asked
 
             id_file = out_dir / "wandb_id"
-            run_id = id_file.read_text(encoding="utf-8") if id_file.is_file() else wandb.util.generate_id()
+            run_id = id_file.read_text(encoding="utf-8") if id_file.is_file() else secrets.token_hex(4)
             id_file.write_text(run_id, encoding="utf-8")
             quiet = wandb.Settings(silent=True)
             self.run = wandb.init(id=run_id, resume="allow", dir=out_dir, settings=quiet, **wandb_options)

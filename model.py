@@ -145,9 +145,15 @@ class Decoder(nn.Module):
         self.embed_tokens = nn.Embedding(cfg.vocab_size, cfg.n_embd)
         self.layers = nn.ModuleList(Block(cfg) for _ in range(cfg.n_layer))
         self.norm = RMSNorm(cfg.n_embd, cfg.norm_eps)
-        cos, sin = rope_tables(cfg.block_size, cfg.n_embd // cfg.n_head, cfg.rope_theta)
-        self.register_buffer("cos", cos, persistent=False)  # (block_size, D), float32 whatever the weights are
+        self.table_size = (cfg.block_size, cfg.n_embd // cfg.n_head, cfg.rope_theta)
+        cos, sin = rope_tables(*self.table_size)
+        self.register_buffer("cos", cos, persistent=False)  # (block_size, D)
         self.register_buffer("sin", sin, persistent=False)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> nn.Module:
+        super()._apply(*args, **kwargs)  # .to(device), .bfloat16(): in bfloat16 only 513 of 1024 positions would differ
+        self.cos, self.sin = (table.to(self.cos.device) for table in rope_tables(*self.table_size))
+        return self
 
     def forward(self, idx: torch.Tensor) -> torch.Tensor:
         """idx: (B, T) ids. Returns (B, T, C)."""

@@ -380,6 +380,8 @@ def main(cfg: TrainConfig) -> None:
             update_s, logged_step = 0.0, step
 
     # end
+    for number, handler in previous.items():
+        signal.signal(number, handler)
     if world_size > 1:
         dist.destroy_process_group()
     if rank == 0:

@@ -1,0 +1,349 @@
+"""Speed and peak memory of each part of this repository, next to what a user would pick instead.
+
+    python bench.py --part=train                  one optimizer step: our Llama against transformers' of the same size
+    python bench.py --part=train --size=10m --dtype=float32 --rounds=3
+
+All variants of a part live in one process and take turns, A B, A B, ...: what disturbs the machine for a while disturbs
+each of them. The result is a ratio per round, its median and range over the rounds; a lone time says little. Variants
+are checked to compute the same before they are timed. Peak memory comes from a fresh process for each variant. What is
+printed, with every sample and the hardware, is kept in out/bench/<part>.json.
+
+A new part is a function from BenchConfig to Part, entered in PARTS.
+"""
+
+import configurator  # before torch and the others: Ctrl-C during their import is one line too
+
+# isort: split
+import concurrent.futures
+import contextlib
+import dataclasses
+import datetime
+import importlib
+import itertools
+import json
+import multiprocessing
+import os
+import platform
+import resource
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from tqdm import tqdm
+
+import atomic
+from checkpoint import hf_config
+from model import Llama, ModelConfig
+from sample import pick_device
+from train import pick_dtype
+
+MEMORY_CALLS = 3  # the first allocates gradients and optimizer state, the others show what a steady state adds
+CHECK_STEPS = 3  # optimizer steps whose losses must agree before anything is timed
+# Largest relative difference of these losses. Measured on a CPU, size small: 2e-7 in float32, 2e-5 in bfloat16.
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-3}
+SIZES = {  # name -> shape, windows in a batch
+    "small": (ModelConfig(4096, 128, n_layer=4, n_head=4, n_kv_head=2, n_embd=128, ffn_hidden=384), 12),  # demo.py
+    "10m": (ModelConfig(4096, 256, n_layer=6, n_head=6, n_kv_head=3, n_embd=384, ffn_hidden=1152), 16),  # 10.6M + 1.6M
+}
+
+
+@dataclass(frozen=True)
+class BenchConfig:
+    """Settings of `python bench.py`."""
+
+    part: str = "train"  # names separated by commas, or all
+    rounds: int = 7  # turns of each variant
+    seconds: float = 1.0  # about the length of a turn; at least one call
+    size: Literal["small", "10m"] = "small"  # model and batch: 1.3M parameters, 1536 tokens; 12.2M, 4096 tokens
+    device: str = "auto"  # cpu, cuda, mps; auto: cuda if there is one
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of the matrix products (autocast), as in train.py
+    out: str = ""  # JSON record; empty: out/bench/<part>.json
+
+    def check(self) -> list[str]:
+        """The parts wanted. Raises ValueError for settings that cannot work."""
+        if self.rounds < 1 or not self.seconds >= 0:
+            raise ValueError(f"rounds ({self.rounds}) must be at least 1, seconds ({self.seconds}) at least 0")
+        names = list(PARTS) if self.part == "all" else self.part.split(",")
+        if unknown := [name for name in names if name not in PARTS]:
+            raise ValueError(f"unknown part '{unknown[0]}'; known parts: {', '.join(PARTS)}, all")
+        if self.out and len(names) > 1:
+            raise ValueError(f"--out={self.out} is one file, but there are {len(names)} parts; drop --out")
+        return names
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is compared: ours first, then the peers. The first peer is the 1.00 of the ratios."""
+
+    variants: dict[str, Callable[[], Callable[[], Any]]]  # name -> builds a callable that does one unit of work
+    title: str  # one unit of work, for the reader
+    unit: str  # what the rate counts, e.g. tokens
+    units_per_call: int
+    check: Callable[[dict[str, Callable[[], Any]]], str]  # given what was built: the agreement in words, or ValueError
+
+
+def need(module: str) -> Any:
+    """Import a package of requirements-dev.txt. Raises ValueError with the pip line when it does not import."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ValueError(f"{module} does not import ({error}); run: pip install -r requirements-dev.txt") from None
+
+
+def measure(
+    variants: dict[str, Callable[[], Any]], rounds: int, seconds: float, device: torch.device, desc: str = "bench"
+) -> dict[str, list[float]]:
+    """Seconds per call of each variant, one sample a round: A B C, A B C, ... after a warm-up in the same order.
+
+    A sample is the mean over the calls that fill about `seconds`: their number is set once, by the last warm-up call.
+    """
+    synchronize = getattr(torch, device.type).synchronize  # a GPU is still working when a call returns
+
+    def timed(call: Callable[[], Any], n: int) -> float:
+        synchronize()
+        start_s = time.perf_counter()
+        for _ in range(n):
+            call()
+        synchronize()
+        return (time.perf_counter() - start_s) / n
+
+    calls = {}
+    for name, call in variants.items():
+        begin_s = time.perf_counter()
+        took_s = timed(call, 1)
+        while time.perf_counter() - begin_s < seconds:
+            took_s = timed(call, 1)
+        calls[name] = max(1, round(seconds / took_s))
+    samples: dict[str, list[float]] = {name: [] for name in variants}
+    for _ in tqdm(range(rounds), desc=desc, unit=" rounds", disable=None):
+        for name, call in variants.items():
+            samples[name].append(timed(call, calls[name]))
+    return samples
+
+
+def summarize(samples: dict[str, list[float]], units_per_call: int) -> dict[str, dict[str, float]]:
+    """Median, min and max of the seconds per call; units per second; the ratio, how many times as fast as the first peer.
+
+    The ratio is taken within each round, peer's seconds / own seconds, then its median, min and max over the rounds.
+    """
+    names = list(samples)
+    peer = samples[names[min(1, len(names) - 1)]]
+    results = {}
+    for name, own in samples.items():
+        ratios = [theirs / ours for theirs, ours in zip(peer, own, strict=True)]
+        median_s = statistics.median(own)
+        results[name] = {"median_s": median_s, "min_s": min(own), "max_s": max(own), "rate": units_per_call / median_s}
+        results[name] |= {"ratio": statistics.median(ratios), "ratio_min": min(ratios), "ratio_max": max(ratios)}
+    return results
+
+
+def peak_rss() -> int:
+    """Largest resident set of this process so far, in bytes.
+
+    From /proc where there is one: Linux hands ru_maxrss down, a small child of a process of 500 MB starts with 500 MB.
+    """
+    with contextlib.suppress(OSError), open("/proc/self/status", encoding="utf-8") as status:
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:"))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def peak_memory_here(part: Callable[[BenchConfig], Part], cfg: BenchConfig, name: str) -> int:
+    """Bytes that building the variant and calling it MEMORY_CALLS times adds at the peak; for a fresh process."""
+    build, device = part(cfg).variants[name], pick_device(cfg.device)  # libraries and inputs: below the baseline
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        baseline = torch.cuda.memory_allocated(device)
+    else:
+        with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w", encoding="utf-8") as file:
+            file.write("5")  # Linux: the peak so far, of the imports, is forgotten
+        baseline = need("psutil").Process().memory_info().rss
+    call = build()
+    for _ in range(MEMORY_CALLS):
+        call()
+    return (torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_rss()) - baseline
+
+
+def peak_memory(part: Callable[[BenchConfig], Part], cfg: BenchConfig, name: str) -> int:
+    """peak_memory_here in a process of its own, so that no variant inherits the peak or the free memory of another."""
+    ignore_interrupt = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
+    pool = concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), **ignore_interrupt)
+    try:
+        return pool.submit(peak_memory_here, part, cfg, name).result()
+    except concurrent.futures.process.BrokenProcessPool:
+        raise ValueError(f"the process that measures the memory of {name} was killed (out of memory?)") from None
+    except BaseException:
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def hardware(device: torch.device) -> dict[str, Any]:
+    """What the numbers depend on: processors, threads, memory, system, versions, and the load before the first round."""
+    psutil, cpu = need("psutil"), platform.processor()
+    with contextlib.suppress(OSError, StopIteration), open("/proc/cpuinfo", encoding="utf-8") as file:
+        cpu = next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    return {
+        "cpu": cpu,
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cores": psutil.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "os": platform.platform(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "load_average": list(os.getloadavg()),  # of the last 1, 5 and 15 minutes
+    }
+
+
+def git_commit() -> str | None:
+    """The commit of this file's folder, with -dirty for uncommitted changes; None without git."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    with contextlib.suppress(OSError):
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip() or None
+    return None
+
+
+def run_part(name: str, cfg: BenchConfig) -> dict[str, Any]:
+    """Check, time and weigh the variants of a part; returns the record, JSON's types only."""
+    device = pick_device(cfg.device)
+    machine, part = hardware(device), PARTS[name](cfg)
+    variants = {key: build() for key, build in part.variants.items()}
+    agreement = part.check(variants)
+    samples = measure(variants, cfg.rounds, cfg.seconds, device, name)
+    variants.clear()  # room for the processes below
+    results = summarize(samples, part.units_per_call)
+    for key in tqdm(results, desc=f"{name}: memory", unit=" variants", disable=None):
+        results[key]["peak_bytes"] = peak_memory(PARTS[name], cfg, key)
+    figure = "allocated GPU memory (torch.cuda.max_memory_allocated)" if device.type == "cuda" else "resident set"
+    return {
+        "part": name,
+        "title": part.title,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "commit": git_commit(),
+        "hardware": machine,
+        "settings": dataclasses.asdict(cfg),
+        "unit": part.unit,
+        "units_per_call": part.units_per_call,
+        "check": agreement,
+        "peak_is": f"peak {figure} of a fresh process above its baseline before building (libraries and inputs loaded)",
+        "results": results,
+        "samples_s": samples,
+    }
+
+
+def table(record: dict[str, Any]) -> str:
+    """The record for a reader: milliseconds per call, rate, ratio to the first peer, MB (10^6 bytes), each as printed."""
+    machine, results = record["hardware"], record["results"]
+    peer, width = list(results)[min(1, len(results) - 1)], max(map(len, results))
+    lines = [
+        f"{record['part']}: {record['title']}; {record['check']}",
+        f"{machine['gpu'] or machine['cpu']}, {machine['threads']} of {machine['cores']} cores, "
+        f"torch {machine['torch']}, load average {machine['load_average'][0]:.1f}",
+        f"{'':{width}} {'ms per call (min-max)':>32} {record['unit'] + '/s':>12} {'x ' + peer:>22} {'peak MB':>9}",
+    ]
+    for name, row in results.items():
+        median, low, high = (f"{1000 * row[key]:,.2f}" for key in ("median_s", "min_s", "max_s"))
+        ratio = f"{row['ratio']:.2f} ({row['ratio_min']:.2f}-{row['ratio_max']:.2f})"
+        peak = f"{row['peak_bytes'] / 1e6:,.1f}"
+        lines.append(f"{name:{width}} {f'{median} ({low}-{high})':>32} {row['rate']:>12,.0f} {ratio:>22} {peak:>9}")
+    return "\n".join([*lines, f"peak MB: {record['peak_is']}"])
+
+
+def optimizer_step(
+    model: torch.nn.Module, loss_of: Callable, batches: Iterable[torch.Tensor], device: torch.device, dtype: torch.dtype
+) -> Callable[[], torch.Tensor]:
+    """A callable that takes the next batch, (B, T + 1) ids in memory, and one step as train.py does; returns the loss.
+
+    loss_of(x, y): the mean loss in nats per token of inputs and targets, (B, T) each.
+    """
+    groups = Llama.parameter_groups(model, weight_decay=0.1)  # goes by Hugging Face's names: the same for both
+    optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95), fused=device.type != "mps")
+    source = itertools.cycle(batches)
+
+    def step() -> torch.Tensor:
+        tokens = next(source).to(device, non_blocking=True)
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            loss = loss_of(tokens[:, :-1], tokens[:, 1:])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss.detach()
+
+    return step
+
+
+def same_losses(variants: dict[str, Callable[[], torch.Tensor]], tolerance: float) -> str:
+    """Take CHECK_STEPS optimizer steps with each variant. Raises ValueError when their losses differ by more."""
+    losses = {name: [step().item() for _ in range(CHECK_STEPS)] for name, step in variants.items()}
+    ours, *peers = losses.values()
+    worst = max(abs(a / b - 1) for peer in peers for a, b in zip(ours, peer, strict=True))
+    if not worst <= tolerance:
+        raise ValueError(f"the variants do not compute the same; losses of the first {CHECK_STEPS} steps: {losses}")
+    return f"losses of {CHECK_STEPS} steps agree to {worst:.0e} (tolerance {tolerance:.0e})"
+
+
+def train_part(cfg: BenchConfig) -> Part:
+    """One full optimizer step, eager: batch from memory, forward, backward, clipping, fused AdamW, zero_grad."""
+    transformers = need("transformers")
+    device = pick_device(cfg.device)
+    dtype = pick_dtype(cfg.dtype, device)
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # as train.py does, for both
+    shape, batch_size = SIZES[cfg.size]
+    random = torch.Generator().manual_seed(0)
+    batches = torch.randint(shape.vocab_size, (8, batch_size, shape.block_size + 1), generator=random)
+    if device.type == "cuda":
+        batches = batches.pin_memory()
+
+    def ours() -> Callable[[], torch.Tensor]:
+        torch.manual_seed(0)
+        model = Llama(shape).to(device)
+        return optimizer_step(model, lambda x, y: model(x, y) / y.numel(), batches, device, dtype)
+
+    def theirs() -> Callable[[], torch.Tensor]:
+        torch.manual_seed(0)
+        weights = Llama(shape).state_dict()
+        model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**hf_config(shape, 0), use_cache=False))
+        model.load_state_dict(weights)
+        model.to(device).train()
+        # shift_labels: targets that are shifted already, so that both score the same B * T tokens
+        return optimizer_step(
+            model, lambda x, y: model(x, labels=y, shift_labels=y.contiguous()).loss, batches, device, dtype
+        )
+
+    tokens = batch_size * shape.block_size
+    return Part(
+        variants={"NonLlama": ours, f"transformers {version('transformers')}": theirs},
+        title=f"one optimizer step, {tokens:,} tokens, size {cfg.size}, {str(dtype).removeprefix('torch.')}",
+        unit="tokens",
+        units_per_call=tokens,
+        check=lambda variants: same_losses(variants, TOLERANCE[dtype]),
+    )
+
+
+PARTS: dict[str, Callable[[BenchConfig], Part]] = {"train": train_part}
+
+
+def main(cfg: BenchConfig) -> None:
+    """Measure the parts asked for; print and keep the result of each."""
+    for name in cfg.check():
+        record = run_part(name, cfg)
+        out = Path(cfg.out or f"out/bench/{name}.json")
+        atomic.write_json(out, record)
+        print(f"\n{table(record)}\nwrote {out}", flush=True)
+
+
+if __name__ == "__main__":
+    configurator.run(main, BenchConfig)

@@ -1,0 +1,75 @@
+"""A small corpus, prepared once a session by the real pipeline, and a small model trained on it."""
+
+import json
+import random
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import prepare_wiki
+import train
+
+REPO = Path(__file__).parents[1]
+SHARED = REPO.parent / "shared/data"
+PYTHON = sys.executable
+
+# Settings that make every training test small; flags of the command line, too.
+TINY = {
+    "n_layer": 2,
+    "n_head": 4,
+    "n_kv_head": 2,
+    "n_embd": 32,
+    "ffn_hidden": 64,
+    "block_size": 32,
+    "batch_tokens": 8 * 32,
+    "batch_size": 8,
+    "max_iters": 20,
+    "warmup_iters": 5,
+    "learning_rate": 3e-3,
+    "eval_interval": 10,
+    "checkpoint_interval": 10,
+    "log_interval": 1,
+    "dtype": "float32",
+    "num_threads": 1,
+    "sample_prompt": "the ",
+}
+
+
+def flags(settings: dict) -> list[str]:
+    """--key=value arguments."""
+    return [f"--{key}={value}" for key, value in settings.items()]
+
+
+def pytest_collection_modifyitems(items):
+    """Skip what this machine cannot run, and say why."""
+    for item in items:
+        if "real_data" in item.keywords and not SHARED.is_dir():
+            item.add_marker(pytest.mark.skip(reason="the folder ../shared/data is not there"))
+        if "gpu" in item.keywords and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory) -> Path:
+    """A finished data folder: 200 documents of about 60 made-up words each."""
+    folder = tmp_path_factory.mktemp("corpus")
+    draw = random.Random(0)
+    words = ["".join(draw.choice("aeioubdklmnrst") for _ in range(draw.randint(1, 8))) for _ in range(400)]
+    with open(folder / "documents.jsonl", "w", encoding="utf-8") as file:
+        for _ in range(200):
+            text = " ".join(words[min(399, int(draw.expovariate(0.02)))] for _ in range(draw.randint(20, 100)))
+            file.write(json.dumps({"text": text + "."}) + "\n")
+    out = folder / "data"
+    settings = {"source": f"{folder}/*.jsonl", "data_dir": str(out), "vocab_size": 300, "val_fraction": 0.1}
+    prepare_wiki.main(prepare_wiki.PrepareConfig(**settings, num_workers=1))
+    return out
+
+
+@pytest.fixture(scope="session")
+def run_dir(data_dir, tmp_path_factory) -> Path:
+    """A finished run: 20 steps of the tiny model."""
+    out = tmp_path_factory.mktemp("run") / "tiny"
+    train.main(train.TrainConfig(data=str(data_dir), out_dir=str(out), **TINY))
+    return out

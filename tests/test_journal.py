@@ -1,0 +1,51 @@
+"""metrics.jsonl is rewound on resume, and loss.png is a picture with what it should say."""
+
+import json
+
+import matplotlib.pyplot as plt
+import pytest
+
+import journal
+
+
+def steps(path):
+    """The steps of a journal file's lines."""
+    return [json.loads(line)["step"] for line in path.read_text().splitlines()]
+
+
+def test_resume_drops_lines_after_the_checkpoint_and_one_cut_off_by_a_kill(tmp_path):
+    log = journal.Journal(tmp_path, 0)
+    for step in range(1, 8):
+        log.log({"step": step, "loss": 1.0}, {"tokens_per_s": 5.0})
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 8, "lo')
+    again = journal.Journal(tmp_path, 5)
+    again.log({"step": 6, "loss": 2.0})
+    assert steps(tmp_path / "metrics.jsonl") == [1, 2, 3, 4, 5, 6]
+    assert steps(tmp_path / "speed.jsonl") == [1, 2, 3, 4, 5]
+    journal.Journal(tmp_path, 0)
+    assert steps(tmp_path / "metrics.jsonl") == []
+
+
+def test_times_stay_out_of_what_is_compared(tmp_path):
+    journal.Journal(tmp_path, 0).log({"step": 1, "loss": 1.0}, {"tokens_per_s": 5.0, "dt_ms": 3.0})
+    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 1, "loss": 1.0}
+    assert json.loads((tmp_path / "speed.jsonl").read_text()) == {"step": 1, "tokens_per_s": 5.0, "dt_ms": 3.0}
+
+
+def test_plot_shows_both_losses_yardsticks_and_units(tmp_path, monkeypatch):
+    log = journal.Journal(tmp_path, 0)
+    for step, row in ((0, {"val_loss": 4.0}), (1, {"loss": 3.9}), (2, {"loss": 3.5}), (2, {"val_loss": 3.6})):
+        log.log({"step": step, **row})
+    seen = []
+    monkeypatch.setattr(plt, "close", seen.append)
+    journal.plot(tmp_path, {"trigram": 1.7}, 2.0)
+    monkeypatch.undo()
+    axes = seen[0].axes[0]
+    lines = {line.get_label(): line for line in axes.get_lines()}
+    assert lines["training"].get_xydata().tolist() == [[1, 3.9], [2, 3.5]]
+    assert lines["validation"].get_xydata().tolist() == [[0, 4.0], [2, 3.6]]
+    assert lines["trigram: 1.700 bits per byte"].get_ydata()[0] == pytest.approx(3.4)
+    assert axes.get_xlabel() == "optimizer step" and "nats per token" in axes.get_ylabel()
+    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+    plt.close(seen[0])

@@ -1,0 +1,285 @@
+"""The training run against references: an uninterrupted run, one process for two, the formula of the schedule."""
+
+import dataclasses
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import PYTHON, REPO, TINY, flags
+from safetensors.torch import load_file
+
+import checkpoint
+import configurator
+import train
+from sampler import permute
+from shards import EvalWindows, Shards, Windows
+
+CONFIGS = sorted(path for path in (REPO / "config").glob("*.py") if not path.name.startswith("data_"))
+
+
+def config(data_dir, out_dir, **changes) -> train.TrainConfig:
+    """Tiny settings with some changed."""
+    return train.TrainConfig(**{**TINY, "data": str(data_dir), "out_dir": str(out_dir), **changes})
+
+
+def metrics(out_dir) -> list[dict]:
+    """The rows of metrics.jsonl."""
+    return [json.loads(line) for line in (Path(out_dir) / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(out_dir) -> dict[str, torch.Tensor]:
+    """The newest checkpoint's weights."""
+    return load_file(checkpoint.resolve(out_dir) / "model.safetensors")
+
+
+def interrupt_after(step, monkeypatch):
+    """Ctrl-C during the update that makes step number `step`."""
+    rate = train.learning_rate
+
+    def hook(k, cfg):
+        if k == step - 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return rate(k, cfg)
+
+    monkeypatch.setattr(train, "learning_rate", hook)
+
+
+@pytest.mark.parametrize("stop_at", [10, 13])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(data_dir, tmp_path, monkeypatch, stop_at, dtype):
+    """Also off the checkpoint interval; with several windows in a step and more than one epoch."""
+    changes = {"dtype": dtype, "batch_tokens": 32 * 32, "max_iters": 60, "learning_rate": 1e-2}
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train.main(config(data_dir, whole, **changes))
+    assert 60 * 32 > len(Windows(Shards(data_dir, "train"), 32, 0)), "the run must pass an epoch's end"
+    interrupt_after(stop_at, monkeypatch)
+    with pytest.raises(KeyboardInterrupt, match=f"stopped at step {stop_at}, saved in .*parts/latest"):
+        train.main(config(data_dir, parts, **changes))
+    monkeypatch.undo()
+    assert os.readlink(parts / "latest") == f"step_{stop_at:07d}"
+    train.main(config(data_dir, parts, **changes))
+    for name in ("latest/model.safetensors", "latest/training/optimizer.safetensors", "metrics.jsonl"):
+        assert (whole / name).read_bytes() == (parts / name).read_bytes(), name
+    a, b = (checkpoint.read_state(path / "latest") for path in (whole, parts))
+    assert {**a, "settings": None} == {**b, "settings": None}
+
+
+def test_killed_between_checkpoints_repeats_no_line(data_dir, tmp_path, monkeypatch):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train.main(config(data_dir, whole))
+
+    def crash(step, cfg):
+        if step == 14:
+            raise RuntimeError("killed")
+        return rate(step, cfg)
+
+    rate = train.learning_rate
+    monkeypatch.setattr(train, "learning_rate", crash)
+    with pytest.raises(RuntimeError, match="killed"):
+        train.main(config(data_dir, parts))
+    monkeypatch.undo()
+    assert metrics(parts)[-1]["step"] == 14
+    train.main(config(data_dir, parts))
+    assert (whole / "metrics.jsonl").read_bytes() == (parts / "metrics.jsonl").read_bytes()
+    assert (whole / "latest/model.safetensors").read_bytes() == (parts / "latest/model.safetensors").read_bytes()
+
+
+def test_two_processes_equal_one(data_dir, tmp_path):
+    """torchrun with gloo, accumulation 2 in each, against one process with accumulation 1: weights and every metric."""
+    settings = TINY | {"data": data_dir, "max_iters": 30, "grad_clip": 0.5}
+    one, two = tmp_path / "one", tmp_path / "two"
+    train.main(config(data_dir, one, max_iters=30, grad_clip=0.5))
+    command = [str(Path(PYTHON).with_name("torchrun")), "--standalone", "--nproc_per_node=2", "train.py"]
+    command += flags(settings | {"out_dir": two, "batch_size": 2})
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("step     30 | loss") == 1, "one process prints"
+    rows = list(zip(metrics(one), metrics(two), strict=True))
+    assert len(rows) == 34
+    for a, b in rows:
+        assert a.keys() == b.keys()
+        for key in a:
+            assert b[key] == pytest.approx(a[key], rel=1e-4), (a, b)
+    expected = weights(one)
+    for name, tensor in weights(two).items():
+        assert (tensor - expected[name]).abs().max() < 2e-4 * expected[name].abs().max(), name
+
+
+def test_accumulation_changes_nothing(data_dir, tmp_path):
+    runs = {}
+    for size in (8, 2, 1):
+        train.main(config(data_dir, tmp_path / str(size), batch_size=size))
+        runs[size] = weights(tmp_path / str(size))
+    for size in (2, 1):
+        for name, tensor in runs[size].items():
+            assert (tensor - runs[8][name]).abs().max() < 1e-4 * runs[8][name].abs().max(), (size, name)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_logged_rate_is_the_formula_at_every_step(data_dir, tmp_path, schedule):
+    cfg = config(data_dir, tmp_path, schedule=schedule, min_lr=3e-4, lr_decay_iters=16)
+    train.main(cfg)
+    rates = [row["lr"] for row in metrics(tmp_path) if "lr" in row]
+    for step, rate in enumerate(rates):
+        if step < 5:
+            expected = 3e-3 * (step + 1) / 5
+        else:
+            x = min(1, (step - 5) / 11)
+            shape = 1 - x if schedule == "linear" else (1 + math.cos(math.pi * x)) / 2
+            expected = 3e-4 + (3e-3 - 3e-4) * shape
+        assert rate == pytest.approx(expected), step
+    assert len(rates) == 20
+
+
+def test_batches_follow_the_permutation_whatever_the_split(data_dir):
+    """Global position g is window permute(g % n) of epoch g // n; accumulation and ranks only cut the sequence."""
+    cfg = config(data_dir, "unused", batch_size=4)
+    windows = Windows(Shards(data_dir, "train"), cfg.block_size, cfg.seed)
+    n, cpu = len(windows), torch.device("cpu")
+    first = n - 2  # the batch crosses the end of the first epoch
+    x, y = train.batch(windows, cfg, first, cpu)
+    for row, g in enumerate(range(first, first + 4)):
+        index = np.array([permute(g % n, n, cfg.seed, g // n)])
+        tokens = windows.get(index, np.array([g // n]))[0]
+        assert x[row].tolist() == tokens[:-1].tolist() and y[row].tolist() == tokens[1:].tolist()
+
+
+def test_evaluation_is_the_mean_over_every_target_of_the_split(data_dir, run_dir):
+    model = checkpoint.load_model(checkpoint.resolve(run_dir))
+    shards = Shards(data_dir, "val")
+    nats = []
+    for shard, size in enumerate(shards.sizes.tolist()):
+        tokens = torch.from_numpy(shards.read(shard, 0, size).astype(np.int64))
+        for start in range(0, size - 1, 32):
+            part = tokens[start : start + 33]
+            nats += F.cross_entropy(model(part[None, :-1])[0], part[1:], reduction="none").tolist()
+    assert len(nats) == shards.tokens - len(shards.sizes)
+
+    def precision():
+        return torch.autocast("cpu", enabled=False)
+
+    found = train.evaluate(model, EvalWindows(shards, 32), 7, precision, torch.device("cpu"))
+    assert found == pytest.approx(sum(nats) / len(nats), rel=1e-6)
+    assert metrics(run_dir)[-1]["val_loss"] == pytest.approx(found, rel=1e-6)
+    bits = found / math.log(2) * shards.tokens / shards.bytes
+    assert metrics(run_dir)[-1]["val_bits_per_byte"] == pytest.approx(bits, rel=1e-6)
+
+
+def test_loss_falls_and_the_run_leaves_what_it_promises(run_dir, capsys, data_dir):
+    rows = metrics(run_dir)
+    assert rows[0]["val_loss"] > rows[-1]["val_loss"] + 0.1
+    assert [row["step"] for row in rows if "val_loss" in row] == [0, 10, 20]
+    assert [row["step"] for row in rows if "loss" in row] == list(range(1, 21))
+    speed = [json.loads(line) for line in (run_dir / "speed.jsonl").read_text().splitlines()]
+    assert all(row["tokens_per_s"] > 0 for row in speed) and len(speed) == 20
+    saved = json.loads((run_dir / "settings.json").read_text())
+    assert saved == dataclasses.asdict(config(data_dir, run_dir))
+    assert (run_dir / "loss.png").stat().st_size > 1000
+    before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*") if path.name != "loss.png"}
+    capsys.readouterr()
+    train.main(config(data_dir, run_dir))
+    shown = capsys.readouterr().out
+    assert "has had its 20 steps" in shown and "bits per byte" in shown and "trigram" in shown and "the " in shown
+    after = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*") if path.name != "loss.png"}
+    assert {k: v for k, v in before.items() if k.is_file()} == {k: v for k, v in after.items() if k.is_file()}
+
+
+def test_compiled_and_plain_checkpoints_have_the_same_names(data_dir, run_dir, tmp_path):
+    if shutil.which("g++") is None:
+        pytest.skip("torch.compile on a CPU needs g++")
+    train.main(config(data_dir, tmp_path, compile=True, max_iters=3))
+    assert weights(tmp_path).keys() == weights(run_dir).keys()
+    losses = [[row["loss"] for row in metrics(path) if "loss" in row][:3] for path in (tmp_path, run_dir)]
+    assert losses[0][0] == pytest.approx(losses[1][0], rel=1e-5)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_starts(path, data_dir, tmp_path):
+    small = {"max_iters": 2, "n_layer": 1, "batch_tokens": 64, "block_size": 32, "batch_size": 2, "eval_interval": 2}
+    arguments = [str(path), *flags(small | {"data": data_dir, "out_dir": tmp_path, "num_threads": 1})]
+    cfg, origins = configurator.load(train.TrainConfig, arguments)
+    train.main(cfg)
+    assert metrics(tmp_path)[-1]["step"] == 2
+    assert any(str(path) in origin for origin in origins.values())
+
+
+def test_wandb_offline_needs_no_account(data_dir, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    train.main(config(data_dir, tmp_path, max_iters=2, wandb=True))
+    assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_tokens": 100}, r"batch_tokens \(100\) must be a multiple of block_size \(32\); try 96"),
+        ({"batch_size": 3}, r"a process has 8 windows in a step, no multiple of batch_size \(3\); try --batch_size=2"),
+        ({"n_head": 5}, r"n_embd \(32\) must be n_head \(5\)"),
+        (
+            {"block_size": 100_000, "batch_tokens": 100_000, "batch_size": 1},
+            "too few for one window of block_size 100000",
+        ),
+        ({"learning_rate": -1.0}, r"learning_rate \(-1.0\) must be at least 0"),
+        ({"learning_rate": math.nan}, r"learning_rate \(nan\) must be at least 0"),
+        ({"max_iters": 0}, r"max_iters \(0\) must be at least 1"),
+        ({"device": "tpu"}, "--device=tpu cannot be used here"),
+        ({"data": "nowhere/at/all"}, "nowhere/at/all has no meta.json; make it with: python prepare_wiki.py"),
+    ],
+)
+def test_mistakes_are_named_before_anything_is_written(data_dir, tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        train.main(config(data_dir, tmp_path / "out", **changes))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_step_that_processes_cannot_share_is_refused(data_dir):
+    cfg = config(data_dir, "unused")
+    with pytest.raises(ValueError, match="8 windows, which 3 processes cannot share; try --batch_tokens=288"):
+        train.micro_steps(cfg, 3)
+    assert [train.micro_steps(dataclasses.replace(cfg, batch_size=2), world) for world in (1, 2, 4)] == [4, 2, 1]
+
+
+def test_unfinished_data_and_mistakes_are_one_line_on_the_command_line(data_dir, tmp_path):
+    unfinished = shutil.copytree(data_dir, tmp_path / "data")
+    (unfinished / "meta.json").unlink()
+    for args, message in (
+        ([f"--data={unfinished}"], "its preparation is unfinished; complete it with: python"),
+        (["--learning_rte=1"], "unknown key 'learning_rte'; did you mean 'learning_rate'?"),
+    ):
+        command = [PYTHON, "train.py", f"--out_dir={tmp_path / 'out'}", *args]
+        done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 1 and message in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_contradicting_settings_are_refused_by_name(data_dir, run_dir, tmp_path):
+    for key, value in (("n_layer", 3), ("seed", 1), ("batch_tokens", 512), ("block_size", 16)):
+        with pytest.raises(ValueError, match=f"has {key}={TINY.get(key, 1337)} but the settings say {value}"):
+            train.main(config(data_dir, run_dir, max_iters=30, **{key: value}))
+
+
+def test_a_loss_that_is_no_number_stops_the_run(data_dir, tmp_path):
+    with pytest.raises(ValueError, match=r"the loss is (nan|inf) at step \d+; lower --learning_rate"):
+        train.main(config(data_dir, tmp_path, learning_rate=1e30, warmup_iters=0, grad_clip=0.0))
+
+
+def test_ctrl_c_is_one_line_and_the_same_command_continues(data_dir, tmp_path):
+    """The real script and a real signal."""
+    command = [PYTHON, "train.py", *flags(TINY | {"data": data_dir, "out_dir": tmp_path, "max_iters": 100_000})]
+    process = subprocess.Popen(command, cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if "step     12 | loss" in line:
+            process.send_signal(signal.SIGINT)
+            break
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert len(errors.strip().splitlines()) == 1 and "the same command continues" in errors
+    assert checkpoint.read_state(tmp_path / "latest")["step"] >= 12
