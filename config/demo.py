@@ -16,6 +16,6 @@ block_size = 128
 batch_tokens = 12 * 128
 batch_size = 12
 max_iters = 2000
-learning_rate = 4e-3
+learning_rate = 5e-3
 warmup_iters = 100
 schedule = "linear"
