@@ -28,9 +28,9 @@ def _one_line_interrupt(kind: type, error: BaseException, trace: typing.Any) -> 
         sys.__excepthook__(kind, error, trace)
 
 
-# The two effects of an import in this repository. Scripts import this module before torch, so that Ctrl-C while torch is
-# being imported is one line as well; and so that OpenMP's threads wait a little rather than long at full load: with
-# another program on one of two cores, training was 2 to 10 times slower, on idle cores as fast (docs/LOG.md).
+# The two effects of an import in this repository. Scripts import this module before torch, so that Ctrl-C during the
+# import of torch is one line as well; and so that OpenMP's threads soon sleep instead of spinning: beside another busy
+# program, training on two cores was up to ten times slower, on idle cores as fast (docs/LOG.md).
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 sys.excepthook = _one_line_interrupt
 

@@ -370,11 +370,10 @@ def summary(report: dict[str, Any]) -> str:
     counts, duplicates = report["documents"], report["duplicates"]
     rows = [("documents read", counts["in"], None)]
     rows += [(f"  dropped: {name}", counts[name], counts["in"]) for name in FILTERS if counts[name]]
-    rows += [(f"  dropped: {kind} duplicates", duplicates[kind], counts["in"]) for kind in ("exact", "near")]
-    rows += [
-        ("  kept", duplicates["kept"], counts["in"]),
-        ("bytes kept", duplicates["bytes"] - duplicates["bytes_removed"], None),
-    ]
+    rows += [("after the filters", counts["kept"], None)]
+    rows += [(f"  dropped: {kind} duplicates", duplicates[kind], counts["kept"]) for kind in ("exact", "near")]
+    rows += [("  kept", duplicates["kept"], counts["kept"])]
+    rows += [("bytes kept", duplicates["bytes"] - duplicates["bytes_removed"], None)]
     for name, shards in report["splits"].items():
         tokens, size_bytes = (sum(shard[key] for shard in shards) for key in ("tokens", "bytes"))
         rows.append((f"{name} tokens", tokens, None))

@@ -19,3 +19,4 @@ max_iters = 2000
 learning_rate = 5e-3
 warmup_iters = 100
 schedule = "linear"
+log_interval = 50
