@@ -335,7 +335,7 @@ def map_parts(work: Callable, jobs: list, num_workers: int, desc: str, sizes: li
     """
     results: list = [None] * len(jobs)
     with tqdm(total=sum(sizes), desc=desc, unit="B", unit_scale=True, disable=None if jobs else True) as bar:
-        if num_workers == 1 or len(jobs) == 1:
+        if num_workers == 1 or len(jobs) <= 1:
             for i, job in enumerate(jobs):
                 results[i] = work(job)
                 bar.update(sizes[i])
