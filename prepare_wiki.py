@@ -144,24 +144,35 @@ def settings(cfg: PrepareConfig) -> dict[str, Any]:
     return {key: value for key, value in dataclasses.asdict(cfg).items() if key not in ("data_dir", "num_workers")}
 
 
+# Which settings a finished file depends on: from then on they may not change.
+FIXED_BY = {
+    "documents/part_*.parquet": ("source", "text_column", "id_column", "clean", "min_chars"),
+    "dedup/report.json": ("dedup_threshold",),
+    "tokenizer.json": ("tokenizer", "vocab_size", "val_fraction", "split_by"),
+    "*.bin": ("shard_tokens",),
+}
+
+
 def claim(folder: Path, cfg: PrepareConfig, identity: dict, parts: int) -> None:
-    """Write folder/manifest.json, or refuse a folder begun with other settings or another state of the source."""
+    """Write folder/manifest.json. Refuse what contradicts a finished file: other settings, or a source that changed.
+
+    A setting that no finished file depends on may change, so that the remedy an error names can be typed as it is.
+    """
     path = folder / "manifest.json"
     manifest = {"settings": settings(cfg), "source": identity, "parts": parts}
     if path.is_file():
         found = json.loads(path.read_text(encoding="utf-8"))
+        fixed = {key for pattern, keys in FIXED_BY.items() if any(folder.glob(pattern)) for key in keys}
         ways = f"give the earlier settings, or another --data_dir, or delete {folder} to make it again"
         for key, value in manifest["settings"].items():
-            if found["settings"].get(key) != value:
+            if key in fixed and found["settings"].get(key) != value:
                 raise ValueError(f"{folder} was begun with {key}={found['settings'].get(key)!r}, not {value!r}; {ways}")
-        if found["source"] != manifest["source"] or found["parts"] != parts:
-            raise ValueError(
-                f"{folder} was begun from another state of the source ({difference(found['source'], identity)}); {ways}"
-            )
-        return
-    if folder.is_dir() and any(
-        item for item in folder.iterdir() if item.name != "README.md" and not item.name.endswith(".tmp")
-    ):
+        if "source" in fixed and (found["source"] != identity or found["parts"] != parts):
+            change = difference(found["source"], identity)
+            raise ValueError(f"{folder} was begun from another state of the source ({change}); {ways}")
+        if {key: found[key] for key in manifest} == manifest:
+            return
+    elif folder.is_dir() and any(folder.iterdir()):
         raise ValueError(f"{folder} holds other files and no manifest.json; give an empty or new --data_dir")
     atomic.write_json(path, {"command": f"python {' '.join(map(_quoted, sys.argv))}"} | manifest)
 
@@ -241,6 +252,17 @@ class Splitter:
         key = document_id.rpartition("#")[0] or document_id if self.by == "file" else document_id
         return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") < self.val_fraction * 2**64
 
+    def check(self, paths: list[Path]) -> None:
+        """Raise ValueError when a split would be empty."""
+        ids = (i for path in paths for (i,) in read_documents(path, ("id",)) if i not in self.removed)
+        if self.by != "position":
+            sides = Counter(self.is_val(i) for i in ids)
+            if len(sides) < 2:
+                raise ValueError(
+                    f"all {sides.total()} documents fell into the {'val' if True in sides else 'train'} split and none "
+                    f"into the other; change --val_fraction ({self.val_fraction}), or --split_by, or add text"
+                )
+
     def pieces(self, path: Path, start: int, cut: int) -> Iterator[tuple[str, str, bool]]:
         """Yield (split, text, whether the document ends there) for the kept documents of a part.
 
@@ -265,6 +287,7 @@ def make_tokenizer(cfg: PrepareConfig, documents: list[Path], split: Splitter, f
     """Stage 3: folder/tokenizer.json, trained on the kept documents, or copied."""
     if (folder / "tokenizer.json").is_file():
         return
+    split.check(documents)
     kept = (row for path in documents for row in split.kept(path))
     if cfg.tokenizer == "char":
         text = train_characters(text for _, text in kept)
@@ -301,6 +324,8 @@ def make_shards(
         lengths = [sum(len(text) for _, text in split.kept(path)) for path in documents]
         starts = np.concatenate([[0], np.cumsum(lengths)]).tolist()
         cut = int(starts[-1] * (1 - cfg.val_fraction))
+        if not 0 < cut < starts[-1]:
+            raise ValueError(f"val_fraction ({cfg.val_fraction}) of {starts[-1]} characters leaves one split empty")
     parts = [folder / f"tokens/part_{i:05d}" for i in range(len(documents))]
     jobs = [
         (path, part, start) for path, part, start in zip(documents, parts, starts, strict=False) if not part.is_dir()
@@ -321,13 +346,6 @@ def make_shards(
         )
         for name in ("train", "val")
     }
-    for name, shards in splits.items():
-        if not shards:
-            total = sum(c[other]["documents"] for c in counts for other in splits)
-            raise ValueError(
-                f"no document of {total} fell into the {name} split; "
-                f"change --val_fraction ({cfg.val_fraction}) or add text"
-            )
     meta = {"format_version": FORMAT_VERSION, "dtype": dtype.str, "vocab_size": tokenizer.vocab_size}
     meta["tokenizer"] = {
         "file": "tokenizer.json",

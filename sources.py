@@ -90,12 +90,13 @@ def read_part(part: list[Piece], text_column: str = "text", id_column: str | Non
             yield from docstrings(piece)
             continue
         for row, fields in readers[piece.kind](piece):
-            text = fields.get(text_column)
-            if not isinstance(text, str):
+            if text_column not in fields:
                 keys = ", ".join(sorted(fields)) or "none"
-                raise ValueError(
-                    f"{piece.path}: row {row} has no text under '{text_column}' (keys: {keys}); set --text_column"
-                )
+                raise ValueError(f"{piece.path}: row {row} has no '{text_column}' (keys: {keys}); set --text_column")
+            text = fields[text_column] if fields[text_column] is not None else ""  # null: dropped as empty
+            if not isinstance(text, str):
+                kind = type(text).__name__
+                raise ValueError(f"{piece.path}: row {row}: '{text_column}' is no text but {kind}; set --text_column")
             if id_column is not None and fields.get(id_column) not in (None, ""):
                 document_id = str(fields[id_column])
             else:

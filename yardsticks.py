@@ -22,7 +22,7 @@ def ngram_nats(train: np.ndarray, val: np.ndarray, vocab_size: int, order: int) 
     seen after h. The first tokens of `val` use the orders that fit.
     """
     p = np.full(len(val), 1.0 / vocab_size)
-    for n in range(1, order + 1):
+    for n in range(1, min(order, len(train), len(val)) + 1):
         grams, counts = np.unique(_grams(train, n, vocab_size), return_counts=True)
         contexts, start = np.unique(grams // vocab_size, return_index=True)
         totals = np.add.reduceat(counts, start)
