@@ -30,24 +30,25 @@ def new_file(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def new_folder(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; on a clean exit it becomes `path`, replacing an older one."""
+    """Yield a temporary folder beside `path`; on a clean exit it becomes `path`, on an exception it is removed.
+
+    Raises FileExistsError when `path` exists: no system call swaps two folders everywhere, so none is ever replaced.
+    """
     path = Path(path)
-    temporary, old = path.with_name(path.name + ".tmp"), path.with_name(path.name + ".old.tmp")
-    for leftover in (temporary, old):
-        shutil.rmtree(leftover, ignore_errors=True)
+    if path.exists():
+        raise FileExistsError(f"{path} exists already")
+    temporary = path.with_name(path.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
         yield temporary
         for inner in sorted(temporary.rglob("*")):
             _fsync(inner)
         _fsync(temporary)
-        if path.exists():  # a folder cannot be renamed onto a non-empty one
-            os.rename(path, old)
         os.rename(temporary, path)
         _fsync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def link(path: str | Path, target: str) -> None:

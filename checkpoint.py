@@ -155,6 +155,10 @@ def save(
 ) -> Path:
     """Write out_dir/step_<step>, move `latest` (and `best`) to it, delete all but the `keep` newest and the best."""
     folder = out_dir / f"step_{step:07d}"
+    if folder.is_dir():
+        if (out_dir / "latest").resolve() == folder.resolve():
+            return folder  # resumed and stopped again without a step between
+        shutil.rmtree(folder)  # left by a run that was killed before `latest` moved, or went back to an earlier step
     settings = {"model_max_length": model.cfg.block_size, "clean_up_tokenization_spaces": False}
     special = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT}
     ends = {"bos_token_id": tokenizer.end_of_text, "eos_token_id": tokenizer.end_of_text}

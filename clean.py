@@ -8,7 +8,6 @@ import unicodedata
 
 LINE_ENDS = re.compile("\r\n|[\r\x85\u2028\u2029]")
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff]")  # all but tab and newline; and the byte-order mark
-TRAILING = re.compile(r"[^\S\n]+$", re.MULTILINE)
 BLANK_LINES = re.compile(r"\n{3,}")
 
 
@@ -17,9 +16,10 @@ def normalise(text: str) -> str:
 
     Indentation and inner spaces stay. Lone surrogates, which no UTF-8 file can hold, become '?'.
     """
-    text = unicodedata.normalize("NFC", text.encode("utf-8", "replace").decode("utf-8"))
-    text = CONTROLS.sub("", LINE_ENDS.sub("\n", text))
-    return BLANK_LINES.sub("\n\n", TRAILING.sub("", text)).strip("\n")
+    text = LINE_ENDS.sub("\n", text.encode("utf-8", "replace").decode("utf-8"))
+    text = unicodedata.normalize("NFC", CONTROLS.sub("", text))
+    lines = "\n".join(line.rstrip() for line in text.split("\n"))
+    return BLANK_LINES.sub("\n\n", lines).strip("\n")
 
 
 def reason_to_drop(text: str, min_chars: int) -> str | None:

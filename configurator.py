@@ -91,7 +91,7 @@ def read_config_file(path: str) -> list[tuple[str, str, str]]:
         raise ValueError(f"{path}:{error.lineno}: not a `key = value` line: {error.msg}") from None
     except UnicodeDecodeError:
         raise ValueError(f"{path}: not a text file; a config file holds `key = value` lines") from None
-    except ValueError as error:  # a null byte
+    except (ValueError, RecursionError, MemoryError) as error:  # a null byte; brackets nested too deep
         raise ValueError(f"{path}: not a config file: {error}") from None
     found = []
     for i, node in enumerate(statements):
@@ -118,10 +118,12 @@ def _literal(node: ast.expr, place: str) -> typing.Any:
             return ARITHMETIC[type(node.op)](left, right)
     if isinstance(node, ast.Name) and node.id.lower() in ("true", "false", "none"):
         return node.id.capitalize()
-    try:
-        return ast.literal_eval(node)
-    except ValueError:
-        raise ValueError(f"{place}: not a literal value: {ast.unparse(node)[:60]}") from None
+    if isinstance(node, ast.Constant | ast.UnaryOp):
+        with contextlib.suppress(ValueError):
+            value = ast.literal_eval(node)
+            if isinstance(value, str | int | float | None):
+                return value
+    raise ValueError(f"{place}: not a number, a string, True, False or None: {ast.unparse(node)[:60]}")
 
 
 def _tyro(cls: type, args: list[str], default: typing.Any, description: str | None = None) -> typing.Any:
@@ -147,7 +149,7 @@ def assign(cfg: typing.Any, key: str, text: str, origin: str) -> typing.Any:
         hint = f"; did you mean '{near[0]}'?" if near else f"; known keys: {', '.join(fields)}"
         raise ValueError(f"{origin}: unknown key '{key}'{hint}")
     kinds = typing.get_args(fields[key]) or (fields[key],)
-    if text.lower() in ("true", "false", "none") and (bool in kinds or type(None) in kinds):
+    if (bool in kinds and text.lower() in ("true", "false")) or (type(None) in kinds and text.lower() == "none"):
         text = text.capitalize()
     elif int in kinds and float not in kinds:
         text = _whole(text)

@@ -75,7 +75,9 @@ def jaccard(a: np.ndarray, b: np.ndarray) -> float:
 def sketch_part(path: Path) -> list[Sketch]:
     """Sketch every document of one part; a pure function of the file."""
     found = []
-    for document_id, text in read_documents(path):
+    for row, (document_id, text) in enumerate(read_documents(path)):
+        if document_id is None or text is None:
+            raise ValueError(f"{path}: row {row} has no {'id' if document_id is None else 'text'}")
         content = xxhash.xxh3_128_digest(" ".join(text.split()))
         shingles = shingle_hashes(text)
         minhash = MinHash(num_perm=BANDS * ROWS, hashfunc=int)  # shingles come hashed: their low 32 bits are used
@@ -158,9 +160,15 @@ def main(cfg: DedupConfig) -> None:
     if not parts or not cfg.out:
         raise ValueError("give --source='folder/*.parquet' (files that exist) and --out=folder")
     for path in parts:
-        names = pq.read_schema(path).names
-        if missing := {"id", "text"} - set(names):
-            raise ValueError(f"{path}: no column {', '.join(sorted(missing))} (columns: {', '.join(names)})")
+        try:
+            schema = pq.read_schema(path)
+        except pa.ArrowInvalid as error:
+            raise ValueError(f"{path}: not a parquet file: {error}") from None
+        for name in ("id", "text"):
+            if name not in schema.names:
+                raise ValueError(f"{path}: no column {name} (columns: {', '.join(schema.names)})")
+            if schema.field(name).type not in (pa.string(), pa.large_string()):
+                raise ValueError(f"{path}: column {name} holds {schema.field(name).type}, not strings")
     report = find_duplicates(parts, Path(cfg.out), cfg.threshold, cfg.num_workers)
     for key in ("documents", "exact", "near", "kept", "bytes", "bytes_removed"):
         print(f"{key:>14} {report[key]:>12,}")

@@ -16,6 +16,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import shutil
 import sys
 import time
@@ -91,6 +92,7 @@ def main(cfg: PrepareConfig) -> None:
     if (folder / "meta.json").is_file():
         print(summary(json.loads((folder / "report.json").read_text(encoding="utf-8"))))
         print(f"{folder} is complete; delete it to make it again")
+        shutil.rmtree(folder / "tokens", ignore_errors=True)  # left when killed right after meta.json
         return
     seconds: dict[str, float] = {}
     with stage("documents", seconds):
@@ -172,14 +174,14 @@ def claim(folder: Path, cfg: PrepareConfig, identity: dict, parts: int) -> None:
             raise ValueError(f"{folder} was begun from another state of the source ({change}); {ways}")
         if {key: found[key] for key in manifest} == manifest:
             return
-    elif folder.is_dir() and any(folder.iterdir()):
+    elif folder.is_dir() and any(i.name != "README.md" and i.suffix != ".tmp" for i in folder.iterdir()):
         raise ValueError(f"{folder} holds other files and no manifest.json; give an empty or new --data_dir")
     atomic.write_json(path, {"command": f"python {' '.join(map(_quoted, sys.argv))}"} | manifest)
 
 
-def _quoted(text: str) -> str:
-    key, equals, value = text.partition("=")
-    return f"{key}='{value}'" if equals and set(value) & set("*?[ ") else text
+def _quoted(argument: str) -> str:
+    key, equals, value = argument.partition("=")
+    return key + equals + shlex.quote(value) if equals and key.startswith("--") else shlex.quote(argument)
 
 
 def difference(old: dict, new: dict) -> str:
@@ -203,6 +205,7 @@ def make_documents(cfg: PrepareConfig, parts: list[list[Piece]], folder: Path, w
     for path in paths:
         counts.update(read_counts(path))
     if not counts["kept"]:
+        shutil.rmtree(folder / "documents")  # nothing finished: the settings may change
         dropped = ", ".join(f"{counts[name]} {name}" for name in FILTERS)
         raise ValueError(
             f"--source={cfg.source}: no document left of {counts['in']} ({dropped}); check the source and --min_chars"
@@ -213,7 +216,7 @@ def make_documents(cfg: PrepareConfig, parts: list[list[Piece]], folder: Path, w
 def make_documents_part(cfg: PrepareConfig, job: tuple[list[Piece], Path]) -> None:
     """Read, clean and write one part; a pure function of the part and the settings."""
     part, path = job
-    counts: Counter = Counter()
+    counts: Counter = Counter(dict.fromkeys(("in", *FILTERS, "kept", "bytes"), 0))
     with atomic.new_file(path) as temporary:
         writer = DocumentWriter(temporary)
         for document in read_part(part, cfg.text_column, cfg.id_column):
@@ -252,16 +255,32 @@ class Splitter:
         key = document_id.rpartition("#")[0] or document_id if self.by == "file" else document_id
         return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") < self.val_fraction * 2**64
 
+    def cut(self, chars: int) -> int:
+        """Where validation begins in `chars` characters of kept text, when the split is by position."""
+        return int(chars * (1 - self.val_fraction))
+
     def check(self, paths: list[Path]) -> None:
-        """Raise ValueError when a split would be empty."""
-        ids = (i for path in paths for (i,) in read_documents(path, ("id",)) if i not in self.removed)
-        if self.by != "position":
-            sides = Counter(self.is_val(i) for i in ids)
-            if len(sides) < 2:
+        """Raise ValueError when a split would be empty, or the ids do not name the file that the split goes by."""
+        if self.by == "position":
+            chars = sum(len(text) for path in paths for _, text in self.kept(path))
+            if not 0 < self.cut(chars) < chars:
                 raise ValueError(
-                    f"all {sides.total()} documents fell into the {'val' if True in sides else 'train'} split and none "
-                    f"into the other; change --val_fraction ({self.val_fraction}), or --split_by, or add text"
+                    f"a split of {chars} characters would be empty; change --val_fraction ({self.val_fraction}) or add text"
                 )
+            return
+        sides = Counter()
+        for document_id in (i for path in paths for (i,) in read_documents(path, ("id",)) if i not in self.removed):
+            if self.by == "file" and "#" not in document_id:
+                raise ValueError(
+                    f"split_by=file needs ids that name a file, and one is '{document_id}'; set --id_column=None"
+                )
+            sides[self.is_val(document_id)] += 1
+        if len(sides) < 2:
+            full = "val" if True in sides else "train"
+            raise ValueError(
+                f"all {sides.total()} documents fell into the {full} split and none into the other; "
+                f"change --val_fraction ({self.val_fraction}), or --split_by, or add text"
+            )
 
     def pieces(self, path: Path, start: int, cut: int) -> Iterator[tuple[str, str, bool]]:
         """Yield (split, text, whether the document ends there) for the kept documents of a part.
@@ -323,17 +342,13 @@ def make_shards(
     if cfg.split_by == "position":
         lengths = [sum(len(text) for _, text in split.kept(path)) for path in documents]
         starts = np.concatenate([[0], np.cumsum(lengths)]).tolist()
-        cut = int(starts[-1] * (1 - cfg.val_fraction))
-        if not 0 < cut < starts[-1]:
-            raise ValueError(f"val_fraction ({cfg.val_fraction}) of {starts[-1]} characters leaves one split empty")
+        cut = split.cut(starts[-1])
     parts = [folder / f"tokens/part_{i:05d}" for i in range(len(documents))]
     jobs = [
         (path, part, start) for path, part, start in zip(documents, parts, starts, strict=False) if not part.is_dir()
     ]
     work = functools.partial(encode_part, split, folder, dtype, cut)
-    map_parts(
-        work, jobs, workers, "tokens", [read_counts(path)["bytes"] if read_counts(path) else 0 for path, _, _ in jobs]
-    )
+    map_parts(work, jobs, workers, "tokens", [read_counts(path)["bytes"] for path, _, _ in jobs])
     counts = [json.loads((part / "counts.json").read_text(encoding="utf-8")) for part in parts]
     splits = {
         name: join_parts(

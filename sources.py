@@ -101,7 +101,17 @@ def read_part(part: list[Piece], text_column: str = "text", id_column: str | Non
                 document_id = str(fields[id_column])
             else:
                 document_id = f"{piece.name}#{row}-{_short_hash(text)}"
-            yield Document(document_id, str(fields.get("title") or ""), str(fields.get("url") or ""), text)
+            title, url = (str(fields.get(key) or "") for key in ("title", "url"))
+            yield Document(*map(_storable, (document_id, title, url, text)))
+
+
+def _storable(text: str) -> str:
+    """`text`, with '?' for lone surrogates (JSON can spell them): no UTF-8 file can hold one."""
+    try:
+        text.encode()
+        return text
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace").decode()
 
 
 def _short_hash(text: str) -> str:
@@ -159,7 +169,7 @@ def _read_jsonl(piece: Piece) -> Iterator[tuple[int, dict]]:
                 yield row, fields
     except UnicodeDecodeError:
         raise ValueError(f"{piece.path}: not UTF-8 text near line {row + 1}; is it a binary file?") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{piece.path}: line {row + 1} cannot be read: {error}; one JSON object a line is wanted"
         ) from None
@@ -184,10 +194,13 @@ def _read_parquet(piece: Piece) -> Iterator[tuple[int, dict]]:
     file = pq.ParquetFile(piece.path)
     first = sum(file.metadata.row_group(group).num_rows for group in range(piece.row_group))
     row = first
-    for batch in file.iter_batches(batch_size=1024, row_groups=[piece.row_group], use_threads=False):
-        for fields in batch.to_pylist():
-            yield row, fields
-            row += 1
+    try:
+        for batch in file.iter_batches(batch_size=1024, row_groups=[piece.row_group], use_threads=False):
+            for fields in batch.to_pylist():
+                yield row, fields
+                row += 1
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(f"{piece.path}: damaged after row {row}: {str(error).splitlines()[0]}") from None
 
 
 # --- docstrings ---

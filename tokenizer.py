@@ -30,11 +30,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> str:
     """
     if vocab_size < 257:
         raise ValueError(f"vocab_size ({vocab_size}) must be at least 257: 256 bytes and the end-of-text token")
-    tokenizer = HFTokenizer(models.BPE())
-    split = pre_tokenizers.Split(Regex(PATTERN), behavior="isolated")
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
-    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer = _untrained_bpe()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - 1, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
@@ -46,6 +42,15 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> str:
         )
     tokenizer.add_special_tokens([END_OF_TEXT])
     return tokenizer.to_str()
+
+
+def _untrained_bpe() -> HFTokenizer:
+    tokenizer = HFTokenizer(models.BPE())
+    split = pre_tokenizers.Split(Regex(PATTERN), behavior="isolated")
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
 
 
 def train_characters(texts: Iterable[str]) -> str:
@@ -91,9 +96,11 @@ class Tokenizer:
     @cached_property
     def fast(self) -> tiktoken.Encoding | None:
         """tiktoken with the same merges, or None when this is not a BPE trained by train_bpe."""
-        spec = json.loads(self.json)
+        spec, ours = json.loads(self.json), json.loads(_untrained_bpe().to_str())
         vocab = spec["model"]["vocab"]
-        if spec["model"]["type"] != "BPE" or spec["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] != PATTERN:
+        if any(spec[key] != ours[key] for key in ("normalizer", "pre_tokenizer")):
+            return None
+        if any(spec["model"].get(key) != ours["model"][key] for key in ours["model"].keys() - {"vocab", "merges"}):
             return None
         merges = [pair if isinstance(pair, list) else pair.split(" ") for pair in spec["model"]["merges"]]
         # tiktoken ranks a merge by the id it makes, `tokenizers` by its place in the list: the same when those agree.
@@ -107,7 +114,11 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, special tokens as ordinary text. Raises ValueError for a character without an id."""
         if self.fast is not None:
-            return self.fast.encode_ordinary(text)
+            try:
+                return self.fast.encode_ordinary(text)
+            except BaseException as panic:  # tiktoken's regex overflows its stack on a run of a million spaces
+                if type(panic).__name__ != "PanicException":
+                    raise
         try:
             return self.hf.encode(text, add_special_tokens=False).ids
         except Exception:
