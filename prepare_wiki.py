@@ -265,7 +265,7 @@ class Splitter:
             chars = sum(len(text) for path in paths for _, text in self.kept(path))
             if not 0 < self.cut(chars) < chars:
                 raise ValueError(
-                    f"a split of {chars} characters would be empty; change --val_fraction ({self.val_fraction}) or add text"
+                    f"a split of {chars} characters would be empty; change --val_fraction ({self.val_fraction})"
                 )
             return
         sides = Counter()
