@@ -5,6 +5,7 @@ a special token is ordinary text.
 """
 
 import json
+import sys
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -32,7 +33,9 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> str:
         raise ValueError(f"vocab_size ({vocab_size}) must be at least 257: 256 bytes and the end-of-text token")
     tokenizer = _untrained_bpe()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size - 1, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=vocab_size - 1,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=sys.stderr.isatty(),
     )
     tokenizer.train_from_iterator(texts, trainer)
     if (possible := tokenizer.get_vocab_size() + 1) < vocab_size:

@@ -140,3 +140,16 @@ def test_damage_is_named(folder):
     (folder / "config.json").unlink()
     with pytest.raises(ValueError, match="holds no checkpoint; train first"):
         checkpoint.resolve(folder)
+
+
+def test_a_stale_folder_is_written_anew_and_the_newest_is_left_alone(tokenizer, tmp_path):
+    """Stale: a run was killed before `latest` moved. The newest: a run was resumed and stopped again at once."""
+    model, optimizer = trained(ModelConfig(320, 32, 1, 2, 1, 16, 16), 1)
+    for step, note in ((1, "kept"), (1, "not written"), (2, "fresh")):
+        if step == 2:
+            (tmp_path / "step_0000002").mkdir()
+            (tmp_path / "step_0000002/half").write_text("of another run")
+        checkpoint.save(tmp_path, step, model, optimizer, tokenizer, {"note": note}, False, 5)
+    assert checkpoint.read_state(tmp_path / "step_0000001") == {"note": "kept"}
+    assert checkpoint.read_state(tmp_path / "latest") == {"note": "fresh"}
+    assert not (tmp_path / "latest/half").exists()
