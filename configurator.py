@@ -115,7 +115,8 @@ def _literal(node: ast.expr, place: str) -> typing.Any:
             and isinstance(right, int | float)
             and not (isinstance(node.op, ast.Div) and not right)
         ):
-            return ARITHMETIC[type(node.op)](left, right)
+            with contextlib.suppress(OverflowError):
+                return ARITHMETIC[type(node.op)](left, right)
     if isinstance(node, ast.Name) and node.id.lower() in ("true", "false", "none"):
         return node.id.capitalize()
     if isinstance(node, ast.Constant | ast.UnaryOp):

@@ -220,6 +220,8 @@ def make_documents_part(cfg: PrepareConfig, job: tuple[list[Piece], Path]) -> No
     with atomic.new_file(path) as temporary:
         writer = DocumentWriter(temporary)
         for document in read_part(part, cfg.text_column, cfg.id_column):
+            if cfg.split_by == "file" and "#" not in document.id:
+                raise ValueError(f"split_by=file needs ids that name a file, not '{document.id}'; set --id_column=None")
             counts["in"] += 1
             text = normalise(document.text) if cfg.clean else document.text
             reason = reason_to_drop(text, cfg.min_chars)
@@ -260,7 +262,7 @@ class Splitter:
         return int(chars * (1 - self.val_fraction))
 
     def check(self, paths: list[Path]) -> None:
-        """Raise ValueError when a split would be empty, or the ids do not name the file that the split goes by."""
+        """Raise ValueError when a split would be empty."""
         if self.by == "position":
             chars = sum(len(text) for path in paths for _, text in self.kept(path))
             if not 0 < self.cut(chars) < chars:
@@ -268,13 +270,8 @@ class Splitter:
                     f"a split of {chars} characters would be empty; change --val_fraction ({self.val_fraction})"
                 )
             return
-        sides = Counter()
-        for document_id in (i for path in paths for (i,) in read_documents(path, ("id",)) if i not in self.removed):
-            if self.by == "file" and "#" not in document_id:
-                raise ValueError(
-                    f"split_by=file needs ids that name a file, and one is '{document_id}'; set --id_column=None"
-                )
-            sides[self.is_val(document_id)] += 1
+        ids = (i for path in paths for (i,) in read_documents(path, ("id",)) if i not in self.removed)
+        sides = Counter(self.is_val(i) for i in ids)
         if len(sides) < 2:
             full = "val" if True in sides else "train"
             raise ValueError(

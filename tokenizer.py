@@ -101,7 +101,7 @@ class Tokenizer:
         """tiktoken with the same merges, or None when this is not a BPE trained by train_bpe."""
         spec, ours = json.loads(self.json), json.loads(_untrained_bpe().to_str())
         vocab = spec["model"]["vocab"]
-        if any(spec[key] != ours[key] for key in ("normalizer", "pre_tokenizer")):
+        if any(spec.get(key) != ours[key] for key in ("normalizer", "pre_tokenizer")):
             return None
         if any(spec["model"].get(key) != ours["model"][key] for key in ours["model"].keys() - {"vocab", "merges"}):
             return None

@@ -1,0 +1,738 @@
+"""The data job from files to shards: nothing lost, nothing twice, and the same bytes after any interruption."""
+
+import collections
+import dataclasses
+import gzip
+import hashlib
+import json
+import os
+import random
+import shlex
+import shutil
+import subprocess
+import sys
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tokenizers import ByteLevelBPETokenizer
+
+import configurator
+import prepare_wiki
+import sources
+import yardsticks
+from clean import normalise
+from prepare_wiki import PrepareConfig, main
+from shards import Shards, read_meta, verify
+from tokenizer import END_OF_TEXT, Tokenizer
+
+REPO = Path(__file__).parents[1]
+PART_BYTES = sources.PART_BYTES
+SHAKESPEARE = Path(__file__).parents[2] / "shared/data/other/tinyshakespeare.txt.gz"
+SETTINGS = {"vocab_size": 300, "val_fraction": 0.2, "min_chars": 20, "num_workers": 1}
+PLANTED = {"in": 66, "empty": 2, "too_short": 4, "exact": 5, "near": 7, "kept": 48}
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch):
+    """Every file is a part, and the manifest's command is the same in every test."""
+    monkeypatch.setattr(sources, "PART_BYTES", 1)
+    monkeypatch.setattr(sys, "argv", ["prepare_wiki.py"])
+
+
+def sentence(draw: random.Random, count: int) -> str:
+    words = ["".join(draw.choice("aeioubdklmnrst") for _ in range(draw.randint(2, 8))) for _ in range(count)]
+    return " ".join(words)
+
+
+def make_corpus(folder: Path) -> list[str]:
+    """Three jsonl files with planted duplicates and short documents; returns the texts that should be kept."""
+    draw = random.Random(0)
+    kept = [sentence(draw, draw.randint(30, 60)) for _ in range(40)]
+    kept += ["".join(chr(draw.randrange(0x4E00, 0x4E00 + 500)) for _ in range(60)) + "。" for _ in range(6)]
+    kept += [f"A text that spells {END_OF_TEXT} in the middle: " + sentence(draw, 30)]
+    kept += ["def f():\r\n    return 'cafe\u0301'  \r\n\r\n\r\n\r\n" + sentence(draw, 30)]
+    near = [text.rpartition(" ")[0].rpartition(" ")[0] for text in kept[:7]]  # shorter: the original stays
+    rows = [{"text": text} for text in [*kept, *near, *kept[10:15], "", " \n\t", "short", "短", "x" * 19, "tiny"]]
+    draw.shuffle(rows)
+    folder.mkdir(parents=True)
+    for k in range(3):
+        (folder / f"{k}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[k::3]))
+    return [normalise(text) for text in kept]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> tuple[str, list[str]]:
+    """(--source, the texts that should be kept)."""
+    folder = tmp_path_factory.mktemp("corpus") / "texts"
+    kept = make_corpus(folder)
+    return f"{folder}/*.jsonl", kept
+
+
+def prepare(source: str | Path, out: Path, **settings) -> Path:
+    main(PrepareConfig(source=str(source), data_dir=str(out), **(SETTINGS | settings)))
+    return out
+
+
+@pytest.fixture
+def finished(corpus, tmp_path) -> Path:
+    return prepare(corpus[0], tmp_path / "data")
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder but the one with the seconds."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != "times.json")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(files)}
+
+
+def documents_of(folder: Path, split: str) -> list[str]:
+    """The texts of a split, cut at the end-of-text ids."""
+    tokenizer, shards = Tokenizer.load(folder), Shards(folder, split)
+    texts = []
+    for shard in range(len(shards.sizes)):
+        ids = shards.read(shard, 0, int(shards.sizes[shard]))
+        ends = np.flatnonzero(ids == tokenizer.end_of_text)
+        assert ends.size and ends[-1] == len(ids) - 1  # a shard ends with a document
+        texts += [tokenizer.decode(piece[:-1].tolist()) for piece in np.split(ids, ends[:-1] + 1)]
+    return texts
+
+
+def stored(folder: Path) -> dict[str, str]:
+    """{id: text} of all documents that the first stage wrote."""
+    paths = sorted((folder / "documents").glob("*.parquet"))
+    return {row["id"]: row["text"] for path in paths for row in pq.read_table(path).to_pylist()}
+
+
+def refusal(source: str | Path, out: Path, **settings) -> str:
+    """The one-line message that these settings are refused with; the folder is not complete."""
+    before = (out / "meta.json").read_bytes() if (out / "meta.json").is_file() else None
+    with pytest.raises((ValueError, OSError)) as error:
+        prepare(source, out, **settings)
+    assert "\n" not in str(error.value)
+    assert before == ((out / "meta.json").read_bytes() if (out / "meta.json").is_file() else None)
+    return str(error.value)
+
+
+# --- what is written ---
+
+
+def test_counts_add_up_to_what_was_planted(finished):
+    report, meta = (json.loads((finished / name).read_text()) for name in ("report.json", "meta.json"))
+    counts, duplicates = report["documents"], report["duplicates"]
+    assert {key: counts[key] for key in ("in", "empty", "too_short")} == {
+        k: PLANTED[k] for k in ("in", "empty", "too_short")
+    }
+    assert {key: duplicates[key] for key in ("exact", "near", "kept")} == {
+        k: PLANTED[k] for k in ("exact", "near", "kept")
+    }
+    assert counts["in"] == counts["empty"] + counts["too_short"] + counts["kept"]
+    assert counts["kept"] == duplicates["documents"] == len(stored(finished))
+    entries = [entry for split in meta["splits"].values() for entry in split]
+    assert sum(entry["documents"] for entry in entries) == duplicates["kept"]
+    assert sum(entry["bytes"] for entry in entries) == duplicates["bytes"] - duplicates["bytes_removed"]
+    assert counts["bytes"] == duplicates["bytes"] == sum(len(text.encode()) for text in stored(finished).values())
+    assert meta["provenance"]["dedup"]["near"] == duplicates["near"] and report["splits"] == meta["splits"]
+
+
+def test_decoding_the_shards_gives_back_exactly_the_kept_documents(corpus, finished):
+    train, val = (documents_of(finished, split) for split in ("train", "val"))
+    assert sorted(train + val) == sorted(corpus[1])
+    assert train and val and not set(train) & set(val)
+
+
+def test_documents_come_in_the_order_of_the_source_and_end_with_the_end_of_text(finished):
+    removed = {row["id"] for row in pq.read_table(finished / "dedup/duplicates.parquet").to_pylist()}
+    texts = [text for document_id, text in stored(finished).items() if document_id not in removed]
+    for split in ("train", "val"):
+        found = documents_of(finished, split)
+        assert found == [text for text in texts if text in set(found)]
+        entries = json.loads((finished / "meta.json").read_text())["splits"][split]
+        ids = Shards(finished, split).all()
+        assert np.count_nonzero(ids == Tokenizer.load(finished).end_of_text) == sum(e["documents"] for e in entries)
+        assert ids.max() < 300
+
+
+def test_validation_is_a_hash_of_the_id(finished):
+    val = set(documents_of(finished, "val"))
+    for document_id, text in stored(finished).items():
+        if text in val:
+            assert int(hashlib.sha256(document_id.encode()).hexdigest()[:16], 16) / 2**64 < 0.2
+    kept = set(documents_of(finished, "train"))
+    for document_id, text in stored(finished).items():
+        if text in kept and list(stored(finished).values()).count(text) == 1:
+            assert int(hashlib.sha256(document_id.encode()).hexdigest()[:16], 16) / 2**64 >= 0.2
+
+
+def test_the_tokenizer_is_trained_on_the_training_documents_only(corpus, tmp_path, monkeypatch):
+    seen: list[str] = []
+    real = prepare_wiki.train_bpe
+    monkeypatch.setattr(prepare_wiki, "train_bpe", lambda texts, size: real(seen.extend(texts) or seen, size))
+    out = prepare(corpus[0], tmp_path / "data")
+    assert seen == documents_of(out, "train")
+
+
+def test_meta_tells_what_the_files_are(corpus, finished):
+    meta = read_meta(finished)
+    assert verify(finished) == [] and not (finished / "tokens").exists()
+    assert (meta["dtype"], meta["vocab_size"], meta["tokenizer"]["end_of_text"]) == ("<u2", 300, 299)
+    assert meta["tokenizer"]["sha256"] == hashlib.sha256((finished / "tokenizer.json").read_bytes()).hexdigest()
+    assert meta["provenance"]["settings"]["source"] == corpus[0]
+    assert set(meta["provenance"]["source"]["files"]) == {"0.jsonl", "1.jsonl", "2.jsonl"}
+    train, val = (Shards(finished, split).all() for split in ("train", "val"))
+    text = "".join(documents_of(finished, "val")).encode()
+    assert meta["yardsticks"] == yardsticks.measure(train, val, text, 300)
+
+
+def test_shards_are_cut_between_documents_and_hold_the_same_tokens(corpus, finished, tmp_path):
+    out = prepare(corpus[0], tmp_path / "cut", shard_tokens=500)
+    for split in ("train", "val"):
+        whole, cut = Shards(finished, split), Shards(out, split)
+        assert np.array_equal(whole.all(), cut.all()) and documents_of(out, split) == documents_of(finished, split)
+    assert len(cut.sizes) >= 2 and len(Shards(out, "train").sizes) == 3
+
+
+def test_the_cut_into_parts_does_not_change_the_tokens(corpus, finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "PART_BYTES", 1 << 30)
+    out = prepare(corpus[0], tmp_path / "one part")
+    assert len(list((out / "documents").iterdir())) == 1 and len(list((finished / "documents").iterdir())) == 3
+    for name in ("train_00000.bin", "val_00000.bin", "tokenizer.json", "dedup/duplicates.parquet"):
+        assert (out / name).read_bytes() == (finished / name).read_bytes()
+
+
+def test_without_cleaning_every_character_is_kept(tmp_path):
+    texts = [f"\ufeff {k} caf\u0065\u0301\r\n\n\n\n\x00 " + sentence(random.Random(k), 20) + " \n" for k in range(20)]
+    (tmp_path / "in.jsonl").write_text(
+        "".join(json.dumps({"text": text, "id": f"{k}"}) + "\n" for k, text in enumerate(texts))
+    )
+    out = prepare(tmp_path / "in.jsonl", tmp_path / "data", clean=False, vocab_size=260)
+    assert sorted(documents_of(out, "train") + documents_of(out, "val")) == sorted(texts)
+
+
+def test_a_vocabulary_beyond_65536_is_written_as_uint32(tmp_path):
+    """An id that does not fit into uint16 must not wrap."""
+    found = [chr(c) for c in range(0x20, 0x30000) if unicodedata.category(chr(c)) in ("Lo", "Ll", "Lu", "So")][:66_000]
+    (tmp_path / "in.txt").write_text("".join(found), encoding="utf-8")
+    settings = {"clean": False, "tokenizer": "char", "split_by": "position", "val_fraction": 0.01}
+    out = prepare(tmp_path / "in.txt", tmp_path / "data", **settings)
+    ids = np.concatenate([Shards(out, split).all() for split in ("train", "val")])
+    assert ids.dtype == np.dtype("<u4") and ids.tolist() == list(range(66_001))
+
+
+@pytest.mark.parametrize("form", ["folder", "file"])
+def test_a_tokenizer_made_elsewhere_is_used_as_it_is(corpus, finished, tmp_path, form):
+    (tmp_path / "in.jsonl").write_text(
+        "".join(json.dumps({"text": f"{k} {text}"}) + "\n" for k, text in enumerate(corpus[1]))
+    )
+    tokenizer = finished if form == "folder" else finished / "tokenizer.json"
+    out = prepare(tmp_path / "in.jsonl", tmp_path / "other", tokenizer=str(tokenizer), vocab_size=5)
+    assert (out / "tokenizer.json").read_bytes() == (finished / "tokenizer.json").read_bytes()
+    assert sorted(documents_of(out, "train") + documents_of(out, "val")) == sorted(
+        f"{k} {t}" for k, t in enumerate(corpus[1])
+    )
+
+
+def test_a_tokenizer_of_another_kind_is_used_as_it_is(corpus, tmp_path):
+    """A tokenizer.json as GPT-2 has it."""
+    gpt2 = ByteLevelBPETokenizer()
+    gpt2.train_from_iterator(corpus[1], vocab_size=300, special_tokens=[END_OF_TEXT], show_progress=False)
+    gpt2.save(str(tmp_path / "tokenizer.json"))
+    out = prepare(corpus[0], tmp_path / "data", tokenizer=str(tmp_path / "tokenizer.json"))
+    assert sorted(documents_of(out, "train") + documents_of(out, "val")) == sorted(corpus[1])
+
+
+def test_a_part_that_loses_all_its_documents_does_no_harm(corpus, tmp_path):
+    shutil.copytree(Path(corpus[0]).parent, tmp_path / "texts")
+    (tmp_path / "texts/1b.jsonl").write_text('{"text": "too short"}\n{"text": ""}\n')
+    (tmp_path / "texts/1c.jsonl").write_text("")
+    (tmp_path / "texts/1d.jsonl").write_text(json.dumps({"text": corpus[1][0]}) + "\n")  # only a duplicate
+    out = prepare(tmp_path / "texts/*.jsonl", tmp_path / "data")
+    assert sorted(documents_of(out, "train") + documents_of(out, "val")) == sorted(corpus[1])
+    counts = json.loads((out / "report.json").read_text())["documents"]
+    assert (counts["in"], counts["empty"], counts["too_short"]) == (
+        PLANTED["in"] + 3,
+        PLANTED["empty"] + 1,
+        PLANTED["too_short"] + 1,
+    )
+
+
+def test_the_summary_shows_the_counts(corpus, tmp_path, capsys):
+    prepare(corpus[0], tmp_path / "data")
+    shown = dict(
+        line.rsplit(maxsplit=1) for line in capsys.readouterr().out.replace(" %", "").splitlines() if "  " in line
+    )
+    assert shown["documents read"] == str(PLANTED["in"]) and "trigram, bits per byte of validation" in shown
+    for name in ("empty", "too_short", "exact duplicates", "near duplicates"):
+        planted = PLANTED[name.split(" ")[0]]
+        assert any(key.split() == f"dropped: {name} {planted}".split() for key in map(str.strip, shown))
+
+
+# --- the split ---
+
+
+def test_split_by_file_keeps_the_documents_of_a_file_together(tmp_path):
+    draw = random.Random(0)
+    for k in range(20):
+        rows = [{"text": f"{k}: {sentence(draw, 30)}"} for _ in range(5)]
+        (tmp_path / f"{k}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = prepare(tmp_path / "*.jsonl", tmp_path / "data", split_by="file")
+    files = {
+        split: collections.Counter(text.split(":")[0] for text in documents_of(out, split))
+        for split in ("train", "val")
+    }
+    assert not set(files["train"]) & set(files["val"]) and len(files["train"]) + len(files["val"]) == 20
+    assert set(files["train"].values()) == {5} == set(files["val"].values())
+    by_id = prepare(tmp_path / "*.jsonl", tmp_path / "by id", split_by="id")
+    assert {t.split(":")[0] for t in documents_of(by_id, "train")} & {
+        t.split(":")[0] for t in documents_of(by_id, "val")
+    }
+
+
+def test_split_by_file_keeps_them_together_when_rows_have_ids_too(tmp_path):
+    """Or refuses: it must not split by id in silence."""
+    draw = random.Random(0)
+    for k in range(20):
+        rows = [{"text": f"{k}: {sentence(draw, 30)}", "id": f"id{k}-{n}"} for n in range(5)]
+        (tmp_path / f"{k}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    try:
+        out = prepare(tmp_path / "*.jsonl", tmp_path / "data", split_by="file")
+    except ValueError as error:
+        assert "split_by" in str(error)
+    else:
+        train, val = ({text.split(":")[0] for text in documents_of(out, split)} for split in ("train", "val"))
+        assert not train & val
+
+
+POSITION = {"clean": False, "tokenizer": "char", "split_by": "position", "val_fraction": 0.1, "min_chars": 1}
+
+
+@pytest.mark.parametrize("length", [10, 99, 1000, 4321])
+def test_split_by_position_on_characters_is_nanogpts_cut(tmp_path, length):
+    data = "".join(random.Random(length).choices("ab cdé\n机器.!", k=length))
+    (tmp_path / "in.txt").write_bytes(data.encode())
+    out = prepare(tmp_path / "in.txt", tmp_path / "data", **POSITION)
+    stoi = {character: i for i, character in enumerate(sorted(set(data)))}  # as data/shakespeare_char/prepare.py does
+    n = len(data)
+    train, val = data[: int(n * 0.9)], data[int(n * 0.9) :]
+    assert Shards(out, "train").all().tolist() == [stoi[c] for c in train]
+    assert Shards(out, "val").all().tolist() == [*(stoi[c] for c in val), len(stoi)]
+
+
+@pytest.mark.parametrize("val_fraction", [0.1, 0.35, 0.6])
+def test_split_by_position_cuts_one_stream_of_several_documents(tmp_path, val_fraction):
+    texts = [sentence(random.Random(k), 5 * k + 8) for k in range(6)]
+    for k in range(2):
+        rows = [json.dumps({"text": text}) + "\n" for text in texts[3 * k : 3 * k + 3]]
+        (tmp_path / f"{k}.jsonl").write_text("".join(rows))
+    out = prepare(tmp_path / "*.jsonl", tmp_path / "data", **(POSITION | {"val_fraction": val_fraction}))
+    tokenizer = Tokenizer.load(out)
+    train, val = (tokenizer.decode(Shards(out, split).all().tolist()) for split in ("train", "val"))
+    assert train + val == "".join(text + END_OF_TEXT for text in texts)
+    assert len(train.replace(END_OF_TEXT, "")) == int(sum(map(len, texts)) * (1 - val_fraction))
+    entries = read_meta(out)["splits"]
+    assert [sum(e["documents"] for e in entries[s]) for s in entries] == [t.count(END_OF_TEXT) for t in (train, val)]
+
+
+@pytest.mark.real_data
+@pytest.mark.skipif(not SHAKESPEARE.is_file(), reason=f"{SHAKESPEARE} is not there")
+def test_tiny_shakespeare_has_nanogpts_token_counts(tmp_path):
+    arguments = [
+        str(REPO / "config/data_shakespeare_char.py"),
+        f"--source={SHAKESPEARE}",
+        f"--data_dir={tmp_path}/data",
+    ]
+    cfg, _ = configurator.load(PrepareConfig, arguments)
+    main(cfg)
+    train, val = (Shards(tmp_path / "data", split) for split in ("train", "val"))
+    assert (train.tokens, val.tokens) == (1_003_854, 111_540 + 1)  # nanoGPT's, and one end-of-text
+    assert train.vocab_size == 65 + 1
+
+
+def test_the_named_configs_load():
+    for path in sorted((REPO / "config").glob("data_*.py")):
+        cfg, _ = configurator.load(PrepareConfig, [str(path)])
+        cfg.check()
+        assert Path(cfg.data_dir) == Path("data") / path.stem.removeprefix("data_")
+
+
+# --- the same bytes every time ---
+
+
+def test_two_workers_write_the_bytes_of_one(corpus, finished, tmp_path):
+    assert tree(prepare(corpus[0], tmp_path / "two", num_workers=2)) == tree(finished)
+
+
+def test_a_second_run_of_a_complete_folder_changes_nothing(corpus, tmp_path, capsys):
+    out = prepare(corpus[0], tmp_path / "data")
+    shown = capsys.readouterr().out.splitlines()
+    before = tree(out), {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    prepare(corpus[0], out, num_workers=2)
+    assert (tree(out), {path: path.stat().st_mtime_ns for path in out.rglob("*")}) == before
+    *again, last = capsys.readouterr().out.splitlines()
+    assert "is complete" in last and len(again) > 10 and again == shown[1:-1]  # the same table
+
+
+STAGES = {  # function: the call of it that is interrupted
+    "make_documents_part": 2,
+    "find_duplicates": 1,
+    "make_tokenizer": 1,
+    "train_bpe": 1,
+    "encode_part": 3,
+    "join_parts": 2,
+    "make_yardsticks": 1,
+    "summary": 1,
+}
+
+
+AGAIN = [(stage, 1) for stage in STAGES] + [(stage, 2) for stage in ("find_duplicates", "encode_part", "join_parts")]
+
+
+@pytest.mark.parametrize("stage, workers", AGAIN)
+def test_the_same_command_after_an_interrupt_gives_the_same_bytes(
+    corpus, finished, tmp_path, monkeypatch, stage, workers
+):
+    """Ctrl-C in the middle of each stage; what was finished is not made again, by one worker or by two."""
+    out, calls, real = tmp_path / "stopped", 0, getattr(prepare_wiki, stage)
+
+    def stop(*args):
+        nonlocal calls
+        calls += 1
+        if calls == STAGES[stage]:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(prepare_wiki, stage, stop)
+        prepare(corpus[0], out)
+    if stage != "summary":
+        with pytest.raises(ValueError, match="unfinished; complete it with: python prepare_wiki.py"):
+            read_meta(out)
+    done = {p: p.stat().st_mtime_ns for p in [*out.glob("documents/*"), *out.glob("tok*")] if p.suffix != ".tmp"}
+    prepare(corpus[0], out, num_workers=workers)
+    assert tree(out) == tree(finished)
+    assert all(path.stat().st_mtime_ns == mtime for path, mtime in done.items() if path.is_file())
+
+
+KILLER = """
+import contextlib, io, os, shutil, signal, sys
+from pathlib import Path
+import prepare_wiki, sources
+
+sources.PART_BYTES = 1
+source, base, rmtree = sys.argv[1], Path(sys.argv[2]), shutil.rmtree
+sys.argv = ["prepare_wiki.py"]
+settings = dict(source=source, vocab_size=300, val_fraction=0.2, min_chars=20, num_workers=1)
+
+
+def in_child(out, kill_at=None):
+    '''Prepare in a forked process that kills itself before its kill_at-th rename; returns the wait status.'''
+    child = os.fork()
+    if child:
+        return os.waitpid(child, 0)[1]
+    calls = 0
+
+    def counted(real):
+        def rename(*args, **kwargs):
+            nonlocal calls
+            calls += real is not rmtree or Path(args[0]).name == "tokens"
+            if calls == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*args, **kwargs)
+        return rename
+
+    os.replace, os.rename, shutil.rmtree = map(counted, (os.replace, os.rename, rmtree))
+    with contextlib.redirect_stdout(io.StringIO()):
+        prepare_wiki.main(prepare_wiki.PrepareConfig(data_dir=str(out), **settings))
+    os._exit(0)
+
+
+def tree(folder):
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != "times.json"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+assert in_child(base / "reference") == 0
+kills = 0
+for k in range(1, 1000):
+    out = base / f"{k}"
+    status = in_child(out, kill_at=k)
+    if status == 0:
+        break
+    assert os.WTERMSIG(status) == signal.SIGKILL, status
+    kills += 1
+    complete = (out / "meta.json").exists()
+    assert in_child(out) == 0, f"the rerun after kill {k} failed"
+    found, wanted = tree(out), tree(base / "reference")
+    differing = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
+    if differing:
+        print(f"after kill {k} (meta.json there: {complete}): {differing}")
+print("kills", kills)
+"""
+
+
+def test_the_same_command_after_kill_9_gives_the_same_bytes(corpus, tmp_path):
+    """Killed before each rename, so with each file written aside once, and before the last tidying up."""
+    command = [sys.executable, "-c", KILLER, corpus[0], str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": str(REPO), "TOKENIZERS_PARALLELISM": "false"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    *problems, last = done.stdout.splitlines()
+    assert problems == [] and int(last.removeprefix("kills ")) >= 15
+
+
+# --- what is refused ---
+
+OTHER = {
+    "text_column": "body",
+    "id_column": None,
+    "clean": False,
+    "min_chars": 21,
+    "dedup_threshold": 0.8,
+    "tokenizer": "char",
+    "vocab_size": 301,
+    "val_fraction": 0.3,
+    "split_by": "file",
+    "shard_tokens": 1000,
+}
+
+
+@pytest.mark.parametrize("key", OTHER)
+@pytest.mark.parametrize("complete", [True, False])
+def test_a_changed_setting_is_refused_with_its_name_and_the_ways_out(corpus, finished, key, complete):
+    if not complete:
+        (finished / "meta.json").unlink()
+    before = tree(finished)
+    message = refusal(corpus[0], finished, **{key: OTHER[key]})
+    old = getattr(PrepareConfig(**SETTINGS), key)
+    assert f"{key}={old!r}, not {OTHER[key]!r}" in message
+    assert "another --data_dir" in message and f"delete {finished}" in message and "earlier settings" in message
+    assert tree(finished) == before
+
+
+def test_every_setting_that_decides_what_is_written_is_compared():
+    compared = {field.name for field in dataclasses.fields(PrepareConfig)} - {"source", "data_dir", "num_workers"}
+    assert compared == set(OTHER)
+
+
+REMEDIES = {
+    "vocabulary too large": {"vocab_size": 260},
+    "no validation": {"val_fraction": 0.5, "vocab_size": 260},
+    "nothing long enough": {"min_chars": 5, "vocab_size": 260},
+    "another column": {"text_column": "body", "vocab_size": 260},
+    "no training by position": {"val_fraction": 0.5, "split_by": "position", "tokenizer": "char"},
+    "ids that name no file": {"id_column": None, "split_by": "file", "vocab_size": 260},
+    "several": {"tokenizer": "char", "split_by": "position", "dedup_threshold": 0.9, "shard_tokens": 50},
+}
+
+
+@pytest.mark.parametrize("kind", REMEDIES)
+def test_the_remedy_that_an_error_names_can_be_typed_as_it_is(tmp_path, kind):
+    """A setting may change until a finished file depends on it; the result is that of a fresh folder."""
+    key, draw = "body" if kind == "another column" else "text", random.Random(0)
+    for k in range(20):
+        row = {key: sentence(draw, 30)} | ({"id": f"own {k}"} if kind == "ids that name no file" else {})
+        (tmp_path / f"{k}.jsonl").write_text(json.dumps(row) + "\n")
+    wrong = {
+        "vocabulary too large": {"vocab_size": 50_000},
+        "several": {"vocab_size": 50_000, "dedup_threshold": 0.9},
+        "no validation": {"val_fraction": 1e-9},
+        "nothing long enough": {"min_chars": 10_000},
+        "no training by position": REMEDIES[kind] | {"val_fraction": 0.999999},
+        "ids that name no file": {"split_by": "file", "vocab_size": 260},
+    }
+    refusal(tmp_path / "*.jsonl", tmp_path / "data", **wrong.get(kind, {}))
+    again = prepare(tmp_path / "*.jsonl", tmp_path / "data", **REMEDIES[kind])
+    assert tree(again) == tree(prepare(tmp_path / "*.jsonl", tmp_path / "fresh", **REMEDIES[kind]))
+
+
+FIXED = {  # the stage that is interrupted: a setting that its predecessors fixed, one that may still change
+    "find_duplicates": ("min_chars", "dedup_threshold"),
+    "make_tokenizer": ("dedup_threshold", "vocab_size"),
+    "encode_part": ("val_fraction", "shard_tokens"),
+    "make_yardsticks": ("shard_tokens", None),
+}
+
+
+@pytest.mark.parametrize("stage", FIXED)
+def test_a_setting_is_fixed_by_the_first_file_that_depends_on_it(corpus, tmp_path, monkeypatch, stage):
+    fixed, free = FIXED[stage]
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(prepare_wiki, stage, lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+        prepare(corpus[0], tmp_path / "data")
+    before = tree(tmp_path / "data")
+    assert f"{fixed}=" in refusal(corpus[0], tmp_path / "data", **{fixed: OTHER[fixed]})
+    assert tree(tmp_path / "data") == before
+    if free:
+        again = prepare(corpus[0], tmp_path / "data", **{free: OTHER[free]})
+        assert tree(again) == tree(prepare(corpus[0], tmp_path / "fresh", **{free: OTHER[free]}))
+        assert read_meta(again)["provenance"]["settings"][free] == OTHER[free]
+
+
+@pytest.mark.parametrize("change", ["edited", "touched", "added", "removed"])
+def test_a_changed_source_is_refused_with_the_file_and_the_ways_out(corpus, tmp_path, change):
+    shutil.copytree(Path(corpus[0]).parent, tmp_path / "texts")
+    out = prepare(tmp_path / "texts/*.jsonl", tmp_path / "data")
+    before = tree(out)
+    path = tmp_path / ("texts/9.jsonl" if change == "added" else "texts/1.jsonl")
+    if change == "removed":
+        path.unlink()
+    elif change == "touched":
+        os.utime(path, ns=(1, 1))
+    else:
+        path.write_text('{"text": "another text"}\n')
+    message = refusal(tmp_path / "texts/*.jsonl", out)
+    assert path.name in message and "another --data_dir" in message and f"delete {out}" in message
+    assert tree(out) == before
+
+
+def test_a_folder_with_other_files_is_refused(corpus, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.txt").write_text("precious")
+    assert "holds other files" in refusal(corpus[0], tmp_path / "mine")
+    assert os.listdir(tmp_path / "mine") == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("name", [None, "README.md", "manifest.json.tmp"])
+def test_a_folder_that_is_empty_or_has_a_readme_or_was_just_begun_is_taken(corpus, tmp_path, name):
+    (tmp_path / "data").mkdir()
+    if name:
+        (tmp_path / "data" / name).write_text("what this is")
+    prepare(corpus[0], tmp_path / "data")
+    assert read_meta(tmp_path / "data")["vocab_size"] == 300
+    assert name != "README.md" or (tmp_path / "data/README.md").read_text() == "what this is"
+
+
+def test_a_data_dir_that_is_a_file_is_refused(corpus, tmp_path):
+    (tmp_path / "file").write_text("x")
+    assert str(tmp_path / "file") in refusal(corpus[0], tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        ({"val_fraction": 0}, "val_fraction (0) must lie between 0 and 1"),
+        ({"val_fraction": 1.0}, "val_fraction (1.0) must lie between 0 and 1"),
+        ({"dedup_threshold": 0}, "dedup_threshold (0) must be above 0"),
+        ({"dedup_threshold": 1.1}, "dedup_threshold (1.1) must be above 0"),
+        ({"shard_tokens": 0}, "shard_tokens (0) must be at least 1"),
+        ({"num_workers": 0}, "num_workers (0) must be at least 1"),
+        ({"vocab_size": 256}, "vocab_size (256) must be at least 257"),
+        ({"tokenizer": "/none/tokenizer.json"}, "/none/tokenizer.json: no such tokenizer file"),
+        ({"source": ""}, "give --source=... and --data_dir=..."),
+        ({"data_dir": ""}, "give --source=... and --data_dir=..."),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_before_anything_is_written(corpus, tmp_path, settings, words):
+    with pytest.raises(ValueError) as error:
+        main(PrepareConfig(**({"source": corpus[0], "data_dir": str(tmp_path / "data")} | SETTINGS | settings)))
+    assert words in str(error.value)
+    assert os.listdir(tmp_path) == []
+
+
+def bad_source(folder: Path, kind: str) -> tuple[str, dict]:
+    """A source that cannot be prepared, and the settings to try."""
+    text = sentence(random.Random(0), 40)
+    if kind == "no file":
+        return "none.jsonl", {}
+    if kind == "empty file":
+        (folder / "in.jsonl").write_text("")
+    elif kind == "binary as text":
+        (folder / "in.txt").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\xff")
+    elif kind == "binary as jsonl":
+        (folder / "in.jsonl").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\xff")
+    elif kind == "no text column":
+        pq.write_table(pa.table({"body": [text]}), folder / "in.parquet")
+    elif kind == "damaged line":
+        (folder / "in.jsonl").write_text(json.dumps({"text": text}) + '\n{"text": "cut\n')
+    elif kind == "truncated gzip":
+        (folder / "in.txt.gz").write_bytes(gzip.compress(text.encode())[:-9])
+    elif kind == "equal ids":
+        (folder / "in.jsonl").write_text((json.dumps({"text": text, "id": "same"}) + "\n") * 2)
+    elif kind == "unknown format":
+        (folder / "in.docx").write_text(text)
+    else:
+        rows = [{"text": sentence(random.Random(k), 40)} for k in range(20)]
+        (folder / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = {
+        "vocabulary too large": {"vocab_size": 50_000},
+        "nothing long enough": {"min_chars": 10_000},
+        "no validation": {"val_fraction": 1e-9, "vocab_size": 260},
+        "no training": {"val_fraction": 1 - 1e-9, "vocab_size": 260},
+        "no training by position": {"val_fraction": 0.999999, "tokenizer": "char", "split_by": "position"},
+    }
+    return "in.*", settings.get(kind, {})
+
+
+BAD = {
+    "no file": "none.jsonl: no such file",
+    "empty file": "no document left of 0",
+    "binary as text": "in.txt: not UTF-8 text",
+    "binary as jsonl": "in.jsonl: not UTF-8 text",
+    "no text column": "in.parquet: no column 'text' (columns: body)",
+    "damaged line": "in.jsonl: line 2 ",
+    "truncated gzip": "in.txt.gz: damaged",
+    "equal ids": "two documents have the id 'same'",
+    "unknown format": "in.docx: unknown format",
+    "vocabulary too large": "vocab_size (50000) is too large for this corpus: only ",
+    "nothing long enough": "no document left of 20 (0 empty, 20 too_short)",
+    "no validation": "all 20 documents fell into the train split and none into the other; change --val_fraction",
+    "no training": "all 20 documents fell into the val split and none into the other; change --val_fraction",
+    "no training by position": "val_fraction (0.999999)",
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_input_is_one_line_and_no_complete_folder(tmp_path, kind):
+    (tmp_path / "in").mkdir()
+    pattern, settings = bad_source(tmp_path / "in", kind)
+    assert BAD[kind] in refusal(tmp_path / "in" / pattern, tmp_path / "data", **settings)
+
+
+def command_line(*arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(REPO / "prepare_wiki.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=200)
+
+
+@pytest.mark.parametrize("kind", ["binary as text", "vocabulary too large"])
+def test_a_bad_input_on_the_command_line_is_one_line_and_exit_code_1(tmp_path, kind):
+    (tmp_path / "in").mkdir()
+    pattern, settings = bad_source(tmp_path / "in", kind)
+    flags = [f"--{key}={value}" for key, value in (SETTINGS | settings).items()]
+    failed = command_line(f"--source={tmp_path}/in/{pattern}", f"--data_dir={tmp_path}/data", *flags)
+    assert failed.returncode == 1
+    assert failed.stderr.startswith("error: ") and failed.stderr.count("\n") == 1 and BAD[kind] in failed.stderr
+    assert not (tmp_path / "data/meta.json").exists()
+
+
+def test_the_command_line_prepares_a_folder_with_two_processes(corpus, finished, tmp_path):
+    """Started as a script: workers import prepare_wiki.py as their main module."""
+    for path in Path(corpus[0]).parent.iterdir():
+        row = json.dumps({"text": "", "padding": "x" * PART_BYTES})  # each file becomes a part
+        (tmp_path / path.name).write_text(path.read_text() + row + "\n")
+    flags = [f"--{key}={value}" for key, value in (SETTINGS | {"num_workers": 2}).items()]
+    done = command_line(f"--source={tmp_path}/*.jsonl", f"--data_dir={tmp_path}/by command", *flags)
+    assert done.returncode == 0 and done.stderr == "" and "documents read" in done.stdout
+    assert len(list((tmp_path / "by command/documents").iterdir())) == 3
+    for split in ("train", "val"):
+        assert Shards(tmp_path / "by command", split).all().tolist() == Shards(finished, split).all().tolist()
+
+
+@pytest.mark.parametrize(
+    "argument",
+    ["config/data_pydocs.py", "--source=a/*.jsonl", "--source=a b/[0-9]?.txt", "my config.py", "--source=it's/*.txt"]
+    + ["--source=$HOME/x", "--source=a;b&c(d)", "--min_chars=3", "--data_dir=data/~x"],
+)
+def test_the_command_that_completes_a_folder_can_be_pasted_into_a_shell(corpus, tmp_path, monkeypatch, argument):
+    monkeypatch.setattr(sys, "argv", ["prepare_wiki.py", argument])
+    monkeypatch.setattr(prepare_wiki, "make_documents", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        prepare(corpus[0], tmp_path / "data")
+    with pytest.raises(ValueError) as error:
+        read_meta(tmp_path / "data")
+    command = str(error.value).split("complete it with: ")[1]
+    printed = subprocess.run(
+        ["sh", "-c", command.replace("python ", "printf '%s\\n' ", 1)], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert printed.stdout.splitlines() == ["prepare_wiki.py", argument] == shlex.split(command)[1:]

@@ -1,0 +1,693 @@
+"""Documents from files and from docstrings: every format, every mistake, and the same ids every time."""
+
+import ast
+import bz2
+import gzip
+import importlib.metadata
+import importlib.util
+import inspect
+import json
+import math
+import operator
+import os
+import random
+import sys
+import sysconfig
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import sources
+from sources import (
+    Document,
+    DocumentWriter,
+    Piece,
+    docstrings,
+    find_parts,
+    map_parts,
+    python_packages,
+    read_counts,
+    read_documents,
+    read_part,
+)
+
+REPO = Path(__file__).parents[1]
+PACK = {
+    "": lambda data: data,
+    ".gz": gzip.compress,
+    ".bz2": bz2.compress,
+    ".zst": lambda data: pa.compress(data, codec="zstd", asbytes=True),
+}
+ROWS = [
+    {"id": "a/1", "title": "One", "url": "https://x/1", "text": "first\ntext"},
+    {"id": "a/2", "title": "Zwei ü", "url": "https://x/2", "text": "机器学习\u2028line separator"},
+    {"id": "a/3", "title": "", "url": "", "text": "  indented\r\nand \U0001f600 "},
+]
+
+
+def lines(rows: list[dict]) -> bytes:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+def read(source: str | Path, text_column: str = "text", id_column: str | None = "id") -> list[Document]:
+    """All documents of a source."""
+    parts, _ = find_parts(str(source), text_column)
+    return [document for part in parts for document in read_part(part, text_column, id_column)]
+
+
+def refusal(*args, **settings) -> str:
+    """The message of the ValueError that reading this source raises: one line."""
+    with pytest.raises(ValueError) as error:
+        read(*args, **settings)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+# --- formats ---
+
+
+@pytest.mark.parametrize("pack", PACK)
+@pytest.mark.parametrize("suffix", [".jsonl", ".ndjson", ".JSONL"])
+def test_json_lines_give_their_rows(tmp_path, suffix, pack):
+    path = tmp_path / f"rows{suffix}{pack.upper() if suffix.isupper() else pack}"
+    path.write_bytes(PACK[pack](lines(ROWS)))
+    assert read(path) == [Document(**row) for row in ROWS]
+
+
+@pytest.mark.parametrize("pack", PACK)
+def test_a_text_file_is_one_document_with_its_name_as_title(tmp_path, pack):
+    text = "Line one.\r\n\r\n机器学习\ttabbed  \n"
+    path = tmp_path / f"essay.v1.txt{pack}"
+    path.write_bytes(PACK[pack](text.encode()))
+    (document,) = read(path)
+    assert (document.text, document.title, document.url) == (text, path.name, "")
+    assert path.name in document.id
+
+
+@pytest.mark.parametrize("codec", ["snappy", "zstd", "none"])
+@pytest.mark.parametrize("rows_per_group", [1, 2, 100])
+def test_parquet_gives_its_rows_whatever_its_row_groups(tmp_path, rows_per_group, codec):
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.Table.from_pylist(ROWS), path, row_group_size=rows_per_group, compression=codec)
+    assert read(path) == [Document(**row) for row in ROWS]
+    without_ids = [document.id for document in read(path, id_column=None)]
+    pq.write_table(pa.Table.from_pylist(ROWS), path, row_group_size=100)
+    assert [document.id for document in read(path, id_column=None)] == without_ids
+
+
+@pytest.mark.parametrize("pack", [".gz", ".bz2", ".zst"])
+def test_several_compressed_streams_in_one_file_are_all_read(tmp_path, pack):
+    """As `cat a.gz b.gz`, pigz and Wikipedia's multistream dumps write them."""
+    path = tmp_path / f"rows.jsonl{pack}"
+    path.write_bytes(b"".join(PACK[pack](lines([row])) for row in ROWS))
+    assert read(path) == [Document(**row) for row in ROWS]
+
+
+def test_blank_lines_and_a_missing_last_newline_do_no_harm(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b"\n" + lines(ROWS).replace(b"\n", b"\r\n\r\n").rstrip())
+    assert read(path) == [Document(**row) for row in ROWS]
+
+
+def test_other_fields_are_ignored_and_absent_ones_are_empty(tmp_path):
+    (tmp_path / "rows.jsonl").write_bytes(lines([{"text": "a", "id": 7, "extra": {"b": [1]}}, {"text": "", "id": 0}]))
+    assert read(tmp_path / "rows.jsonl") == [Document("7", "", "", "a"), Document("0", "", "", "")]
+
+
+def test_text_column_names_the_field_with_the_text(tmp_path):
+    (tmp_path / "rows.jsonl").write_bytes(lines([{"content": "a", "text": "no"}]))
+    pq.write_table(pa.table({"content": ["b"], "text": ["no"]}), tmp_path / "rows.parquet")
+    assert [document.text for document in read(tmp_path / "rows.*", text_column="content")] == ["a", "b"]
+
+
+def test_a_pattern_takes_all_its_files_below_any_folder_in_order(tmp_path, monkeypatch):
+    for name in ("b/2.jsonl", "a/1.jsonl", "a/c/3.jsonl", "a/other.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(lines([{"text": name}]))
+    (tmp_path / "a/folder.jsonl").mkdir()
+    texts = [document.text for document in read(f"{tmp_path}/**/*.jsonl")]
+    assert texts == ["a/1.jsonl", "a/c/3.jsonl", "b/2.jsonl"]
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert [document.text for document in read("~/b/*")] == ["b/2.jsonl"]
+
+
+# --- ids ---
+
+
+def test_the_id_column_gives_the_ids_and_rows_without_one_get_theirs(tmp_path):
+    rows = [{"text": "a", "id": "x", "key": 5}, {"text": "b", "id": "", "key": None}, {"text": "c"}]
+    (tmp_path / "rows.jsonl").write_bytes(lines(rows))
+    by_id = [document.id for document in read(tmp_path / "rows.jsonl")]
+    assert by_id[0] == "x" and all(i.startswith("rows.jsonl#") for i in by_id[1:])
+    assert [document.id for document in read(tmp_path / "rows.jsonl", id_column="key")][0] == "5"
+    assert all(document.id.startswith("rows.jsonl#") for document in read(tmp_path / "rows.jsonl", id_column=None))
+
+
+def test_made_up_ids_are_unique_even_for_equal_texts_in_equally_named_files(tmp_path):
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "rows.jsonl").write_bytes(lines([{"text": "same"}] * 5))
+        (tmp_path / folder / "same.txt").write_text("same")
+    ids = [document.id for document in read(f"{tmp_path}/*/*")]
+    assert len(ids) == 12 == len(set(ids))
+
+
+def test_ids_do_not_depend_on_where_the_folder_lies_or_how_it_is_named(tmp_path, monkeypatch):
+    found = []
+    for root in ("here", "there/deep"):
+        folder = tmp_path / root
+        (folder / "x").mkdir(parents=True)
+        (folder / "x/rows.jsonl").write_bytes(lines([{"text": "a"}, {"text": "b"}]))
+        (folder / "y.txt").write_text("c")
+        found.append([document.id for document in read(f"{folder}/**/*.*")])
+        monkeypatch.chdir(folder)
+        found.append([document.id for document in read("**/*.*")])
+    assert len(set(map(tuple, found))) == 1 and len(found[0]) == 3
+
+
+def test_made_up_ids_change_with_the_text(tmp_path):
+    ids = []
+    for text in "ab":
+        (tmp_path / "rows.jsonl").write_bytes(lines([{"text": text}]))
+        ids += [document.id for document in read(tmp_path / "rows.jsonl")]
+    assert ids[0] != ids[1]
+
+
+# --- parts ---
+
+
+def test_parts_hold_every_file_once_and_about_the_wanted_size(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "PART_BYTES", 1000)
+    sizes = [300, 300, 300, 300, 5000, 10, 990, 10]
+    for i, size in enumerate(sizes):
+        (tmp_path / f"{i}.txt").write_text("x" * size)
+    parts, _ = find_parts(f"{tmp_path}/*.txt")
+    names = [[piece.name for piece in part] for part in parts]
+    assert names == [["0.txt", "1.txt", "2.txt"], ["3.txt"], ["4.txt"], ["5.txt", "6.txt"], ["7.txt"]]
+
+
+def test_row_groups_of_one_parquet_file_are_work_for_several_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "PART_BYTES", 1)
+    pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "rows.parquet", row_group_size=1)
+    parts, _ = find_parts(f"{tmp_path}/*.parquet")
+    assert [[document.id for document in read_part(part)] for part in parts] == [["a/1"], ["a/2"], ["a/3"]]
+
+
+def test_identity_changes_with_the_files_and_is_json(tmp_path):
+    for name in "ab":
+        (tmp_path / f"{name}.txt").write_text(name)
+
+    def identity() -> dict:
+        return find_parts(f"{tmp_path}/*.txt")[1]
+
+    first = identity()
+    assert identity() == first == json.loads(json.dumps(first))
+    (tmp_path / "a.txt").write_text("longer")
+    second = identity()
+    os.utime(tmp_path / "b.txt", ns=(1, 1))
+    third = identity()
+    (tmp_path / "c.txt").write_text("c")
+    assert len({json.dumps(i) for i in (first, second, third, identity())}) == 4
+
+
+# --- mistakes ---
+
+
+def test_a_pattern_without_files_says_what_a_source_is(tmp_path):
+    for source in (f"{tmp_path}/*.jsonl", tmp_path / "none.txt", tmp_path):
+        message = refusal(source)
+        assert str(source) in message and "pydocs" in message
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows", "rows.json", "rows.txt.xz", ".gz"])
+def test_an_unknown_format_lists_the_known_ones(tmp_path, name):
+    (tmp_path / name).write_bytes(b"x")
+    message = refusal(tmp_path / name)
+    assert message.startswith(f"{tmp_path / name}: unknown format") and ".jsonl" in message and ".zst" in message
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe\x00binary", b"text and \0 then", bytes(range(256)), b"caf\xe9 in latin-1"]
+)
+@pytest.mark.parametrize("pack", PACK)
+def test_a_binary_file_called_txt_is_refused_by_name(tmp_path, content, pack):
+    path = tmp_path / f"file.txt{pack}"
+    path.write_bytes(PACK[pack](content))
+    message = refusal(path)
+    assert message.startswith(f"{path}: ") and "binary" in message
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"{'text': 'python'}", b'{"text": "cut', b"[1, 2]", b'"text"', b"plain words", b'{"text": "a"} {"text": "b"}']
+    + [b"[" * 100_000],
+    ids=["python", "cut", "list", "string", "words", "two", "deep"],
+)
+@pytest.mark.parametrize("pack", ["", ".gz"])
+def test_a_line_that_is_no_json_object_is_refused_with_its_number(tmp_path, line, pack):
+    path = tmp_path / f"rows.jsonl{pack}"
+    path.write_bytes(PACK[pack](lines(ROWS[:1]) + b"\n" + line + b"\n" + lines(ROWS[1:])))
+    assert refusal(path).startswith(f"{path}: line 3 ")
+
+
+def test_a_binary_file_called_jsonl_is_refused_by_name(tmp_path):
+    (tmp_path / "rows.jsonl").write_bytes(b"\x93NUMPY\xff\xfe")
+    assert refusal(tmp_path / "rows.jsonl").startswith(f"{tmp_path}/rows.jsonl: not UTF-8 text")
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "txt"])
+@pytest.mark.parametrize("pack", [".gz", ".bz2", ".zst"])
+def test_a_truncated_or_damaged_file_is_refused_by_name(tmp_path, kind, pack):
+    draw = random.Random(0)
+    data = PACK[pack](lines([{"text": draw.randbytes(500).hex()} for _ in range(200)]))
+    path = tmp_path / f"rows.{kind}{pack}"
+    for damaged in (data[: len(data) // 2], data[:-1], b"not compressed at all\n" * 9):
+        path.write_bytes(damaged)
+        message = refusal(path)
+        assert message.startswith(f"{path}: ") and "damaged" in message
+
+
+def test_a_parquet_file_without_the_text_column_lists_its_columns(tmp_path):
+    pq.write_table(pa.table({"body": ["a"], "id": ["1"]}), tmp_path / "rows.parquet")
+    message = refusal(tmp_path / "rows.parquet")
+    assert message.startswith(f"{tmp_path}/rows.parquet: no column 'text'")
+    assert "body, id" in message and "--text_column" in message
+
+
+def test_a_row_without_text_is_refused_with_its_number_and_keys(tmp_path):
+    (tmp_path / "rows.jsonl").write_bytes(lines([{"text": "a", "id": "1"}, {"id": "2", "body": "b"}]))
+    message = refusal(tmp_path / "rows.jsonl")
+    assert message.startswith(f"{tmp_path}/rows.jsonl: row 1 ") and "body, id" in message and "--text_column" in message
+
+
+@pytest.mark.parametrize("value", [3, 1.5, ["a"], {"a": "b"}, True])
+def test_text_of_another_type_is_refused_with_its_row_and_type(tmp_path, value):
+    (tmp_path / "rows.jsonl").write_bytes(lines([{"text": "a"}, {"text": value}]))
+    message = refusal(tmp_path / "rows.jsonl")
+    assert message.startswith(f"{tmp_path}/rows.jsonl: row 1") and type(value).__name__ in message
+    assert "--text_column" in message
+    pq.write_table(pa.table({"text": [value] * 3}), tmp_path / "rows.parquet", row_group_size=2)
+    assert refusal(tmp_path / "rows.parquet").startswith(f"{tmp_path}/rows.parquet: row 0")
+
+
+def test_null_is_an_empty_text(tmp_path):
+    (tmp_path / "rows.jsonl").write_bytes(lines([{"text": None, "id": "1"}, {"text": "a", "id": "2"}]))
+    pq.write_table(pa.table({"text": ["b", None], "id": ["3", "4"]}), tmp_path / "rows.parquet")
+    assert [(d.id, d.text) for d in read(tmp_path / "rows.*")] == [("1", ""), ("2", "a"), ("3", "b"), ("4", "")]
+
+
+def test_what_is_no_parquet_file_is_refused_by_name(tmp_path):
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"text": ["a" * 1000]}), path)
+    whole = path.read_bytes()
+    for content in (b"", b"no", b"not a parquet file at all", whole[: len(whole) // 2]):
+        path.write_bytes(content)
+        assert refusal(path).startswith(f"{path}: ")
+
+
+def test_damage_inside_a_parquet_file_is_refused_by_name(tmp_path):
+    path, draw = tmp_path / "rows.parquet", random.Random(0)
+    pq.write_table(pa.table({"text": [draw.randbytes(500).hex() for _ in range(100)]}), path, compression="snappy")
+    data = bytearray(path.read_bytes())
+    data[500:20000] = bytes(255 - byte for byte in data[500:20000])
+    path.write_bytes(data)
+    assert refusal(path).startswith(f"{path}: ")
+
+
+# --- docstrings ---
+
+MODULE = '''\
+"""The module's docstring.
+
+    With indentation.
+"""
+import typing
+
+raise_on_import = 1 / ZERO
+
+
+def one_line():
+    "One line only."
+
+
+class Outer:
+    """Outer class.
+
+        Deeper line.
+    """
+
+    class Inner:
+        """Inner class."""
+
+        async def coroutine(self):
+            r"""Raw \\d docstring."""
+
+            def local():
+                """A local function."""
+
+    def no_docstring(self):
+        return """not a docstring"""
+
+    @property
+    def prop(self):
+        """A property."""
+
+
+if typing.TYPE_CHECKING:
+
+    def conditional():
+        """Under if."""
+
+else:
+
+    def conditional():
+        """Under else."""
+
+
+try:
+
+    def tried():
+        """Under try."""
+
+except ImportError:
+
+    def handler():
+        """Under except."""
+
+finally:
+
+    def final():
+        """Under finally."""
+
+
+for _ in ():
+
+    def looped():
+        """Under for."""
+
+
+with open("x"):
+
+    def inside():
+        """Under with."""
+
+
+match 1:
+    case 1:
+
+        def cased():
+            """Under case."""
+
+
+@typing.overload
+def overloaded(a: int) -> int:
+    """Same text."""
+
+
+@typing.overload
+def overloaded(a: str) -> str:
+    """Same text."""
+
+
+def overloaded(a):
+    """The real one."""
+
+
+def f_string():
+    f"""Not a docstring {1}."""
+
+
+def joined():
+    "Joined " """docstring."""
+
+
+def empty():
+    """"""
+
+
+def after_a_statement():
+    pass
+    """Not a docstring."""
+
+
+UNICODE = lambda: None  # 机器学习
+
+
+def chinese():
+    """机器学习是人工智能的一个分支。"""
+'''
+
+
+def every_docstring(source: str) -> list[tuple[int, str]]:
+    """(line, text) of every docstring, by walking over all nodes."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            text = ast.get_docstring(node)
+            if text:
+                found.append((node.body[0].lineno, text))
+    return sorted(found)
+
+
+def piece_of(path: Path, name: str = "thing-1.2/pkg/mod.py") -> Piece:
+    return Piece(str(path), name, "pydocs", path.stat().st_size)
+
+
+def test_docstrings_are_those_that_ast_finds_with_names_and_unique_ids(tmp_path):
+    (tmp_path / "mod.py").write_text(MODULE, encoding="utf-8")
+    documents = list(docstrings(piece_of(tmp_path / "mod.py")))
+    found = [(int(document.id.split("#L")[1].split("-")[0]), document.text) for document in documents]
+    assert found == every_docstring(MODULE) and len(found) == 20
+    assert len({document.id for document in documents}) == len(documents)
+    assert all(document.id.startswith("thing-1.2/pkg/mod.py#L") for document in documents)
+    assert {document.url for document in documents} == {"https://pypi.org/project/thing/1.2/"}
+    titles = {document.text: document.title.removeprefix("pkg.mod") for document in documents}
+    assert titles["The module's docstring.\n\nWith indentation."] == ""
+    assert titles["Inner class."] == ".Outer.Inner"
+    assert titles["Raw \\d docstring."] == ".Outer.Inner.coroutine"
+    assert titles["A local function."] == ".Outer.Inner.coroutine.local"
+    assert titles["Under else."] == titles["Under if."] == ".conditional"
+    assert titles["Under case."] == ".cased"
+    assert sum(document.text == "Same text." for document in documents) == 2
+
+
+@pytest.mark.parametrize("package", ["json", "asyncio", "importlib", "unittest"])
+def test_docstrings_of_the_standard_library_are_those_that_ast_finds(package):
+    paths = sorted((Path(sysconfig.get_paths()["stdlib"]) / package).glob("*.py"))
+    for path in paths:
+        source = path.read_text(encoding="utf-8")
+        found = [document.text for document in docstrings(piece_of(path))]
+        quoted = '"""' in source or "'''" in source  # others are not looked at
+        assert found == [text for _, text in every_docstring(source) if quoted], path
+    assert len(paths) > 3
+
+
+def test_text_and_title_are_what_inspect_shows_of_the_imported_module(tmp_path):
+    path = Path(sysconfig.get_paths()["stdlib"]) / "textwrap.py"
+    spec = importlib.util.spec_from_file_location("textwrap", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    documents = list(docstrings(piece_of(path, "python-3.11.7/textwrap.py")))
+    for document in documents:
+        names = document.title.split(".")
+        assert names[0] == "textwrap" and document.url == "https://docs.python.org/3.11/"
+        thing = operator.attrgetter(".".join(names[1:]))(module) if names[1:] else module
+        assert inspect.getdoc(thing) == document.text, document.title
+    assert len(documents) > 8
+
+
+def test_the_module_is_never_imported(tmp_path, monkeypatch):
+    (tmp_path / "mod.py").write_text('"""Text."""\nopen("marker", "w")\nraise SystemExit("imported")\n')
+    monkeypatch.chdir(tmp_path)
+    assert [document.text for document in docstrings(piece_of(tmp_path / "mod.py"))] == ["Text."]
+    assert not (tmp_path / "marker").exists() and "mod" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    "source",
+    [b'"""Text."""\nprint "Python 2"\n', b'"""Text."""\n{% template %}\n', b'"""Nul."""\0\n', b'"""\xff\xfe"""\n', b""]
+    + [b'"""Deep."""\nx = ' + b"-" * 5000 + b"1\n"],
+    ids=["python2", "template", "nul", "bytes", "empty", "deep"],
+)
+def test_a_file_that_this_python_cannot_parse_has_no_docstrings(tmp_path, source, recwarn):
+    (tmp_path / "mod.py").write_bytes(source)
+    assert list(docstrings(piece_of(tmp_path / "mod.py"))) == []
+
+
+def test_a_file_of_another_encoding_and_with_bad_escapes_is_read_in_silence(tmp_path, recwarn):
+    (tmp_path / "mod.py").write_bytes('# coding: latin-1\n"""caf\xe9 \\d"""\n'.encode("latin-1"))
+    assert [document.text for document in docstrings(piece_of(tmp_path / "mod.py"))] == ["caf\xe9 \\d"]
+    assert not recwarn.list
+
+
+def test_names_of_packages_leave_out_init(tmp_path):
+    (tmp_path / "__init__.py").write_text('"""Text."""\n')
+    (document,) = docstrings(piece_of(tmp_path / "__init__.py", "a-b-1.0/pkg/sub/__init__.py"))
+    assert document.title == "pkg.sub" and document.url == "https://pypi.org/project/a-b/1.0/"
+
+
+def test_help_topics_are_documents_one_for_each_entry():
+    from pydoc_data.topics import topics
+
+    path = Path(sysconfig.get_paths()["stdlib"]) / "pydoc_data/topics.py"
+    documents = list(docstrings(piece_of(path, "python-3.11.7/pydoc_data/topics.py")))
+    assert {document.title: document.text for document in documents} == topics
+    assert len({document.id for document in documents}) == len(topics)
+
+
+# --- packages ---
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """Make packages that importlib.metadata finds: (name, version, requirements, files)."""
+
+    def install(name: str, version: str, requires: tuple[str, ...] = (), files: dict[str, str] | None = None) -> None:
+        info = tmp_path / f"{name.replace('-', '_')}-{version}.dist-info"
+        info.mkdir()
+        head = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        extras = "".join(f"Provides-Extra: {e}\n" for e in ("fast", "slow"))
+        (info / "METADATA").write_text(head + extras + "".join(f"Requires-Dist: {r}\n" for r in requires))
+        for path, text in (files or {}).items():
+            (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / path).write_text(text)
+        (info / "RECORD").write_text("".join(f"{path},,\n" for path in files or {}))
+
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return install
+
+
+def closure(tmp_path: Path, text: str) -> list[str]:
+    (tmp_path / "wanted.txt").write_text(text)
+    found = python_packages(tmp_path / "wanted.txt")
+    assert found[0][0] == "python"
+    return [name for name, _ in found[1:]]
+
+
+def test_packages_are_the_closure_over_requirements_extras_and_markers(tmp_path, installed):
+    installed("nl-top", "1.0", ("nl_dep>=1", "nl-fast; extra == 'fast'", "nl-slow; extra == 'slow'"))
+    installed("nl-dep", "1.5", ("nl-old; python_version < '3'", "nl-new; python_version >= '3'"))
+    installed("nl-new", "2.0", ("nl-top", "nl-nested[fast]"))  # a circle
+    installed("nl-nested", "1.0", ("nl-leaf; extra == 'fast'",))
+    for name in ("nl-fast", "nl-slow", "nl-old", "nl-leaf", "nl-unrelated"):
+        installed(name, "3.0")
+    plain = ["nl-dep", "nl-leaf", "nl-nested", "nl-new", "nl-top"]
+    assert closure(tmp_path, "# a comment\n\nNL_Top==1.0\n") == plain
+    assert closure(tmp_path, "nl-top[fast]==1.0\n") == sorted([*plain, "nl-fast"])
+    assert dict(python_packages(tmp_path / "wanted.txt"))["nl-dep"] == "1.5"
+
+
+def test_a_package_that_is_not_installed_is_named_with_the_remedy(tmp_path, installed):
+    installed("nl-top", "1.0", ("nl-absent",))
+    with pytest.raises(ValueError, match="nl-absent is not installed; run: pip install -r requirements.txt"):
+        closure(tmp_path, "nl-top\n")
+
+
+def test_requirements_bring_their_closure_and_no_development_packages():
+    found = dict(python_packages(REPO / "requirements.txt"))
+    assert {"torch", "numpy", "datasets", "pandas", "huggingface-hub"} <= set(found)  # the last two are not listed
+    assert not {"transformers", "pytest", "hypothesis", "ruff", "pip"} & set(found)
+    assert all(importlib.metadata.version(name) == version for name, version in found.items() if name != "python")
+
+
+def test_pydocs_are_the_files_of_these_packages_without_tests(tmp_path, installed, monkeypatch):
+    files = {
+        "nl_top/__init__.py": '"""Top."""',
+        "nl_top/tests/test_a.py": '"""Test."""',
+        "nl_top/data.txt": "x",
+        "nl_top/mod.py": '"""Mod."""',
+        "../outside.py": '"""Outside."""',
+    }
+    installed("nl-top", "1.0", (), files)
+    (tmp_path / "nl_top/unlisted.py").write_text('"""Unlisted."""')
+    monkeypatch.setattr(sources, "python_packages", lambda path: [("python", "3.11.7"), ("nl-top", "1.0")])
+    parts, identity = find_parts("pydocs")
+    pieces = [piece for part in parts for piece in part]
+    own = [piece for piece in pieces if piece.name.startswith("nl-top-")]
+    assert [piece.name for piece in own] == ["nl-top-1.0/nl_top/__init__.py", "nl-top-1.0/nl_top/mod.py"]
+    assert [document.text for document in read_part(own)] == ["Top.", "Mod."]
+    python = {piece.name.removeprefix("python-3.11.7/") for piece in pieces} - {piece.name for piece in own}
+    assert {"json/decoder.py", "abc.py"} <= python
+    assert not any(name.startswith(("test/", "site-packages/")) or "/test/" in name for name in python)
+    assert identity == {"packages": {"python": "3.11.7", "nl-top": "1.0"}}
+
+
+# --- documents on disk ---
+
+FIELD = st.text(max_size=20)
+
+
+@given(st.lists(st.builds(Document, FIELD, FIELD, FIELD, FIELD), max_size=20), st.integers(1, 50))
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_documents_are_read_back_as_they_were_written(tmp_path, monkeypatch, documents, row_group_bytes):
+    monkeypatch.setattr(sources, "ROW_GROUP_BYTES", row_group_bytes)
+    writer = DocumentWriter(tmp_path / "part.parquet")
+    for document in documents:
+        writer.add(document)
+    writer.close({"in": 7, "kept": len(documents)})
+    columns = ("id", "title", "url", "text")
+    assert [Document(*row) for row in read_documents(tmp_path / "part.parquet", columns)] == documents
+    assert list(read_documents(tmp_path / "part.parquet")) == [(d.id, d.text) for d in documents]
+    assert read_counts(tmp_path / "part.parquet") == {"in": 7, "kept": len(documents)}
+    table = pq.read_table(tmp_path / "part.parquet")
+    assert table.column_names == list(columns) and set(table.schema.types) == {pa.string()}
+
+
+def test_a_row_group_holds_no_more_text_than_it_should(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "ROW_GROUP_BYTES", 1000)
+    writer = DocumentWriter(tmp_path / "part.parquet")
+    for i in range(100):
+        writer.add(Document(str(i), "", "", "x" * 99))
+        assert writer.waiting_bytes < 1000
+    writer.close({})
+    metadata = pq.read_metadata(tmp_path / "part.parquet")
+    assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == [11] * 9 + [1]
+
+
+def test_any_row_that_can_be_read_can_be_written(tmp_path):
+    """JSON may spell lone surrogates, which no UTF-8 file can hold."""
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"text": "a\\ud800", "title": "\\udfff", "id": "\\ud800x", "url": "\\udc00"}\n')
+    writer = DocumentWriter(tmp_path / "part.parquet")
+    for document in read(path):
+        writer.add(document)
+    writer.close({})
+    assert len(list(read_documents(tmp_path / "part.parquet"))) == 1
+
+
+# --- processes ---
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_results_come_in_the_order_of_the_jobs_for_any_number_of_workers(num_workers):
+    jobs = [3, 20, 1, 0, 7, 150]
+    assert map_parts(math.factorial, jobs, num_workers, "work", jobs) == [math.factorial(job) for job in jobs]
+    assert map_parts(math.factorial, [], num_workers, "work", []) == []
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_an_error_in_a_worker_arrives_as_it_is(num_workers):
+    with pytest.raises(ValueError, match="invalid literal for int.*'seven'"):
+        map_parts(int, ["1", "2", "seven", "4"], num_workers, "work", [1] * 4)
+
+
+def test_a_killed_worker_is_an_error_that_says_what_to_try():
+    with pytest.raises(ValueError, match="work: a worker process was killed.*--num_workers=1"):
+        map_parts(os._exit, [9, 9], 2, "work", [1, 1])
+
+
+def test_parts_are_read_by_workers_as_by_one_process(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "PART_BYTES", 1)
+    for i in range(4):
+        (tmp_path / f"{i}.txt").write_text(f"text {i}")
+    parts, _ = find_parts(f"{tmp_path}/*.txt")
+    results = [map_parts(read_list, parts, workers, "read", [1] * 4) for workers in (1, 2)]
+    assert results[0] == results[1] and [part[0].text for part in results[0]] == [f"text {i}" for i in range(4)]
+
+
+def read_list(part: list[Piece]) -> list[Document]:
+    return list(read_part(part))

@@ -1,0 +1,116 @@
+"""n-grams against dictionaries counted one by one, probabilities that sum to one, and the xz program's size."""
+
+import lzma
+import math
+import shutil
+import subprocess
+from collections import Counter
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from yardsticks import measure, ngram_nats, xz_bits_per_byte
+
+
+def probability(train: list[int], history: tuple[int, ...], word: int, V: int) -> Fraction:
+    """Witten-Bell, interpolated down to the uniform distribution, from the definition."""
+    n = len(history) + 1
+    grams = Counter(tuple(train[i : i + n]) for i in range(len(train) - n + 1))
+    shorter = probability(train, history[1:], word, V) if history else Fraction(1, V)
+    after = {gram[-1]: count for gram, count in grams.items() if gram[:-1] == history}
+    if not after:
+        return shorter
+    types, total = len(after), sum(after.values())
+    return (after.get(word, 0) + types * shorter) / Fraction(total + types)
+
+
+def reference_nats(train: list[int], val: list[int], V: int, order: int) -> float:
+    total = 0.0
+    for i, word in enumerate(val):
+        history = tuple(val[max(0, i - order + 1) : i])
+        total -= math.log(probability(train, history, word, V))
+    return total
+
+
+def nats(train: list[int], val: list[int], V: int, order: int, dtype: str = "<u2") -> float:
+    return ngram_nats(np.array(train, dtype=dtype), np.array(val, dtype=dtype), V, order)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_ngrams_equal_dictionaries_counted_one_by_one(order, data):
+    V = data.draw(st.integers(2, 5))
+    tokens = st.integers(0, V - 1)
+    train = data.draw(st.lists(tokens, min_size=order, max_size=40))
+    val = data.draw(st.lists(tokens, min_size=order, max_size=12))
+    assert nats(train, val, V, order) == pytest.approx(reference_nats(train, val, V, order), rel=1e-12)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+@given(st.lists(st.integers(0, 2), max_size=4), st.lists(st.integers(0, 2), max_size=4))
+@example([], [0])
+@example([1], [1, 1])
+@example([0, 1], [0])
+@settings(max_examples=30, deadline=None)
+def test_texts_shorter_than_the_order_use_the_orders_that_fit(order, train, val):
+    assert nats(train, val, 3, order) == pytest.approx(reference_nats(train, val, 3, order), rel=1e-12)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+@pytest.mark.parametrize("context", [(0, 1), (1, 0), (3, 3), (2, 4), (4, 4), (0, 4)])
+def test_probabilities_sum_to_one_after_seen_and_unseen_contexts(order, context):
+    train, V = [0, 1, 2, 0, 1, 3, 0, 1, 2, 1, 0, 3, 3, 1], 5  # 4 is never seen
+    p = [math.exp(nats(train, list(context), V, order) - nats(train, [*context, word], V, order)) for word in range(V)]
+    assert sum(p) == pytest.approx(1, abs=1e-12) and min(p) > 0
+
+
+def test_worked_by_hand():
+    """Train 0 1 0 2: p(0) = (2 + 3/4) / (4 + 3); after 0 come 1 and 2, so p(1|0) = (1 + 2 p(1)) / (2 + 2)."""
+    train, V = [0, 1, 0, 2], 4
+    p0, p1 = 2.75 / 7, 1.75 / 7
+    assert nats(train, [0], V, 1) == pytest.approx(-math.log(p0))
+    assert nats(train, [0, 1], V, 2) == pytest.approx(-math.log(p0) - math.log((1 + 2 * p1) / 4))
+
+
+def test_large_vocabularies_do_not_overflow():
+    V, draw = 1 << 20, np.random.default_rng(0)
+    train = draw.choice([0, 1, V // 2, V - 2, V - 1], 300).tolist()
+    val = draw.choice([0, 1, 2, V // 2, V - 1], 30).tolist()
+    assert nats(train, val, V, 3, "<u4") == pytest.approx(reference_nats(train, val, V, 3), rel=1e-12)
+    small = nats([0, 65535, 65535], [65535, 0], 65536, 2)
+    assert small == pytest.approx(reference_nats([0, 65535, 65535], [65535, 0], 65536, 2))
+
+
+def test_longer_contexts_predict_a_periodic_text_better():
+    train = [0, 0, 1] * 100
+    one, two, three = (nats(train, train, 3, order) for order in (1, 2, 3))
+    assert three < two / 2 < one / 2
+
+
+TEXTS = [b"a", b"abc" * 1000, bytes(range(256)) * 40, "机器学习".encode() * 500]
+TEXTS += [np.random.default_rng(0).bytes(300_000) * 2]  # a repetition farther back than a fast preset looks
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=range(len(TEXTS)))
+def test_xz_is_the_size_of_what_xz_writes(text):
+    packed = lzma.compress(text, format=lzma.FORMAT_XZ, preset=9)
+    assert lzma.decompress(packed) == text
+    if shutil.which("xz"):
+        packed = subprocess.run(["xz", "-9", "-T1", "-c"], input=text, capture_output=True, check=True).stdout
+    assert xz_bits_per_byte(text) == pytest.approx(8 * len(packed) / len(text))
+
+
+def test_measure_gives_bits_for_each_byte_of_the_text():
+    draw = np.random.default_rng(1)
+    train, val = draw.integers(0, 9, 500), draw.integers(0, 9, 80)
+    text = b"some text of another length than the tokens"
+    found = measure(train, val, text, 9)
+    assert list(found) == ["xz -9", "bigram", "trigram"]
+    assert found["xz -9"] == pytest.approx(8 * len(lzma.compress(text, preset=9)) / len(text), abs=1e-4)
+    for order, name in ((2, "bigram"), (3, "trigram")):
+        bits = reference_nats(train.tolist(), val.tolist(), 9, order) / math.log(2) / len(text)
+        assert found[name] == pytest.approx(bits, abs=1e-4)
