@@ -6,7 +6,7 @@ Nothing here assumes spaces between words.
 import re
 import unicodedata
 
-LINE_ENDS = re.compile("\r\n|[\r\x85\u2028\u2029]")
+LINE_ENDS = re.compile("\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff]")  # all but tab and newline; and the byte-order mark
 BLANK_LINES = re.compile(r"\n{3,}")
 

@@ -86,7 +86,7 @@ def read_config_file(path: str) -> list[tuple[str, str, str]]:
     if not Path(path).is_file():
         raise ValueError(f"{path}: no such config file (settings are given as --key=value)")
     try:
-        statements = ast.parse(Path(path).read_text(encoding="utf-8")).body
+        statements = ast.parse(Path(path).read_text(encoding="utf-8-sig")).body
     except SyntaxError as error:
         raise ValueError(f"{path}:{error.lineno}: not a `key = value` line: {error.msg}") from None
     except UnicodeDecodeError:
@@ -102,7 +102,10 @@ def read_config_file(path: str) -> list[tuple[str, str, str]]:
             raise ValueError(
                 f"{place}: only `key = value` lines are read here: {ast.unparse(node).splitlines()[0][:60]}"
             )
-        found.append((node.targets[0].id, str(_literal(node.value, place)), place))
+        try:
+            found.append((node.targets[0].id, str(_literal(node.value, place)), place))
+        except (RecursionError, OverflowError) as error:  # a sum of thousands; a number of hundreds of digits
+            raise ValueError(f"{place}: not a value: {error}") from None
     return found
 
 
@@ -115,8 +118,7 @@ def _literal(node: ast.expr, place: str) -> typing.Any:
             and isinstance(right, int | float)
             and not (isinstance(node.op, ast.Div) and not right)
         ):
-            with contextlib.suppress(OverflowError):
-                return ARITHMETIC[type(node.op)](left, right)
+            return ARITHMETIC[type(node.op)](left, right)
     if isinstance(node, ast.Name) and node.id.lower() in ("true", "false", "none"):
         return node.id.capitalize()
     if isinstance(node, ast.Constant | ast.UnaryOp):

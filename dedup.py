@@ -125,7 +125,8 @@ def find_duplicates(parts: list[Path], out: Path, threshold: float, num_workers:
             place = f"{path}, row {row}"
             if sketch.id in places:
                 raise ValueError(
-                    f"two documents have the id '{sketch.id}': {places[sketch.id]} and {place}; ids must be unique"
+                    f"two documents have the id '{sketch.id}': {places[sketch.id]} and {place}; "
+                    "ids must be unique: correct them, or begin an empty folder with --id_column=None to have them made"
                 )
             places[sketch.id] = place
     sketches = [sketch for part in sketched for sketch in part]

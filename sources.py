@@ -122,7 +122,9 @@ def _short_hash(text: str) -> str:
 
 
 def _file_pieces(source: str, text_column: str) -> list[Piece]:
-    paths = sorted(path for path in glob.glob(os.path.expanduser(source), recursive=True) if os.path.isfile(path))
+    source = os.path.expanduser(source)
+    found = [source] if os.path.exists(source) else glob.glob(source, recursive=True)  # a name may hold brackets
+    paths = sorted(path for path in found if os.path.isfile(path))
     if not paths:
         raise ValueError(f"--source={source}: no such file; give 'pydocs' or a quoted pattern such as 'path/*.jsonl'")
     folder = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
@@ -153,7 +155,7 @@ def _file_pieces(source: str, text_column: str) -> list[Piece]:
 
 def _open_text(path: str) -> io.TextIOWrapper:
     stream = pa.input_stream(path, compression=COMPRESSION.get(Path(path).suffix.lower()), buffer_size=1 << 20)
-    return io.TextIOWrapper(stream, encoding="utf-8", newline="\n")
+    return io.TextIOWrapper(stream, encoding="utf-8-sig", newline="\n")  # with or without a byte-order mark
 
 
 def _read_jsonl(piece: Piece) -> Iterator[tuple[int, dict]]:

@@ -17,7 +17,7 @@ def reference(text: str) -> str:
             characters.append("?")
         elif character == "\r" and text[i + 1 : i + 2] == "\n":
             continue
-        elif character in "\r\x85\u2028\u2029":
+        elif character in "\r\x0b\x0c\x85\u2028\u2029":  # all line ends of str.splitlines
             characters.append("\n")
         elif character in "\t\n" or (unicodedata.category(character) != "Cc" and character != "\ufeff"):
             characters.append(character)

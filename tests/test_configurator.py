@@ -341,3 +341,9 @@ def test_help_shows_the_comment_of_each_field_and_the_values_so_far(script, conf
     assert "--n_layer" in shown.stdout and "decoder layers of the thing" in shown.stdout
     assert "what goes wrong" in shown.stdout and "A script for the test." in shown.stdout
     assert "77" in shown.stdout
+
+
+def test_a_config_file_may_begin_with_a_byte_order_mark(tmp_path):
+    path = tmp_path / "x.py"
+    path.write_text("number = 3\n", encoding="utf-8-sig")
+    assert read_config_file(str(path)) == [("number", "3", f"{path}:1")]

@@ -691,3 +691,10 @@ def test_parts_are_read_by_workers_as_by_one_process(tmp_path, monkeypatch):
 
 def read_list(part: list[Piece]) -> list[Document]:
     return list(read_part(part))
+
+
+def test_a_byte_order_mark_and_brackets_in_a_name_do_no_harm(tmp_path):
+    path = tmp_path / "part [1].jsonl"
+    path.write_text('{"text": "hello"}\n', encoding="utf-8-sig")
+    parts, _ = sources.find_parts(str(path))
+    assert [document.text for document in sources.read_part(parts[0])] == ["hello"]
