@@ -12,6 +12,7 @@ import configurator  # before torch and the others: Ctrl-C during their import i
 # isort: split
 import contextlib
 import dataclasses
+import gc
 import math
 import os
 import signal
@@ -383,6 +384,10 @@ def main(cfg: TrainConfig) -> None:
     for number, handler in previous.items():
         signal.signal(number, handler)
     if world_size > 1:
+        # DDP must not be the last owner of the process group: its destructor, which holds the interpreter's lock, waits
+        # for gloo's thread, and that may be waiting for the lock (seen once: a run hung after its last line).
+        del parallel
+        gc.collect()
         dist.destroy_process_group()
     if rank == 0:
         bar.close()
