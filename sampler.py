@@ -7,14 +7,20 @@ g // n and index permute(g % n, n, seed, epoch), computed when it is asked for: 
 """
 
 import functools
+import itertools
 import math
+from collections.abc import Iterator, Sequence, Sized
+from typing import Any
 
 import numpy as np
+import torch.distributed as dist
+import torch.utils.data
 
 ALGO_VERSION = 1  # golden vectors in tests/test_sampler.py freeze the outputs: they are part of the checkpoint format
 TABLE_MAX = 1 << 16  # up to here an exact shuffle from a table of at most 512 KiB; 8 rounds are too few below n = 6
 ROUNDS = 8  # 4 rounds show at lags of sqrt(n); 6 pass; 8 leave a margin
 N_MAX = 1 << 62
+PERIOD = 1 << 16  # positions after which the pattern of a mixture repeats: weights are rounded to parts of it
 MASK = (1 << 64) - 1
 GAMMA = 0x9E3779B97F4A7C15  # splitmix64's increment, 2^64 / golden ratio
 
@@ -93,3 +99,255 @@ def _rounds(x: np.ndarray, a: int, b: int, keys: list[int]) -> np.ndarray:
         f += left
         left, right = right, np.minimum(f, f - m)  # f mod m: below m, f - m wraps round to something huge
     return left * np.uint64(b) + right
+
+
+def quantize(weights: Sequence[float], period: int = PERIOD) -> list[int]:
+    """Weights as integers that sum to `period`, by largest remainder; integers of a smaller sum stay as they are.
+
+    Raises ValueError for a weight that is negative, not finite, or positive and below one part in the period.
+    """
+    for weight in weights:
+        if not 0 <= weight < math.inf:
+            raise ValueError(f"weight {weight} must be a finite number of at least 0 (weights {list(weights)})")
+    total = sum(weights)
+    if not total > 0:
+        raise ValueError(f"weights {list(weights)} sum to {total}; at least one must be positive")
+    if all(float(weight).is_integer() for weight in weights) and total <= period:
+        return [int(weight) for weight in weights]
+    shares = [period * (weight / total) for weight in weights]
+    if small := [weight for weight, share in zip(weights, shares, strict=True) if 0 < share < 1]:
+        raise ValueError(
+            f"weight {small[0]} of a sum of {total} is below one part in {period}; raise it or set it to 0"
+        )
+    counts = [int(share) for share in shares]
+    by_remainder = sorted(range(len(shares)), key=lambda k: (counts[k] - shares[k], k))
+    for k in by_remainder[: period - sum(counts)]:
+        counts[k] += 1
+    return counts
+
+
+def schedule(counts: Sequence[int]) -> np.ndarray:
+    """Which source each of sum(counts) positions takes: source k counts[k] times, as evenly as can be.
+
+    Earliest deadline first among the eligible (Tijdeman 1980, "The chairman assignment problem"): after t positions a
+    source has had within 1 - 1 / (2K - 2) of its counts[k] / P * t. Returns int16 (P,).
+    """
+    period, sources = sum(counts), [k for k, count in enumerate(counts) if count]
+    if len(sources) == 1:
+        return np.full(period, sources[0], dtype=np.int16)
+    wide, taken = 2 * (len(sources) - 1), [0] * len(counts)
+    pattern = np.empty(period, dtype=np.int16)
+    for t in range(1, period + 1):
+        eligible = (k for k in sources if wide * (counts[k] * t - period * taken[k]) >= period)
+        # the deadline of k is the first t at which it would be too late for its next turn
+        chosen = min(eligible, key=lambda k: (-(-period * (wide * (taken[k] + 1) - 1) // (wide * counts[k])), k))
+        pattern[t - 1] = chosen
+        taken[chosen] += 1
+    return pattern
+
+
+class IndexStream:
+    """What stands at global position g = 0, 1, 2, ...: a source, an index in it, and the source's own epoch.
+
+    One source is walked in a fresh permutation each epoch. Several are mixed by weight, at every moment within one
+    sample of their (quantised) shares, each with its own epochs. Random access, no state.
+
+    sizes: samples of each source. weights: their shares; None for one source. shuffle=False keeps each source's order.
+    run=G permutes groups of G neighbours instead of single samples, for disks that are slow to seek.
+    """
+
+    def __init__(
+        self,
+        sizes: int | Sequence[int],
+        weights: Sequence[float] | None = None,
+        seed: int = 0,
+        shuffle: bool = True,
+        run: int = 1,
+    ):
+        self.sizes = [sizes] if isinstance(sizes, int | np.integer) else list(sizes)
+        self.sizes = [int(size) for size in self.sizes]
+        if not self.sizes or not all(1 <= size < N_MAX for size in self.sizes):
+            raise ValueError(f"sizes {self.sizes} must be at least 1 and below 2^62 each")
+        weights = [1] * len(self.sizes) if weights is None and len(self.sizes) == 1 else weights
+        if weights is None or len(weights) != len(self.sizes):
+            raise ValueError(f"{len(self.sizes)} sources need as many weights, not {weights}")
+        if run < 1:
+            raise ValueError(f"run ({run}) must be at least 1")
+        hash_key(seed)  # refuses a seed out of range
+        self.counts, self.seed, self.shuffle, self.run = quantize(weights), seed, shuffle, run
+        self.pattern = schedule(self.counts)
+        # how often its source came before, within the period
+        self.turn = np.zeros(len(self.pattern), dtype=np.int64)
+        for k in range(len(self.sizes)):
+            mine = self.pattern == k
+            self.turn[mine] = np.arange(mine.sum())
+
+    def at(self, positions: np.ndarray | Sequence[int] | int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(source, index, epoch) of global positions, three int64 arrays of their shape. O(len(positions)) memory."""
+        g = np.asarray(positions)
+        if g.size and (not np.issubdtype(g.dtype, np.integer) or int(g.min()) < 0):
+            raise ValueError(f"positions must be integers of at least 0, not {g.ravel()[:3].tolist()}...")
+        g = g.astype(np.int64)
+        if len(self.sizes) == 1:
+            epoch, place = np.divmod(g, self.sizes[0])
+            return np.zeros_like(g), self._indices(place, np.zeros_like(g), epoch), epoch
+        cycle, place = np.divmod(g, len(self.pattern))
+        source = self.pattern[place].astype(np.int64)
+        local = cycle * np.array(self.counts)[source] + self.turn[place]  # how many samples of this source came before
+        epoch, place = np.divmod(local, np.array(self.sizes)[source])
+        return source, self._indices(place, source, epoch), epoch
+
+    def _indices(self, place: np.ndarray, source: np.ndarray, epoch: np.ndarray) -> np.ndarray:
+        index = np.array(place)
+        if self.shuffle:  # a block holds few different (source, epoch): each is permuted at once
+            for e in np.unique(epoch).tolist():
+                for k in np.unique(source[epoch == e]).tolist():
+                    mine = (source == k) & (epoch == e)
+                    index[mine] = self._permuted(place[mine], k, e)
+        return index
+
+    def _permuted(self, place: np.ndarray, source: int, epoch: int) -> np.ndarray:
+        n = self.sizes[source]
+        if self.run == 1:
+            return permute(place, n, self.seed, epoch, source)
+        groups = n // self.run
+        index = place.copy()
+        whole = place < groups * self.run
+        if groups:
+            group, inside = np.divmod(place[whole], self.run)
+            index[whole] = permute(group, groups, self.seed, epoch, source) * self.run + inside
+        # the n % run samples that fill no group come last: a turn of the circle makes them others in each epoch
+        return (index + hash_key(self.seed, epoch, source, n) % n) % n
+
+
+class DistributedStreamSampler(torch.utils.data.Sampler[int]):
+    """Indices of one rank; a drop-in for torch's DistributedSampler whose whole state is one global position.
+
+    dataset: anything with a length, a number of samples, or an IndexStream (of several sources the index is the one
+    that ConcatDataset gives). num_replicas, rank: from torch.distributed when it is initialised,
+    else 1 and 0. Row i = 0, 1, ... holds the positions from start + i * num_replicas on, one for each rank.
+
+    tail: "drop" ends an epoch at its last full row (each epoch drops other samples), "exact" ends with its last
+    sample (ranks may differ by one; for evaluation), "stream" runs on across epochs until `total` samples have been
+    drawn over all ranks (None: for ever). Mixed sources have no common epoch and take "stream".
+
+    The state is the number of samples that all ranks have drawn together: any number of ranks, batch size or workers
+    continues from it. Loader workers draw ahead, so what was trained on is the trainer's to count: state_at(consumed).
+    """
+
+    def __init__(
+        self,
+        dataset: Sized | int | IndexStream,
+        num_replicas: int | None = None,
+        rank: int | None = None,
+        shuffle: bool = True,
+        seed: int = 0,
+        tail: str = "drop",
+        total: int | None = None,
+        block: int = 16384,
+    ):
+        ready = dist.is_available() and dist.is_initialized()
+        self.num_replicas = num_replicas if num_replicas is not None else dist.get_world_size() if ready else 1
+        self.rank = rank if rank is not None else dist.get_rank() if ready else 0
+        if not 0 <= self.rank < self.num_replicas:
+            raise ValueError(f"rank ({self.rank}) must be at least 0 and below num_replicas ({self.num_replicas})")
+        if not isinstance(dataset, IndexStream):
+            dataset = IndexStream(dataset if isinstance(dataset, int) else len(dataset), seed=seed, shuffle=shuffle)
+        if tail not in ("drop", "exact", "stream"):
+            raise ValueError(f"tail={tail!r} must be 'drop', 'exact' or 'stream'")
+        if len(dataset.sizes) > 1 and tail != "stream":
+            raise ValueError(f"tail={tail!r}: {len(dataset.sizes)} mixed sources have no common epoch; use 'stream'")
+        if total is not None and (tail != "stream" or total < 0):
+            raise ValueError(f"total ({total}) goes with tail='stream' and is at least 0")
+        if block < 1:
+            raise ValueError(f"block ({block}) must be at least 1")
+        self.stream, self.tail, self.total, self.block = dataset, tail, total, block
+        self.first = np.concatenate([[0], np.cumsum(dataset.sizes)])  # index of each source's first sample
+        self.position = 0  # samples drawn by all ranks together
+        self.loaded = False
+
+    def _end(self, start: int) -> int | None:
+        """Position at which iteration from `start` ends; None: never."""
+        if self.tail == "stream":
+            return self.total
+        n = self.stream.sizes[0]
+        return (start // n + 1) * n
+
+    def _rows(self, start: int) -> int | None:
+        end, W = self._end(start), self.num_replicas
+        if end is None:
+            return None
+        left = max(0, end - start)
+        return (left + W - 1 - self.rank) // W if self.tail == "exact" else left // W
+
+    def __len__(self) -> int:
+        """Samples that this rank has yet to draw: of the current epoch, or of `total`."""
+        rows = self._rows(self.position)
+        if rows is None:
+            raise TypeError("an endless stream has no length; give total=")
+        return rows
+
+    def __iter__(self) -> Iterator[int]:
+        return self._draw(self.position)  # a generator: until its first next() nothing changes
+
+    def _draw(self, start: int) -> Iterator[int]:
+        W = self.num_replicas
+        self.loaded = False
+        rows, end = self._rows(start), self._end(start)
+        for begin in itertools.count(0, self.block) if rows is None else range(0, rows, self.block):
+            row = np.arange(begin, begin + self.block if rows is None else min(rows, begin + self.block))
+            base = start + row * W
+            rank = self.rank
+            if len(self.stream.sizes) > 1 and W > 1:  # else W = 2 and shares of 1/2 give each rank one source
+                rank = (self.rank + _mix(base.astype(np.uint64)) % np.uint64(W)).astype(np.int64) % W
+            source, index, _ = self.stream.at(base + rank)
+            for i, value in zip(row.tolist(), (self.first[source] + index).tolist(), strict=True):
+                self.position = start + (i + 1) * W  # before the yield: whoever asks now has this sample
+                if end is not None:
+                    self.position = min(self.position, end)
+                yield value
+        if self.tail != "stream":
+            self.position = end  # the next epoch begins, also for a rank that had no sample left
+
+    @property
+    def epoch(self) -> int:
+        """Passes over the (first) source that are complete."""
+        return self.position // self.stream.sizes[0] if len(self.stream.sizes) == 1 else 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to the beginning of an epoch, as DistributedSampler does. Not needed: epochs follow from the position.
+
+        Just after load_state_dict the epoch that the state is in may be named without losing the place in it.
+        """
+        if len(self.stream.sizes) > 1:
+            raise ValueError("mixed sources have no common epoch; drop set_epoch")
+        if not (self.loaded and epoch == self.epoch):
+            self.seek(epoch * self.stream.sizes[0])
+
+    def seek(self, position: int) -> None:
+        """Continue from a global position, in O(1)."""
+        if not 0 <= position < N_MAX:
+            raise ValueError(f"position ({position}) must be at least 0 and below 2^62")
+        self.position, self.loaded = int(position), False
+
+    def state_dict(self) -> dict[str, Any]:
+        """All there is to save: what names the order, and the global position. The same on every rank."""
+        return self.state_at(self.position)
+
+    def state_at(self, consumed: int) -> dict[str, Any]:
+        """The state after `consumed` samples over all ranks, whatever loader workers have drawn ahead."""
+        order = {"algo": ALGO_VERSION, "sizes": self.stream.sizes, "weights": self.stream.counts}
+        order |= {key: getattr(self.stream, key) for key in ("seed", "shuffle", "run")}
+        return order | {"position": int(consumed)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a state of any number of ranks. Raises ValueError that names the field which differs."""
+        for key, own in self.state_dict().items():
+            if key not in state:
+                raise ValueError(f"the state has no '{key}'")
+            if key != "position" and state[key] != own:
+                raise ValueError(f"the state has {key}={state[key]}, this sampler {own}: another order of samples")
+        if not isinstance(state["position"], int):
+            raise ValueError(f"the state has position={state['position']!r}, no whole number")
+        self.seek(state["position"])
+        self.loaded = True

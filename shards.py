@@ -146,7 +146,9 @@ class Windows:
 
     def get(self, indices: np.ndarray, epochs: np.ndarray) -> np.ndarray:
         """Windows as int64 (len(indices), block_size + 1)."""
-        from sampler import hash_key
+        from sampler import (
+            hash_key,
+        )  # here: it imports torch, which the processes that only write shards can do without
 
         out = np.empty((len(indices), self.block_size + 1), dtype=np.int64)
         owners = np.searchsorted(self.first, indices, side="right") - 1

@@ -34,7 +34,7 @@ import checkpoint
 import journal
 from model import IGNORE, Llama, ModelConfig
 from sample import generate, pick_device
-from sampler import permute
+from sampler import IndexStream
 from shards import EvalWindows, Shards, Windows
 from tokenizer import Tokenizer
 
@@ -145,15 +145,12 @@ def micro_steps(cfg: TrainConfig, world_size: int) -> int:
     return mine // cfg.batch_size
 
 
-def batch(windows: Windows, cfg: TrainConfig, first: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def batch(
+    windows: Windows, order: IndexStream, first: int, batch_size: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Inputs and targets, each (batch_size, block_size): the windows at global positions first, first + 1, ..."""
-    n = len(windows)
-    positions = np.arange(first, first + cfg.batch_size)
-    epochs = positions // n
-    indices = np.empty_like(positions)
-    for epoch in np.unique(epochs).tolist():
-        indices[epochs == epoch] = permute(positions[epochs == epoch] % n, n, cfg.seed, epoch)
-    tokens = torch.from_numpy(windows.get(indices, epochs))
+    _, indices, epochs = order.at(np.arange(first, first + batch_size))
+    tokens = torch.from_numpy(windows.get(indices, epochs))  # (batch_size, block_size + 1)
     if device.type == "cuda":
         tokens = tokens.pin_memory().to(device, non_blocking=True)
     return tokens[:, :-1], tokens[:, 1:]
@@ -245,6 +242,7 @@ def main(cfg: TrainConfig) -> None:
     train_shards = Shards(data_dir, "train")
     val_shards = Shards(data_dir, "val", train_shards.meta)
     windows, val_windows = Windows(train_shards, cfg.block_size, cfg.seed), EvalWindows(val_shards, cfg.block_size)
+    order = IndexStream(len(windows), seed=cfg.seed)
     tokenizer = Tokenizer.load(data_dir)
     shape = model_shape(cfg, tokenizer.vocab_size)
     device = pick_device(cfg.device)
@@ -344,7 +342,7 @@ def main(cfg: TrainConfig) -> None:
         loss = torch.zeros((), device=device)
         for micro_step in range(accumulate):
             first = step * step_windows + (micro_step * world_size + rank) * cfg.batch_size
-            x, y = batch(windows, cfg, first, device)
+            x, y = batch(windows, order, first, cfg.batch_size, device)
             syncing = world_size == 1 or micro_step == accumulate - 1
             with contextlib.nullcontext() if syncing else parallel.no_sync():
                 with precision():
