@@ -266,7 +266,7 @@ def main(cfg: TrainConfig) -> None:
     # resume: everything that must survive a restart is in the checkpoint and in `state`
     state = {"step": 0, "evaluated": -1, "val_loss": math.inf, "best_val_loss": math.inf}
     if (out_dir / "latest").exists():
-        folder = out_dir / os.readlink(out_dir / "latest")
+        folder = out_dir / (out_dir / "latest").resolve().name
         saved = checkpoint.read_state(folder)
         check_resume(cfg, folder, saved, tokenizer)
         checkpoint.restore(folder, model, optimizer)
@@ -321,9 +321,11 @@ def main(cfg: TrainConfig) -> None:
                 bits = val_loss / math.log(2) * val_shards.tokens / val_shards.bytes
                 log.log({"step": step, "val_loss": val_loss, "val_bits_per_byte": bits})
                 bar.write(f"step {step:>6} | validation loss {val_loss:.4f} | {bits:.4f} bits per byte")
-        stop = torch.tensor(len(interrupted), device=device)
-        if world_size > 1:
-            dist.all_reduce(stop)  # a signal may have reached one process only: all stop at the same step
+        stop = bool(interrupted)
+        if world_size > 1:  # a signal may have reached one process only: all stop at the same step
+            count = torch.tensor(len(interrupted), device=device)
+            dist.all_reduce(count)
+            stop = bool(count)
         if last or stop or (step and step % cfg.checkpoint_interval == 0):
             best = state["evaluated"] == step and state["val_loss"] < state["best_val_loss"]
             if best:
