@@ -220,8 +220,8 @@ def make_documents_part(cfg: PrepareConfig, job: tuple[list[Piece], Path]) -> No
     with atomic.new_file(path) as temporary:
         writer = DocumentWriter(temporary)
         for document in read_part(part, cfg.text_column, cfg.id_column):
-            if cfg.split_by == "file" and "#" not in document.id:
-                raise ValueError(f"split_by=file needs ids that name a file, not '{document.id}'; set --id_column=None")
+            if cfg.split_by == "file":
+                source_file(document.id)  # refuses ids that name none while nothing is written yet
             counts["in"] += 1
             text = normalise(document.text) if cfg.clean else document.text
             reason = reason_to_drop(text, cfg.min_chars)
@@ -233,6 +233,17 @@ def make_documents_part(cfg: PrepareConfig, job: tuple[list[Piece], Path]) -> No
 
 
 # --- the split ---
+
+
+def source_file(document_id: str) -> str:
+    """The file that an id names, its part before '#'. Raises ValueError for the source's own ids, which name none."""
+    name, hash_mark, _ = document_id.rpartition("#")
+    if not hash_mark:
+        raise ValueError(
+            f"split_by=file needs ids that name a file, not '{document_id}'; "
+            "set --id_column=None (and give an empty --data_dir if documents are there already)"
+        )
+    return name
 
 
 @dataclass(frozen=True)
@@ -254,7 +265,7 @@ class Splitter:
 
     def is_val(self, document_id: str) -> bool:
         """Whether a hash of the id, or of the source file in it (up to '#'), falls below val_fraction."""
-        key = document_id.rpartition("#")[0] or document_id if self.by == "file" else document_id
+        key = source_file(document_id) if self.by == "file" else document_id
         return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") < self.val_fraction * 2**64
 
     def cut(self, chars: int) -> int:

@@ -75,10 +75,13 @@ def find_parts(source: str, text_column: str = "text") -> tuple[list[list[Piece]
         files = {piece.path: piece.name for piece in pieces}
         identity = {"files": {name: [os.stat(p).st_size, os.stat(p).st_mtime_ns] for p, name in files.items()}}
     parts: list[list[Piece]] = [[]]
+    size_bytes = 0
     for piece in pieces:
-        if sum(p.size_bytes for p in parts[-1]) + piece.size_bytes > PART_BYTES and parts[-1]:
+        if parts[-1] and size_bytes + piece.size_bytes > PART_BYTES:
             parts.append([])
+            size_bytes = 0
         parts[-1].append(piece)
+        size_bytes += piece.size_bytes
     return parts, identity
 
 

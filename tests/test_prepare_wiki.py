@@ -736,3 +736,12 @@ def test_the_command_that_completes_a_folder_can_be_pasted_into_a_shell(corpus, 
         ["sh", "-c", command.replace("python ", "printf '%s\\n' ", 1)], capture_output=True, text=True, cwd=tmp_path
     )
     assert printed.stdout.splitlines() == ["prepare_wiki.py", argument] == shlex.split(command)[1:]
+
+
+def test_split_by_file_chosen_after_the_documents_is_refused_too_when_ids_name_no_file(tmp_path):
+    """Never a silent split by id: the documents were written while split_by was still 'id'."""
+    draw = random.Random(0)
+    rows = [json.dumps({"text": sentence(draw, 30), "id": f"own {k}"}) for k in range(20)]
+    (tmp_path / "in.jsonl").write_text("\n".join(rows))
+    refusal(tmp_path / "in.jsonl", tmp_path / "data", vocab_size=50_000)
+    assert "needs ids that name a file" in refusal(tmp_path / "in.jsonl", tmp_path / "data", split_by="file")
