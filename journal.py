@@ -73,6 +73,8 @@ def plot(out_dir: Path, yardsticks: dict[str, float], nats_per_bit_per_byte: flo
     rows = [json.loads(line) for line in (out_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     figure, axes = plt.subplots(figsize=(8, 5), dpi=120)
     styles = {"loss": ("training", {"lw": 0.8, "alpha": 0.7}), "val_loss": ("validation", {"marker": "o", "ms": 4})}
+    for key in sorted({key for row in rows for key in row if key.startswith("val_loss/")}):  # of several corpora
+        styles[key] = (f"validation, {key.partition('/')[2]}", {"marker": ".", "lw": 0.8})
     for key, (label, style) in styles.items():
         points = [(row["step"], row[key]) for row in rows if key in row]
         if points:

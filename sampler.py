@@ -197,6 +197,13 @@ class IndexStream:
         epoch, place = np.divmod(local, np.array(self.sizes)[source])
         return source, self._indices(place, source, epoch), epoch
 
+    def drawn(self, position: int) -> np.ndarray:
+        """Samples of each source, int64 (K,), among global positions 0 .. position - 1."""
+        if len(self.sizes) == 1:
+            return np.array([position])
+        cycles, rest = divmod(position, len(self.pattern))
+        return cycles * np.array(self.counts) + np.bincount(self.pattern[:rest], minlength=len(self.sizes))
+
     def _indices(self, place: np.ndarray, source: np.ndarray, epoch: np.ndarray) -> np.ndarray:
         index = np.array(place)
         if self.shuffle:  # a block holds few different (source, epoch): each is permuted at once

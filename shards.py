@@ -1,14 +1,17 @@
 """Token files: `data/<name>/{train,val}_00000.bin` hold ids and nothing else; `meta.json`, written last, says what.
 
 python shards.py verify data/pydocs        check every shard's size and SHA-256
+
+A bare nanoGPT folder (train.bin, val.bin) is read as well.
 """
 
 import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator
-from functools import cached_property
+import weakref
+from collections.abc import Iterator, Sequence
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -71,21 +74,43 @@ def read_meta(folder: str | Path) -> dict[str, Any]:
     if (folder / "manifest.json").is_file():
         command = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["command"]
         raise ValueError(f"{folder} has no meta.json: its preparation is unfinished; complete it with: {command}")
+    if (folder / "train.bin").is_file():
+        return _bare_meta(folder)
     config = f"config/data_{folder.name}.py"
     config = config if Path(config).is_file() else f"--source=... --data_dir={folder}"
     raise ValueError(f"{folder} has no meta.json; make it with: python prepare_wiki.py {config}")
 
 
-class Shards:
-    """Random access to the tokens of one split. Attributes: meta, vocab_size, dtype, sizes (tokens of each shard)."""
+def _bare_meta(folder: Path) -> dict[str, Any]:
+    """What a folder of nanoGPT tells: train.bin and val.bin hold uint16. meta.pkl, a pickle, is left alone."""
+    splits = {}
+    for split in ("train", "val"):
+        path = folder / f"{split}.bin"
+        size = path.stat().st_size if path.is_file() else None
+        if size is None or size % 2:
+            found = "is missing" if size is None else f"has {size} bytes, no whole number of uint16 ids"
+            raise ValueError(f"{path} {found}: not a folder of nanoGPT; prepare it again")
+        splits[split] = [{"file": path.name, "tokens": size // 2}]
+    note = f"{folder} has no meta.json: train.bin and val.bin are read as nanoGPT writes them, ids of uint16"
+    return {"dtype": "<u2", "vocab_size": None, "splits": splits, "yardsticks": {}, "note": note}
 
-    def __init__(self, folder: str | Path, split: str, meta: dict[str, Any] | None = None):
+
+class Shards:
+    """Random access to the tokens of one split.
+
+    Attributes: meta; vocab_size (None in a bare folder, until it is set); dtype; sizes, the tokens of each shard;
+    bytes, of the split's text in UTF-8 (None in a bare folder). read_ahead=False tells the system that reads come in
+    random order: a cold read then fetches its own pages, and not up to megabytes that follow.
+    """
+
+    def __init__(self, folder: str | Path, split: str, meta: dict[str, Any] | None = None, read_ahead: bool = False):
         self.folder, self.split, self.meta = Path(folder), split, meta or read_meta(folder)
         self.vocab_size, self.dtype = self.meta["vocab_size"], np.dtype(self.meta["dtype"])
+        self.read_ahead = read_ahead
         entries = self.meta["splits"][split]
         self.paths = [self.folder / entry["file"] for entry in entries]
         self.sizes = np.array([entry["tokens"] for entry in entries], dtype=np.int64)
-        self.bytes = sum(entry["bytes"] for entry in entries)
+        self.bytes = sum(entry["bytes"] for entry in entries) if all("bytes" in entry for entry in entries) else None
         for path, tokens in zip(self.paths, self.sizes, strict=True):
             size = path.stat().st_size if path.is_file() else None
             if size != tokens * self.dtype.itemsize:
@@ -99,20 +124,40 @@ class Shards:
         return int(self.sizes.sum())
 
     @cached_property
-    def _files(self) -> list[int]:
-        """Descriptors, opened once in a process. With pread, resident memory stays flat; a mapped file grows in use."""
+    def _files(self) -> list[Any]:
+        """Opened once in each process. With pread resident memory stays flat; pages of a mapped file count as own."""
+        if not hasattr(os, "pread"):
+            return [np.memmap(path, dtype=self.dtype, mode="r") for path in self.paths]
         files = [os.open(path, os.O_RDONLY) for path in self.paths]
-        for file in files:
-            if hasattr(os, "posix_fadvise"):  # no read-ahead: windows are read in random order
+        weakref.finalize(self, lambda: [os.close(file) for file in files])
+        if hasattr(os, "posix_fadvise") and not self.read_ahead:
+            for file in files:
                 os.posix_fadvise(file, 0, 0, os.POSIX_FADV_RANDOM)
         return files
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_files"}  # a spawned worker opens its own
+
     def read(self, shard: int, start: int, count: int) -> np.ndarray:
         """`count` tokens of a shard from token `start`, in the shard's dtype."""
-        size = self.dtype.itemsize
-        data = os.pread(self._files[shard], count * size, start * size)
-        assert len(data) == count * size, (self.paths[shard], start, count, len(data))
+        file, size = self._files[shard], self.dtype.itemsize
+        if isinstance(file, np.memmap):
+            return np.array(file[start : start + count])
+        data = os.pread(file, count * size, start * size)
+        while len(data) < count * size:  # Linux hands out 2 GB at most
+            more = os.pread(file, count * size - len(data), start * size + len(data))
+            if not more:
+                raise ValueError(f"{self.paths[shard]} has become shorter; run: python shards.py verify {self.folder}")
+            data += more
         return np.frombuffer(data, dtype=self.dtype)
+
+    def check_ids(self, ids: np.ndarray) -> None:
+        """Raise ValueError for ids beyond the vocabulary: on a GPU they end in an assertion that names nothing."""
+        if self.vocab_size is not None and ids.size and int(ids.max()) >= self.vocab_size:
+            raise ValueError(
+                f"{self.folder}: the {self.split} split has token id {int(ids.max())}, the vocabulary ends at "
+                f"{self.vocab_size - 1}: the tokenizer is not the one that made the ids, or a shard is damaged"
+            )
 
     def all(self, limit: int | None = None) -> np.ndarray:
         """The first `limit` tokens of the split (None: all of them), shard after shard."""
@@ -129,10 +174,13 @@ class Windows:
     A shard of N tokens has max(0, N // block_size - 1) windows; window i of it reads from offset + i * block_size, with
     the offset in [0, block_size) hashed from (seed, epoch, shard). So an epoch sees each token about once, and window
     borders fall elsewhere in the next epoch. len() is the same in all epochs.
+
+    Also a torch Dataset: windows[i], and windows.__getitems__(indices), which a DataLoader takes for a whole batch, are
+    those of `self.epoch`.
     """
 
     def __init__(self, shards: Shards, block_size: int, seed: int):
-        self.shards, self.block_size, self.seed = shards, block_size, seed
+        self.shards, self.block_size, self.seed, self.epoch = shards, block_size, seed, 0
         counts = np.maximum(0, shards.sizes // block_size - 1)
         self.first = np.concatenate([[0], np.cumsum(counts)])  # index of each shard's first window, and the total
         if not len(self):
@@ -146,19 +194,31 @@ class Windows:
 
     def get(self, indices: np.ndarray, epochs: np.ndarray) -> np.ndarray:
         """Windows as int64 (len(indices), block_size + 1)."""
-        from sampler import (
-            hash_key,
-        )  # here: it imports torch, which the processes that only write shards can do without
-
         out = np.empty((len(indices), self.block_size + 1), dtype=np.int64)
         owners = np.searchsorted(self.first, indices, side="right") - 1
-        for row, (index, epoch, shard) in enumerate(
-            zip(indices.tolist(), epochs.tolist(), owners.tolist(), strict=True)
-        ):
-            offset = hash_key(self.seed, epoch, shard) % self.block_size
-            start = offset + (index - int(self.first[shard])) * self.block_size
+        places = indices - self.first[owners]
+        rows = zip(places.tolist(), epochs.tolist(), owners.tolist(), strict=True)
+        for row, (place, epoch, shard) in enumerate(rows):
+            start = _offset(self.seed, epoch, shard, self.block_size) + place * self.block_size
             out[row] = self.shards.read(shard, start, self.block_size + 1)
+        self.shards.check_ids(out)
         return out
+
+    def __getitems__(self, indices: Sequence[int]) -> np.ndarray:
+        found = np.asarray(indices, dtype=np.int64)
+        if found.size and not (0 <= found.min() and found.max() < len(self)):
+            raise IndexError(f"window {found.min()} .. {found.max()} of {len(self)}")
+        return self.get(found, np.full(len(found), self.epoch))
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.__getitems__([index])[0]
+
+
+@lru_cache(maxsize=4096)
+def _offset(seed: int, epoch: int, shard: int, block_size: int) -> int:
+    from sampler import hash_key  # here: it imports torch, which the processes that only write shards can do without
+
+    return hash_key(seed, epoch, shard) % block_size
 
 
 class EvalWindows:
@@ -193,18 +253,23 @@ class EvalWindows:
                 tokens = self.shards.read(shard, start, min(T + 1, int(self.shards.sizes[shard]) - start))
                 x[row, : len(tokens) - 1] = tokens[:-1]
                 y[row, : len(tokens) - 1] = tokens[1:]
+            for ids in (x, y):
+                self.shards.check_ids(ids)
             yield x, y
 
 
 def verify(folder: str | Path) -> list[str]:
     """Compare every shard with meta.json; returns one line for each that is missing, shortened or altered."""
-    found = []
-    for split in read_meta(folder)["splits"].values():
+    found, meta = [], read_meta(folder)
+    for split in meta["splits"].values():
         for entry in split:
             path = Path(folder) / entry["file"]
+            wanted = entry["tokens"] * np.dtype(meta["dtype"]).itemsize
             if not path.is_file():
                 found.append(f"{path} is missing")
-            elif atomic.sha256(path) != entry["sha256"]:
+            elif (size := path.stat().st_size) != wanted:
+                found.append(f"{path} has {size} bytes, meta.json says {wanted}")
+            elif "sha256" in entry and atomic.sha256(path) != entry["sha256"]:
                 found.append(f"{path} is altered: its SHA-256 is not the one in meta.json")
     return found
 
@@ -216,4 +281,7 @@ if __name__ == "__main__":
         problems = verify(sys.argv[2])
     except ValueError as error:
         sys.exit(f"error: {error}")
-    sys.exit("\n".join(problems) if problems else print(f"{sys.argv[2]}: every shard is as meta.json says"))
+    if problems:
+        sys.exit("\n".join(problems))
+    note = read_meta(sys.argv[2]).get("note")
+    print(f"{note}; no checksums to verify" if note else f"{sys.argv[2]}: every shard is as meta.json says")

@@ -3,6 +3,7 @@
     python train.py config/demo.py                                              one process
     torchrun --standalone --nproc_per_node=8 train.py config/demo.py            DDP
     python train.py config/demo.py --out_dir=out/x --learning_rate=1e-3         any setting; --help lists them
+    python train.py config/demo.py --data=wiki_en:0.8,wiki_zh:0.2               several corpora, mixed by weight
 
 The same command resumes from the newest checkpoint in out_dir. Ctrl-C saves at the next step boundary and leaves.
 """
@@ -32,10 +33,10 @@ from tqdm import tqdm
 import atomic
 import checkpoint
 import journal
+from mixture import Mixture
 from model import IGNORE, Llama, ModelConfig
 from sample import generate, pick_device
-from sampler import IndexStream
-from shards import EvalWindows, Shards, Windows
+from shards import EvalWindows
 from tokenizer import Tokenizer
 
 
@@ -43,7 +44,7 @@ from tokenizer import Tokenizer
 class TrainConfig:
     """Settings of `python train.py`."""
 
-    data: str = "pydocs"  # folder made by prepare_wiki.py: a name below data/, or a path
+    data: str = "pydocs"  # folder made by prepare_wiki.py (a name below data/, or a path), or several: a:0.8,b:0.2
     out_dir: str = "out/run"  # checkpoints, metrics.jsonl, loss.png
     # model
     n_layer: int = 4
@@ -68,6 +69,7 @@ class TrainConfig:
     beta2: float = 0.95
     grad_clip: float = 1.0  # largest global norm of the gradient; 0: no clipping
     seed: int = 1337  # of the initial weights and the order of the data
+    shuffle_run: int = 1  # neighbouring windows that the shuffle keeps together; 16 for disks that are slow to seek
     # seeing and saving
     eval_interval: int = 250  # steps between evaluations on the whole validation split
     log_interval: int = 20  # steps between log lines
@@ -91,6 +93,7 @@ class TrainConfig:
             "batch_size",
             "batch_tokens",
             "block_size",
+            "shuffle_run",
             "eval_interval",
             "log_interval",
             "checkpoint_interval",
@@ -108,7 +111,7 @@ class TrainConfig:
 
 # What a resumed run may not change: the model, the data, and which tokens make a step.
 RESUME_FIXED = ("data", "n_layer", "n_head", "n_kv_head", "n_embd", "ffn_hidden", "block_size", "rope_theta")
-RESUME_FIXED += ("tie_embeddings", "batch_tokens", "seed")
+RESUME_FIXED += ("tie_embeddings", "batch_tokens", "seed", "shuffle_run")
 
 
 def learning_rate(step: int, cfg: TrainConfig) -> float:
@@ -145,12 +148,9 @@ def micro_steps(cfg: TrainConfig, world_size: int) -> int:
     return mine // cfg.batch_size
 
 
-def batch(
-    windows: Windows, order: IndexStream, first: int, batch_size: int, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
+def batch(data: Mixture, first: int, batch_size: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Inputs and targets, each (batch_size, block_size): the windows at global positions first, first + 1, ..."""
-    _, indices, epochs = order.at(np.arange(first, first + batch_size))
-    tokens = torch.from_numpy(windows.get(indices, epochs))  # (batch_size, block_size + 1)
+    tokens = torch.from_numpy(data.get(np.arange(first, first + batch_size)))  # (batch_size, block_size + 1)
     if device.type == "cuda":
         tokens = tokens.pin_memory().to(device, non_blocking=True)
     return tokens[:, :-1], tokens[:, 1:]
@@ -189,10 +189,11 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
 def check_resume(cfg: TrainConfig, folder: Path, saved: dict[str, Any], tokenizer: Tokenizer) -> None:
     """Refuse to continue a run with another model, data or step, and name the setting."""
     for key in RESUME_FIXED:
-        if saved["settings"][key] != getattr(cfg, key):
+        had = saved["settings"].get(key, getattr(TrainConfig, key))  # a setting that came later had its default
+        if had != getattr(cfg, key):
             raise ValueError(
-                f"checkpoint {folder} has {key}={saved['settings'][key]} but the settings say {getattr(cfg, key)}; "
-                f"give --{key}={saved['settings'][key]} to resume, or another --out_dir"
+                f"checkpoint {folder} has {key}={had} but the settings say {getattr(cfg, key)}; "
+                f"give --{key}={had} to resume, or another --out_dir"
             )
     if (folder / "tokenizer.json").read_text(encoding="utf-8") != tokenizer.json:
         raise ValueError(
@@ -215,14 +216,17 @@ def model_shape(cfg: TrainConfig, vocab_size: int) -> ModelConfig:
     )
 
 
-def report(cfg: TrainConfig, step: int, val_loss: float, shards: Shards, model: Llama, tokenizer: Tokenizer) -> None:
+def report(cfg: TrainConfig, step: int, val_loss: float, data: Mixture, model: Llama) -> None:
     """Draw the plot, then print the result beside the yardsticks, and a few generated lines."""
-    yardsticks = shards.meta["yardsticks"]
-    nats_per_bit_per_byte = math.log(2) * shards.bytes / shards.tokens
-    journal.plot(Path(cfg.out_dir), yardsticks, nats_per_bit_per_byte)
-    bits = val_loss / nats_per_bit_per_byte
+    bits, tokenizer = val_loss / data.nats_per_bit_per_byte, data.tokenizer
+    yardsticks = {corpus.name: corpus.val.shards.meta["yardsticks"] for corpus in data.corpora}
+    one = yardsticks[data.corpora[0].name] if len(yardsticks) == 1 else {}
+    journal.plot(Path(cfg.out_dir), one, data.nats_per_bit_per_byte)
     print(f"\nstep {step}: validation loss {val_loss:.4f} nats per token = {bits:.4f} bits per byte")
-    print(f"on the same text: {', '.join(f'{name} {value:.3f}' for name, value in yardsticks.items())} bits per byte")
+    for name, found in yardsticks.items():
+        if found:
+            values = ", ".join(f"{key} {value:.3f}" for key, value in found.items())
+            print(f"on {'the same text' if one else f'the text of {name}'}: {values} bits per byte")
     ids = (tokenizer.encode(cfg.sample_prompt) or [tokenizer.end_of_text])[: cfg.block_size - 1]
     generator = torch.Generator(model.lm_head.weight.device).manual_seed(cfg.seed)
     new = generate(model.eval(), ids, 100, tokenizer.end_of_text, tokenizer.vocab_size, 0.8, None, generator)
@@ -237,14 +241,9 @@ def main(cfg: TrainConfig) -> None:
     cfg.check()
     world_size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     out_dir = Path(cfg.out_dir)
-    data_dir = Path(cfg.data) if "/" in cfg.data else Path("data") / cfg.data
-    accumulate = micro_steps(cfg, world_size)
-    train_shards = Shards(data_dir, "train")
-    val_shards = Shards(data_dir, "val", train_shards.meta)
-    windows, val_windows = Windows(train_shards, cfg.block_size, cfg.seed), EvalWindows(val_shards, cfg.block_size)
-    order = IndexStream(len(windows), seed=cfg.seed)
-    tokenizer = Tokenizer.load(data_dir)
-    shape = model_shape(cfg, tokenizer.vocab_size)
+    accumulate, step_windows = micro_steps(cfg, world_size), cfg.batch_tokens // cfg.block_size
+    data = Mixture(cfg.data, cfg.block_size, cfg.seed, cfg.shuffle_run)
+    shape = model_shape(cfg, data.tokenizer.vocab_size)
     device = pick_device(cfg.device)
     if device.type == "cuda" and world_size > 1:
         device = pick_device(f"cuda:{os.environ['LOCAL_RANK']}")
@@ -268,7 +267,7 @@ def main(cfg: TrainConfig) -> None:
     if (out_dir / "latest").exists():
         folder = out_dir / (out_dir / "latest").resolve().name
         saved = checkpoint.read_state(folder)
-        check_resume(cfg, folder, saved, tokenizer)
+        check_resume(cfg, folder, saved, data.tokenizer)
         checkpoint.restore(folder, model, optimizer)
         state = {key: saved[key] for key in state}
         if state["step"] >= cfg.max_iters:
@@ -276,7 +275,7 @@ def main(cfg: TrainConfig) -> None:
                 print(
                     f"{folder} has had its {cfg.max_iters} steps; raise --max_iters to go on, or give another --out_dir"
                 )
-                report(cfg, state["step"], state["val_loss"], val_shards, model, tokenizer)
+                report(cfg, state["step"], state["val_loss"], data, model)
             return
     if world_size > 1:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
@@ -288,12 +287,12 @@ def main(cfg: TrainConfig) -> None:
         atomic.write_json(out_dir / "settings.json", settings)
         wandb = {"project": cfg.wandb_project, "name": out_dir.name, "config": settings} if cfg.wandb else None
         log = journal.Journal(out_dir, state["step"], wandb)
-        epochs = cfg.max_iters * cfg.batch_tokens / train_shards.tokens
         print(
-            f"{model.num_parameters():,} parameters; {cfg.max_iters:,} steps of {cfg.batch_tokens:,} tokens, "
-            f"{epochs:.2f} epochs of {len(windows):,} windows; {device.type}, {str(dtype).removeprefix('torch.')}, "
+            f"{model.num_parameters():,} parameters; {cfg.max_iters:,} steps of {cfg.batch_tokens:,} tokens; "
+            f"{device.type}, {str(dtype).removeprefix('torch.')}, "
             f"processes: {world_size}, threads in each: {torch.get_num_threads()}"
         )
+        print(data.describe(cfg.max_iters * step_windows))
         if state["step"]:
             print(f"resumed from {folder}", flush=True)
         bar = tqdm(total=cfg.max_iters, initial=state["step"], unit=" steps", desc="train", disable=None)
@@ -308,18 +307,22 @@ def main(cfg: TrainConfig) -> None:
         signal.signal(number, on_signal)
 
     # loop
-    step_windows = cfg.batch_tokens // cfg.block_size
     update_s, logged_step = 0.0, state["step"]
     while True:
         # once in a while: evaluate, save, stop
         step = state["step"]
         last = step >= cfg.max_iters
         if (step % cfg.eval_interval == 0 or last) and step > state["evaluated"]:
-            val_loss = evaluate(compiled, val_windows, cfg.batch_size, precision, device)
+            losses = [evaluate(compiled, corpus.val, cfg.batch_size, precision, device) for corpus in data.corpora]
+            val_loss = sum(share * loss for share, loss in zip(data.shares, losses, strict=True))
             state |= {"evaluated": step, "val_loss": val_loss}
             if rank == 0:
-                bits = val_loss / math.log(2) * val_shards.tokens / val_shards.bytes
-                log.log({"step": step, "val_loss": val_loss, "val_bits_per_byte": bits})
+                bits = val_loss / data.nats_per_bit_per_byte
+                metrics = {"step": step, "val_loss": val_loss, "val_bits_per_byte": bits}
+                if len(losses) > 1:
+                    pairs = zip(data.corpora, losses, strict=True)
+                    metrics |= {f"val_loss/{corpus.name}": loss for corpus, loss in pairs}
+                log.log(metrics)
                 bar.write(f"step {step:>6} | validation loss {val_loss:.4f} | {bits:.4f} bits per byte")
         stop = bool(interrupted)
         if world_size > 1:  # a signal may have reached one process only: all stop at the same step
@@ -332,7 +335,7 @@ def main(cfg: TrainConfig) -> None:
                 state["best_val_loss"] = state["val_loss"]
             if rank == 0:
                 saved = {**state, "position": step * step_windows, "settings": dataclasses.asdict(cfg)}
-                checkpoint.save(out_dir, step, model, optimizer, tokenizer, saved, best, cfg.keep_checkpoints)
+                checkpoint.save(out_dir, step, model, optimizer, data.tokenizer, saved, best, cfg.keep_checkpoints)
         if last or stop:
             break
 
@@ -344,7 +347,7 @@ def main(cfg: TrainConfig) -> None:
         loss = torch.zeros((), device=device)
         for micro_step in range(accumulate):
             first = step * step_windows + (micro_step * world_size + rank) * cfg.batch_size
-            x, y = batch(windows, order, first, cfg.batch_size, device)
+            x, y = batch(data, first, cfg.batch_size, device)
             syncing = world_size == 1 or micro_step == accumulate - 1
             with contextlib.nullcontext() if syncing else parallel.no_sync():
                 with precision():
@@ -362,6 +365,7 @@ def main(cfg: TrainConfig) -> None:
             if world_size > 1:
                 dist.all_reduce(loss)
             metrics = {"step": step, "loss": loss.item(), "lr": rate, "grad_norm": norm.item()}
+            metrics |= data.progress(step * step_windows)
             if not math.isfinite(metrics["loss"]):
                 raise ValueError(
                     f"the loss is {metrics['loss']} at step {step}; lower --learning_rate ({cfg.learning_rate}); "
@@ -393,7 +397,7 @@ def main(cfg: TrainConfig) -> None:
         bar.close()
         log.close()
         if last:
-            report(cfg, step, state["val_loss"], val_shards, model, tokenizer)
+            report(cfg, step, state["val_loss"], data, model)
     if stop and not last:
         if rank == 0:
             raise KeyboardInterrupt(f"stopped at step {step}, saved in {out_dir}/latest; the same command continues")

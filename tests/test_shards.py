@@ -1,8 +1,10 @@
 """Token files: windows that tile, targets that come once, checksums, and folders that are not finished."""
 
+import gc
 import hashlib
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -10,9 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sampler import DistributedStreamSampler, permute
 from shards import EvalWindows, Shards, Windows, join_parts, read_meta, token_dtype, verify
 
 REPO = Path(__file__).parents[1]
@@ -120,6 +124,128 @@ def test_reading_opens_each_shard_once_and_reads_no_more_than_the_window(tmp_pat
     for epoch in range(3):
         get(windows, epoch)
     assert len(opened) == 3 and len(read) == 3 * len(windows) and set(read) == {4 * (T + 1)}
+
+
+# --- the reader ---
+
+
+def test_a_platform_without_pread_maps_the_file_and_reads_the_same(tmp_path, monkeypatch):
+    sizes = [100, 37, 1000]
+    windows = Windows(make_folder(tmp_path, sizes), T, seed=0)
+    expected, whole = get(windows, 1), windows.shards.all()
+    assert all(isinstance(file, int) for file in windows.shards._files)
+    monkeypatch.delattr(os, "pread")
+    monkeypatch.setattr(os, "open", None)
+    again = Windows(Shards(tmp_path, "train"), T, seed=0)
+    assert np.array_equal(get(again, 1), expected) and np.array_equal(again.shards.all(), whole)
+    assert all(isinstance(file, np.memmap) for file in again.shards._files)
+    row = again.shards.read(1, 5, 3)
+    assert row.tolist() == [105, 106, 107] and not isinstance(row, np.memmap)  # a copy: it keeps no page mapped
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="this platform has no posix_fadvise")
+@pytest.mark.parametrize("read_ahead", [False, True])
+def test_random_reads_are_announced_and_sequential_ones_not(tmp_path, monkeypatch, read_ahead):
+    said = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda *args: said.append(args[1:]))
+    make_folder(tmp_path, [100, 200])
+    shards = Shards(tmp_path, "train", read_ahead=read_ahead)
+    assert said == []  # nothing is opened before the first read
+    shards.read(0, 0, 5)
+    assert said == ([] if read_ahead else [(0, 0, os.POSIX_FADV_RANDOM)] * 2)
+
+
+def test_files_are_closed_with_the_reader(tmp_path):
+    shards = make_folder(tmp_path, [100, 200])
+    shards.read(0, 0, 1)
+    files = list(shards._files)
+    del shards
+    gc.collect()
+    for file in files:
+        with pytest.raises(OSError):
+            os.fstat(file)
+
+
+def test_a_copy_for_another_process_opens_its_own_files(tmp_path):
+    windows = Windows(make_folder(tmp_path, [100, 200]), T, seed=0)
+    windows.shards.read(0, 0, 1)
+    copy = pickle.loads(pickle.dumps(windows))
+    assert "_files" not in copy.shards.__dict__
+    assert np.array_equal(get(copy, 3), get(windows, 3))
+    assert set(copy.shards._files).isdisjoint(windows.shards._files)
+
+
+def test_a_read_that_comes_in_pieces_is_completed(tmp_path, monkeypatch):
+    """Linux reads 2 GB at most in one call."""
+    shards, real = make_folder(tmp_path, [1000]), os.pread
+    monkeypatch.setattr(os, "pread", lambda file, size, start: real(file, min(size, 300), start))
+    assert np.array_equal(shards.all(), np.arange(1000)) and np.array_equal(shards.read(0, 3, 500), np.arange(3, 503))
+    (tmp_path / "train_00000.bin").write_bytes(b"12345678")
+    with pytest.raises(ValueError, match="train_00000.bin has become shorter; run: python shards.py verify"):
+        shards.read(0, 0, 1000)
+
+
+@pytest.mark.parametrize("context", [None, "fork", "spawn"])
+def test_windows_are_a_torch_dataset(tmp_path, context):
+    windows = Windows(make_folder(tmp_path, [400, 300]), T, seed=0)
+    sampler = DistributedStreamSampler(windows, num_replicas=2, rank=1, seed=9)
+    workers = {"num_workers": 2, "multiprocessing_context": context} if context else {}
+    for epoch in (0, 1):
+        sampler.set_epoch(epoch)
+        windows.epoch = epoch
+        loader = torch.utils.data.DataLoader(windows, batch_size=5, sampler=sampler, **workers)
+        found = torch.cat(list(loader)).numpy()
+        indices = [permute(g, len(windows), 9, epoch) for g in range(1, len(windows) - 1, 2)]
+        assert found.dtype == np.int64 and np.array_equal(found, get(windows, epoch)[indices])
+    assert np.array_equal(windows[3], get(windows, 1)[3]) and len(list(windows)) == len(windows)
+    for bad in (-1, len(windows)):
+        with pytest.raises(IndexError, match=f"{bad} of {len(windows)}"):
+            windows[bad]
+
+
+def test_ids_beyond_the_vocabulary_name_the_folder(tmp_path):
+    shards = make_folder(tmp_path, [100])
+    shards.vocab_size = 90
+    windows, fixed = Windows(shards, T, seed=0), EvalWindows(shards, T)
+    for read in (lambda: [get(windows, epoch) for epoch in range(50)], lambda: list(fixed.batches(3))):
+        with pytest.raises(ValueError, match=f"{tmp_path}: the train split has token id 9., the vocabulary ends at 89"):
+            read()
+    shards.vocab_size = 100
+    assert len(get(windows, 0)) and len(list(fixed.batches(3)))
+
+
+# --- nanoGPT's folders ---
+
+
+def bare_folder(folder: Path, train: int, val: int) -> Path:
+    for name, size in (("train", train), ("val", val)):
+        (folder / f"{name}.bin").write_bytes(np.arange(size, dtype="<u2").tobytes())
+    (folder / "meta.pkl").write_bytes(b"cos\nsystem\n(S'touch executed'\ntR.")  # would run a command
+    return folder
+
+
+def test_a_bare_nanogpt_folder_is_read_as_uint16(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    bare_folder(tmp_path, 65536, 100)
+    train, val = (Shards(tmp_path, split) for split in ("train", "val"))
+    assert np.array_equal(train.all(), np.arange(65536)) and np.array_equal(val.all(), np.arange(100))
+    assert train.bytes is None and train.vocab_size is None
+    assert train.meta["note"].startswith(f"{tmp_path} has no meta.json") and "uint16" in train.meta["note"]
+    assert get(Windows(train, 1000, 0), 0).shape == (64, 1001)
+    assert verify(tmp_path) == [] and not (tmp_path / "executed").exists()
+
+
+def test_a_bare_folder_that_is_incomplete_is_refused(tmp_path):
+    bare_folder(tmp_path, 100, 100)
+    (tmp_path / "val.bin").write_bytes(b"123")
+    with pytest.raises(ValueError, match=r"val.bin has 3 bytes, no whole number of uint16"):
+        Shards(tmp_path, "train")
+    (tmp_path / "val.bin").unlink()
+    with pytest.raises(ValueError, match=r"val.bin is missing"):
+        Shards(tmp_path, "train")
+    (tmp_path / "manifest.json").write_text(json.dumps({"command": "python prepare_wiki.py x"}))
+    with pytest.raises(ValueError, match="unfinished; complete it with: python prepare_wiki.py x"):
+        Shards(tmp_path, "train")
 
 
 # --- evaluation windows ---
@@ -236,7 +362,7 @@ def test_verify_names_the_shard_that_is_not_as_it_was_written(tmp_path, how):
     assert verify(tmp_path) == []
     damage(tmp_path / "train_00001.bin", how)
     (line,) = verify(tmp_path)
-    assert line.startswith(f"{tmp_path}/train_00001.bin is ")
+    assert line.startswith(f"{tmp_path}/train_00001.bin ") and ("has" in line) == ("ened" in how)
     assert ("missing" in line) == (how == "missing")
 
 

@@ -19,7 +19,8 @@ from safetensors.torch import load_file
 import checkpoint
 import configurator
 import train
-from sampler import IndexStream, permute
+from mixture import Mixture
+from sampler import permute
 from shards import EvalWindows, Shards, Windows
 
 CONFIGS = sorted(path for path in (REPO / "config").glob("*.py") if not path.name.startswith("data_"))
@@ -145,7 +146,7 @@ def test_batches_follow_the_permutation_whatever_the_split(data_dir):
     windows = Windows(Shards(data_dir, "train"), cfg.block_size, cfg.seed)
     n, cpu = len(windows), torch.device("cpu")
     first = n - 2  # the batch crosses the end of the first epoch
-    x, y = train.batch(windows, IndexStream(n, seed=cfg.seed), first, 4, cpu)
+    x, y = train.batch(Mixture(cfg.data, cfg.block_size, cfg.seed), first, 4, cpu)
     for row, g in enumerate(range(first, first + 4)):
         index = np.array([permute(g % n, n, cfg.seed, g // n)])
         tokens = windows.get(index, np.array([g // n]))[0]
