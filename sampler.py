@@ -7,8 +7,8 @@ g // n and index permute(g % n, n, seed, epoch), computed when it is asked for: 
 """
 
 import functools
-import itertools
 import math
+import operator
 from collections.abc import Iterator, Sequence, Sized
 from typing import Any
 
@@ -20,6 +20,7 @@ ALGO_VERSION = 1  # golden vectors in tests/test_sampler.py freeze the outputs: 
 TABLE_MAX = 1 << 16  # up to here an exact shuffle from a table of at most 512 KiB; 8 rounds are too few below n = 6
 ROUNDS = 8  # 4 rounds show at lags of sqrt(n); 6 pass; 8 leave a margin
 N_MAX = 1 << 62
+FIRST_BLOCK = 256  # indices computed at first; each block is twice the one before, up to `block`
 PERIOD = 1 << 16  # positions after which the pattern of a mixture repeats: weights are rounded to parts of it
 MASK = (1 << 64) - 1
 GAMMA = 0x9E3779B97F4A7C15  # splitmix64's increment, 2^64 / golden ratio
@@ -35,13 +36,14 @@ def _mix(x: np.ndarray) -> np.ndarray:
     return x
 
 
+@functools.lru_cache(maxsize=4096)
 def hash_key(*values: int) -> int:
     """A 64-bit key that depends on every value and on their order; each is absorbed separately, never added up."""
     key = 0
     for value in values:
         if not 0 <= value <= MASK:
             raise ValueError(f"{value} is outside 0 .. 2^64 - 1, the range of seeds, epochs and sizes")
-        key = int(_mix(np.array([(key ^ value) + GAMMA & MASK], dtype=np.uint64))[0])
+        key = int(_mix(np.array([(key ^ int(value)) + GAMMA & MASK], dtype=np.uint64))[0])
     return key
 
 
@@ -115,7 +117,7 @@ def quantize(weights: Sequence[float], period: int = PERIOD) -> list[int]:
     if all(float(weight).is_integer() for weight in weights) and total <= period:
         return [int(weight) for weight in weights]
     shares = [period * (weight / total) for weight in weights]
-    if small := [weight for weight, share in zip(weights, shares, strict=True) if 0 < share < 1]:
+    if small := [weight for weight, share in zip(weights, shares, strict=True) if weight > 0 and share < 1]:
         raise ValueError(
             f"weight {small[0]} of a sum of {total} is below one part in {period}; raise it or set it to 0"
         )
@@ -174,7 +176,7 @@ class IndexStream:
         if run < 1:
             raise ValueError(f"run ({run}) must be at least 1")
         hash_key(seed)  # refuses a seed out of range
-        self.counts, self.seed, self.shuffle, self.run = quantize(weights), seed, shuffle, run
+        self.counts, self.seed, self.shuffle, self.run = quantize(weights), int(seed), shuffle, run
         self.pattern = schedule(self.counts)
         # how often its source came before, within the period
         self.turn = np.zeros(len(self.pattern), dtype=np.int64)
@@ -185,9 +187,16 @@ class IndexStream:
     def at(self, positions: np.ndarray | Sequence[int] | int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(source, index, epoch) of global positions, three int64 arrays of their shape. O(len(positions)) memory."""
         g = np.asarray(positions)
-        if g.size and (not np.issubdtype(g.dtype, np.integer) or int(g.min()) < 0):
-            raise ValueError(f"positions must be integers of at least 0, not {g.ravel()[:3].tolist()}...")
+        if g.size and not (np.issubdtype(g.dtype, np.integer) and 0 <= int(g.min()) and int(g.max()) < N_MAX):
+            raise ValueError(f"positions must be integers from 0 to 2^62 - 1, not {g.ravel()[:3].tolist()}...")
         g = g.astype(np.int64)
+        if len(self.sizes) == 1 and g.ndim and g.size:
+            n = self.sizes[0]
+            e = int(g.min()) // n
+            if int(g.max()) // n == e:  # all in one epoch, as nearly every block is: half the time of what follows
+                index = g - e * n
+                index = self._permuted(index, 0, e) if self.shuffle else index
+                return np.zeros_like(g), index, np.full_like(g, e)
         if len(self.sizes) == 1:
             epoch, place = np.divmod(g, self.sizes[0])
             return np.zeros_like(g), self._indices(place, np.zeros_like(g), epoch), epoch
@@ -205,13 +214,15 @@ class IndexStream:
         return cycles * np.array(self.counts) + np.bincount(self.pattern[:rest], minlength=len(self.sizes))
 
     def _indices(self, place: np.ndarray, source: np.ndarray, epoch: np.ndarray) -> np.ndarray:
-        index = np.array(place)
-        if self.shuffle:  # a block holds few different (source, epoch): each is permuted at once
-            for e in np.unique(epoch).tolist():
-                for k in np.unique(source[epoch == e]).tolist():
-                    mine = (source == k) & (epoch == e)
-                    index[mine] = self._permuted(place[mine], k, e)
-        return index
+        if not self.shuffle or not place.size:
+            return place
+        shape = np.shape(place)
+        place, source, epoch = (np.ravel(part) for part in (place, source, epoch))
+        index, order = place.copy(), np.lexsort((epoch, source))
+        borders = np.flatnonzero(np.diff(epoch[order]) | np.diff(source[order])) + 1
+        for mine in np.split(order, borders):  # each (source, epoch) is permuted at once; a block holds few of them
+            index[mine] = self._permuted(place[mine], int(source[mine[0]]), int(epoch[mine[0]]))
+        return index.reshape(shape)
 
     def _permuted(self, place: np.ndarray, source: int, epoch: int) -> np.ndarray:
         n = self.sizes[source]
@@ -259,7 +270,8 @@ class DistributedStreamSampler(torch.utils.data.Sampler[int]):
         if not 0 <= self.rank < self.num_replicas:
             raise ValueError(f"rank ({self.rank}) must be at least 0 and below num_replicas ({self.num_replicas})")
         if not isinstance(dataset, IndexStream):
-            dataset = IndexStream(dataset if isinstance(dataset, int) else len(dataset), seed=seed, shuffle=shuffle)
+            n = dataset if isinstance(dataset, int | np.integer) else len(dataset)
+            dataset = IndexStream(n, seed=seed, shuffle=shuffle)
         if tail not in ("drop", "exact", "stream"):
             raise ValueError(f"tail={tail!r} must be 'drop', 'exact' or 'stream'")
         if len(dataset.sizes) > 1 and tail != "stream":
@@ -270,8 +282,17 @@ class DistributedStreamSampler(torch.utils.data.Sampler[int]):
             raise ValueError(f"block ({block}) must be at least 1")
         self.stream, self.tail, self.total, self.block = dataset, tail, total, block
         self.first = np.concatenate([[0], np.cumsum(dataset.sizes)])  # index of each source's first sample
-        self.position = 0  # samples drawn by all ranks together
+        self._position = 0
+        self._block: tuple[int, int, Iterator[int]] | None = None  # being yielded: position after it, its end, the rest
         self.loaded = False
+
+    @property
+    def position(self) -> int:
+        """Samples that all ranks together have drawn, the one that was yielded last among them."""
+        if self._block is None:
+            return self._position
+        after, end, rest = self._block
+        return min(after - operator.length_hint(rest) * self.num_replicas, end)
 
     def _end(self, start: int) -> int | None:
         """Position at which iteration from `start` ends; None: never."""
@@ -301,20 +322,23 @@ class DistributedStreamSampler(torch.utils.data.Sampler[int]):
         W = self.num_replicas
         self.loaded = False
         rows, end = self._rows(start), self._end(start)
-        for begin in itertools.count(0, self.block) if rows is None else range(0, rows, self.block):
-            row = np.arange(begin, begin + self.block if rows is None else min(rows, begin + self.block))
+        several = len(self.stream.sizes) > 1
+        begin, size = 0, min(self.block, FIRST_BLOCK)
+        while rows is None or begin < rows:
+            row = np.arange(begin, begin + size if rows is None else min(rows, begin + size))
             base = start + row * W
             rank = self.rank
-            if len(self.stream.sizes) > 1 and W > 1:  # else W = 2 and shares of 1/2 give each rank one source
+            if several and W > 1:  # else W = 2 and shares of 1/2 give each rank one source
                 rank = (self.rank + _mix(base.astype(np.uint64)) % np.uint64(W)).astype(np.int64) % W
             source, index, _ = self.stream.at(base + rank)
-            for i, value in zip(row.tolist(), (self.first[source] + index).tolist(), strict=True):
-                self.position = start + (i + 1) * W  # before the yield: whoever asks now has this sample
-                if end is not None:
-                    self.position = min(self.position, end)
-                yield value
+            # The position is not counted for each index, which took twice the time of all the rest, but read off the
+            # iterator: a list's has moved on before it hands out an item, so whoever asks then has this sample.
+            rest = iter((self.first[source] + index if several else index).tolist())
+            self._block = (start + (begin + len(row)) * W, N_MAX if end is None else end, rest)
+            yield from rest
+            begin, size = begin + len(row), min(self.block, 2 * size)
         if self.tail != "stream":
-            self.position = end  # the next epoch begins, also for a rank that had no sample left
+            self._position, self._block = end, None  # the next epoch begins, also for a rank that had no sample left
 
     @property
     def epoch(self) -> int:
@@ -335,7 +359,7 @@ class DistributedStreamSampler(torch.utils.data.Sampler[int]):
         """Continue from a global position, in O(1)."""
         if not 0 <= position < N_MAX:
             raise ValueError(f"position ({position}) must be at least 0 and below 2^62")
-        self.position, self.loaded = int(position), False
+        self._position, self._block, self.loaded = int(position), None, False
 
     def state_dict(self) -> dict[str, Any]:
         """All there is to save: what names the order, and the global position. The same on every rank."""

@@ -151,6 +151,16 @@ class Shards:
             data += more
         return np.frombuffer(data, dtype=self.dtype)
 
+    def rows(self, shards: Sequence[int], starts: Sequence[int], count: int) -> np.ndarray:
+        """`count` tokens from each place, (len(starts), count) in the shards' dtype: a read for each, one copy."""
+        places, size = list(zip(shards, starts, strict=True)), self.dtype.itemsize
+        if places and hasattr(os, "pread"):
+            data = b"".join([os.pread(self._files[shard], count * size, start * size) for shard, start in places])
+            if len(data) == len(places) * count * size:
+                return np.frombuffer(data, dtype=self.dtype).reshape(-1, count)
+        found = [self.read(shard, start, count) for shard, start in places]  # mapped, or read in pieces
+        return np.array(found, dtype=self.dtype).reshape(-1, count)
+
     def check_ids(self, ids: np.ndarray) -> None:
         """Raise ValueError for ids beyond the vocabulary: on a GPU they end in an assertion that names nothing."""
         if self.vocab_size is not None and ids.size and int(ids.max()) >= self.vocab_size:
@@ -194,15 +204,14 @@ class Windows:
 
     def get(self, indices: np.ndarray, epochs: np.ndarray) -> np.ndarray:
         """Windows as int64 (len(indices), block_size + 1)."""
-        out = np.empty((len(indices), self.block_size + 1), dtype=np.int64)
         owners = np.searchsorted(self.first, indices, side="right") - 1
-        places = indices - self.first[owners]
-        rows = zip(places.tolist(), epochs.tolist(), owners.tolist(), strict=True)
-        for row, (place, epoch, shard) in enumerate(rows):
-            start = _offset(self.seed, epoch, shard, self.block_size) + place * self.block_size
-            out[row] = self.shards.read(shard, start, self.block_size + 1)
-        self.shards.check_ids(out)
-        return out
+        starts = ((indices - self.first[owners]) * self.block_size).tolist()
+        owners, epochs = owners.tolist(), epochs.tolist()
+        for row, (shard, epoch) in enumerate(zip(owners, epochs, strict=True)):
+            starts[row] += _offset(self.seed, epoch, shard, self.block_size)
+        tokens = self.shards.rows(owners, starts, self.block_size + 1)
+        self.shards.check_ids(tokens)
+        return tokens.astype(np.int64)
 
     def __getitems__(self, indices: Sequence[int]) -> np.ndarray:
         found = np.asarray(indices, dtype=np.int64)
