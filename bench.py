@@ -2,14 +2,18 @@
 
     python bench.py --part=train                  one optimizer step: our Llama against transformers' of the same size
     python bench.py --part=train --size=10m --dtype=float32 --rounds=3
+    python bench.py --part=sample                 generated tokens, against transformers' generate and without a cache
+    python bench.py --part=sampler                shuffled indices, up to n = 1e12, against torch's samplers
+    python bench.py --part=reader                 random windows of a token file against np.memmap, cold and warm
     OMP_NUM_THREADS=1 python bench.py             beside other jobs: threads that wait for each other spoil every number
 
-All variants of a part live in one process and take turns, A B, A B, ...: what disturbs the machine for a while disturbs
-each of them. The result is a ratio per round, its median and range over the rounds; a lone time says little. Variants
-are checked to compute the same before they are timed. Peak memory comes from a fresh process for each variant. What is
-printed, with every sample and the hardware, is kept in out/bench/<part>.json.
+All variants of a part take turns, A B, A B, ...: what disturbs the machine for a while disturbs each of them. The
+result is a ratio per round, its median and range over the rounds; a lone time says little. Variants are checked to
+compute the same before they are timed. Peak memory comes from a fresh process for each variant. What is printed, with
+every sample and the hardware, is kept in out/bench/<part>.json.
 
-A new part is a function from BenchConfig to Part, entered in PARTS.
+A new part is a function from BenchConfig to Part, entered in PARTS: its variants are timed in one process. Where every
+turn needs a fresh process it is a function that makes a record, entered in bench_data.PARTS.
 """
 
 import configurator  # before torch and the others: Ctrl-C during their import is one line too
@@ -19,9 +23,11 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import datetime
+import functools
 import importlib
 import itertools
 import multiprocessing
+import multiprocessing.resource_tracker
 import os
 import platform
 import resource
@@ -40,11 +46,14 @@ import torch
 from tqdm import tqdm
 
 import atomic
+import bench_data
 from checkpoint import hf_config
 from model import Llama, ModelConfig
-from sample import pick_device
+from sample import generate, pick_device
 from train import pick_dtype
 
+ROUNDS = {"sampler": 3, "reader": 5}  # their turns begin with a new process and its imports: 3 seconds each
+NEW_TOKENS, PROMPT_TOKENS = 256, 32  # of a text in the part sample
 MEMORY_CALLS = 3  # the first allocates gradients and optimizer state, the others show what a steady state adds
 CHECK_STEPS = 3  # optimizer steps whose losses must agree before anything is timed
 # Largest relative difference of these losses. Measured on a CPU: 1e-6 in float32, 3e-4 in bfloat16 (size 10m).
@@ -53,6 +62,7 @@ TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 1e-3}
 SIZES = {  # name -> shape, windows in a batch
     "small": (ModelConfig(4096, 128, n_layer=4, n_head=4, n_kv_head=2, n_embd=128, ffn_hidden=384), 12),  # demo.py
     "10m": (ModelConfig(4096, 256, n_layer=6, n_head=6, n_kv_head=3, n_embd=384, ffn_hidden=1152), 16),  # 10.6M + 1.6M
+    "124m": (ModelConfig(50304, 1024, 12, 12, 12, 768, 2048), 4),  # the size of GPT-2's smallest
 }
 
 
@@ -61,20 +71,28 @@ class BenchConfig:
     """Settings of `python bench.py`."""
 
     part: str = "train"  # names separated by commas, or all
-    rounds: int = 7  # turns of each variant
-    seconds: float = 1.0  # about the length of a turn; at least one call
-    size: Literal["small", "10m"] = "small"  # model and batch: 1.3M parameters, 1536 tokens; 12.2M, 4096 tokens
-    device: str = "auto"  # cpu, cuda, mps; auto: cuda if there is one
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of the matrix products (autocast), as in train.py
+    rounds: int | None = None  # turns of each variant; None: train 7, reader 5, sample and sampler 3
+    seconds: float = 1.0  # train, sample: about the length of a turn; at least one call
+    size: Literal["small", "10m", "124m"] = "small"  # train: 1.3M parameters, 1536 tokens a batch; 12.2M, 4096; 124M
+    device: str = "auto"  # train, sample: cpu, cuda, mps; auto: cuda if there is one
+    dtype: Literal["auto", "float32", "bfloat16"] = (
+        "auto"  # train: of the matrix products (autocast); sample: of the weights; auto: as in train.py, sample.py
+    )
+    largest: int = 10**8  # sampler: samplers that hold a list run up to this n (1e8: 4.8 GB); whole epochs and targets
+    file_mb: int = 2000  # reader: size of the token file, which is made beside the record and removed afterwards
     out: str = ""  # JSON record; empty: out/bench/<part>.json
 
     def check(self) -> list[str]:
         """The parts wanted. Raises ValueError for settings that cannot work."""
-        if self.rounds < 1 or not self.seconds >= 0:
+        if (self.rounds is not None and self.rounds < 1) or not self.seconds >= 0:
             raise ValueError(f"rounds ({self.rounds}) must be at least 1, seconds ({self.seconds}) at least 0")
-        names = list(PARTS) if self.part == "all" else self.part.split(",")
-        if unknown := [name for name in names if name not in PARTS]:
-            raise ValueError(f"unknown part '{unknown[0]}'; known parts: {', '.join(PARTS)}, all")
+        if self.largest < 1000 or self.file_mb < 1:
+            raise ValueError(f"largest ({self.largest}) must be at least 1000, file_mb ({self.file_mb}) at least 1")
+        known = [*PARTS, *bench_data.PARTS]
+        names = known if self.part == "all" else self.part.split(",")
+        names = [full for name in names for full in (list(SAMPLE_PARTS) if name == "sample" else [name])]
+        if unknown := [name for name in names if name not in known]:
+            raise ValueError(f"unknown part '{unknown[0]}'; known parts: {', '.join(known)}, all")
         if self.out and len(names) > 1:
             raise ValueError(f"--out={self.out} is one file, but there are {len(names)} parts; drop --out")
         return names
@@ -89,6 +107,7 @@ class Part:
     unit: str  # what the rate counts, e.g. tokens
     units_per_call: int
     check: Callable[[dict[str, Callable[[], Any]]], str]  # given what was built: the agreement in words, or ValueError
+    memory_calls: int = MEMORY_CALLS
 
 
 def need(module: str) -> Any:
@@ -159,36 +178,69 @@ def peak_rss() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
+def baseline_rss() -> int:
+    """Resident set of this process in bytes. On Linux its peak so far, of the imports, is forgotten."""
+    with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w", encoding="utf-8") as file:
+        file.write("5")
+    return need("psutil").Process().memory_info().rss
+
+
 def peak_memory_here(part: Callable[[BenchConfig], Part], cfg: BenchConfig, name: str) -> int:
-    """Bytes that building the variant and calling it MEMORY_CALLS times adds at the peak; for a fresh process."""
-    build, device = part(cfg).variants[name], pick_device(cfg.device)  # libraries and inputs: below the baseline
+    """Bytes that building the variant and calling it memory_calls times adds at the peak; for a fresh process."""
+    built, device = part(cfg), pick_device(cfg.device)  # libraries and inputs: below the baseline
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         baseline = torch.cuda.memory_allocated(device)
     else:
-        with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w", encoding="utf-8") as file:
-            file.write("5")  # Linux: the peak so far, of the imports, is forgotten
-        baseline = need("psutil").Process().memory_info().rss
-    call = build()
-    for _ in range(MEMORY_CALLS):
+        baseline = baseline_rss()
+    call = built.variants[name]()
+    for _ in range(built.memory_calls):
         call()
     return (torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_rss()) - baseline
 
 
-def peak_memory(part: Callable[[BenchConfig], Part], cfg: BenchConfig, name: str) -> int:
-    """peak_memory_here in a process of its own, so that no variant inherits the peak or the free memory of another."""
-    ignore_interrupt = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
-    pool = concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), **ignore_interrupt)
+def weighed_turn(turn: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The figures of a turn, and as peak_bytes what it adds to the resident set at its peak; for a fresh process."""
+    baseline = baseline_rss()
+    figures = turn()
+    return figures | {"peak_bytes": peak_rss() - baseline}
+
+
+def alone(what: str, function: Callable, *args: Any) -> Any:
+    """function(*args) from a process of its own: it inherits no peak, no free memory and no mapped file of another."""
+    multiprocessing.resource_tracker.ensure_running()  # starting it would unblock the signal below
+    pool = concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
     try:
-        return pool.submit(peak_memory_here, part, cfg, name).result()
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited: Ctrl-C is for this process alone
+        try:
+            future = pool.submit(function, *args)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        return future.result()
     except concurrent.futures.process.BrokenProcessPool:
-        raise ValueError(f"the process that measures the memory of {name} was killed (out of memory?)") from None
+        raise ValueError(f"the process that measures {what} was killed (out of memory?)") from None
     except BaseException:
         for process in multiprocessing.active_children():
             process.terminate()
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def take_turns(
+    cases: dict[str, Callable[[], dict[str, Any]]], rounds: int, desc: str
+) -> dict[str, list[dict[str, Any]]]:
+    """The figures of each case, one sample a round: A B C, A B C, ..., every turn in a fresh process.
+
+    A case is a callable that can be pickled. peak_bytes is added to its figures.
+    """
+    samples: dict[str, list[dict[str, Any]]] = {name: [] for name in cases}
+    with tqdm(total=rounds * len(cases), desc=desc, unit=" turns", disable=None) as bar:
+        for _ in range(rounds):
+            for name, turn in cases.items():
+                samples[name].append(alone(name, weighed_turn, turn))
+                bar.update()
+    return samples
 
 
 def hardware(device: torch.device) -> dict[str, Any]:
@@ -218,25 +270,34 @@ def git_commit() -> str | None:
     return None
 
 
+def origin(name: str, cfg: BenchConfig, device: torch.device) -> dict[str, Any]:
+    """What every record begins with: where and when its numbers come from."""
+    return {
+        "part": name,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "commit": git_commit(),
+        "hardware": hardware(device),
+        "settings": dataclasses.asdict(cfg),
+    }
+
+
 def run_part(name: str, cfg: BenchConfig) -> dict[str, Any]:
     """Check, time and weigh the variants of a part; returns the record, JSON's types only."""
+    cfg = dataclasses.replace(cfg, rounds=cfg.rounds or ROUNDS.get(name, 7))
+    if name in bench_data.PARTS:
+        return origin(name, cfg, torch.device("cpu")) | bench_data.PARTS[name](cfg, take_turns)
     device = pick_device(cfg.device)
-    machine, part = hardware(device), PARTS[name](cfg)
+    measured, part = origin(name, cfg, device), PARTS[name](cfg)
     variants = {key: build() for key, build in part.variants.items()}
     agreement = part.check(variants)
     samples = measure(variants, cfg.rounds, cfg.seconds, device, name)
     variants.clear()  # room for the processes below
     results = summarize(samples, part.units_per_call)
     for key in tqdm(results, desc=f"{name}: memory", unit=" variants", disable=None):
-        results[key]["peak_bytes"] = peak_memory(PARTS[name], cfg, key)
+        results[key]["peak_bytes"] = alone(f"the memory of {key}", peak_memory_here, PARTS[name], cfg, key)
     figure = "allocated GPU memory (torch.cuda.max_memory_allocated)" if device.type == "cuda" else "resident set"
-    return {
-        "part": name,
+    return measured | {
         "title": part.title,
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": git_commit(),
-        "hardware": machine,
-        "settings": dataclasses.asdict(cfg),
         "unit": part.unit,
         "units_per_call": part.units_per_call,
         "check": agreement,
@@ -247,14 +308,22 @@ def run_part(name: str, cfg: BenchConfig) -> dict[str, Any]:
 
 
 def table(record: dict[str, Any]) -> str:
-    """The record for a reader: milliseconds per call, rate, ratio to the first peer, MB (10^6 bytes)."""
-    machine, results = record["hardware"], record["results"]
-    peer, width = list(results)[min(1, len(results) - 1)], max(map(len, results))
+    """The record for a reader."""
+    machine = record["hardware"]
     lines = [
         f"{record['part']}: {record['title']}",
         f"check: {record['check']}",
         f"{machine['gpu'] or machine['cpu']}, {machine['threads']} of {machine['cores']} cores, "
         f"torch {machine['torch']}, load average {machine['load_average'][0]:.1f}",
+    ]
+    return "\n".join(lines + bench_data.TABLES.get(record["part"], times_table)(record))
+
+
+def times_table(record: dict[str, Any]) -> list[str]:
+    """Lines of a Part's record: milliseconds per call, rate, ratio to the first peer, MB (10^6 bytes)."""
+    results = record["results"]
+    peer, width = list(results)[min(1, len(results) - 1)], max(map(len, results))
+    lines = [
         f"{'':{width}} {'ms per call (min-max)':>32} {record['unit'] + '/s':>12} {'x ' + peer:>22} {'peak MB':>9}",
     ]
     for name, row in results.items():
@@ -262,7 +331,12 @@ def table(record: dict[str, Any]) -> str:
         ratio = f"{row['ratio']:.2f} ({row['ratio_min']:.2f}-{row['ratio_max']:.2f})"
         peak = f"{row['peak_bytes'] / 1e6:,.1f}"
         lines.append(f"{name:{width}} {f'{median} ({low}-{high})':>32} {row['rate']:>12,.0f} {ratio:>22} {peak:>9}")
-    return "\n".join([*lines, f"peak MB: {record['peak_is']}"])
+    for other in list(results)[2:]:
+        ours, theirs = (record["samples_s"][key] for key in (next(iter(results)), other))
+        times = [b / a for a, b in zip(ours, theirs, strict=True)]
+        shown = f"{statistics.median(times):.2f} ({min(times):.2f}-{max(times):.2f})"
+        lines.append(f"{next(iter(results))} is {shown} times as fast as {other}")
+    return [*lines, f"peak MB: {record['peak_is']}"]
 
 
 def optimizer_step(
@@ -362,7 +436,84 @@ def train_part(cfg: BenchConfig) -> Part:
     )
 
 
-PARTS: dict[str, Callable[[BenchConfig], Part]] = {"train": train_part}
+def uncached(model: Llama, prompts: torch.Tensor, new_tokens: int) -> torch.Tensor:
+    """Greedy continuation, (B, new_tokens) ids, with the whole text computed again for each token, as nanoGPT does."""
+    tokens = prompts  # (B, T)
+    with torch.inference_mode():
+        for _ in range(new_tokens):
+            logits = model(tokens, last=True)[:, -1]  # (B, V)
+            tokens = torch.cat((tokens, logits.argmax(1, keepdim=True)), dim=1)
+    return tokens[:, prompts.shape[1] :]
+
+
+def same_tokens(variants: dict[str, Callable[[], torch.Tensor]]) -> str:
+    """Generate with each variant. Raises ValueError when they differ before rounding could make them.
+
+    In float32 two near-equal logits change places once in some thousand tokens, and a text goes on from there; the
+    first tokens of the first text must be the same.
+    """
+    ours, *peers = (call().cpu() for call in variants.values())
+    agree = min(int((ours == peer).cummin(1).values.sum(1).min()) for peer in peers)
+    if agree < 16:
+        raise ValueError(f"the variants do not compute the same: only {agree} greedy tokens are equal")
+    return f"at least the first {agree} of {ours.shape[1]} greedy tokens of every text are equal"
+
+
+def sample_part(cfg: BenchConfig, size: str, batch_size: int) -> Part:
+    """Greedy generation of NEW_TOKENS tokens after a prompt of PROMPT_TOKENS, for a batch of texts."""
+    config, llama = (getattr(need("transformers"), name) for name in ("LlamaConfig", "LlamaForCausalLM"))
+    device = pick_device(cfg.device)
+    dtype = torch.bfloat16 if (cfg.dtype == "auto" and device.type == "cuda") else torch.float32
+    dtype = getattr(torch, cfg.dtype) if cfg.dtype != "auto" else dtype
+    shape = dataclasses.replace(SIZES[size][0], block_size=1024)
+    random = torch.Generator().manual_seed(0)
+    prompts = torch.randint(shape.vocab_size, (batch_size, PROMPT_TOKENS), generator=random).to(device)
+
+    def model() -> Llama:
+        return start(shape).to(device, dtype).eval()
+
+    def ours() -> Callable[[], torch.Tensor]:
+        built = model()
+
+        def call() -> torch.Tensor:
+            steps = generate(built, prompts.tolist(), NEW_TOKENS, shape.vocab_size, temperature=0)
+            return torch.tensor(list(steps)).t()
+
+        return call
+
+    def theirs() -> Callable[[], torch.Tensor]:
+        built = llama(config(**hf_config(shape, 0)))
+        built.load_state_dict(start(shape).state_dict())
+        built.to(device, dtype).eval()
+        ends = {"eos_token_id": None, "pad_token_id": 0, "do_sample": False, "max_new_tokens": NEW_TOKENS}
+        options = {"attention_mask": torch.ones_like(prompts), **ends}
+        return lambda: built.generate(prompts, **options)[:, PROMPT_TOKENS:]
+
+    def plain() -> Callable[[], torch.Tensor]:
+        built = model()
+        return lambda: uncached(built, prompts, NEW_TOKENS)
+
+    variants = {"NonLlama": ours, f"transformers {version('transformers')} generate": theirs}
+    if batch_size == 1:
+        variants["without a cache"] = plain
+    return Part(
+        variants=variants,
+        title=f"{NEW_TOKENS} new tokens after {PROMPT_TOKENS}, size {size}, texts at once: {batch_size}, "
+        + str(dtype).removeprefix("torch."),
+        unit="tokens",
+        units_per_call=batch_size * NEW_TOKENS,
+        check=same_tokens,
+        memory_calls=1,
+    )
+
+
+SAMPLE_PARTS: dict[str, Callable[[BenchConfig], Part]] = {
+    f"sample-{size}-{batch_size}": functools.partial(sample_part, size=size, batch_size=batch_size)
+    for size in ("10m", "124m")
+    for batch_size in (1, 8)
+}
+PARTS: dict[str, Callable[[BenchConfig], Part]] = {"train": train_part, **SAMPLE_PARTS}
+ROUNDS |= dict.fromkeys(SAMPLE_PARTS, 3)
 
 
 def main(cfg: BenchConfig) -> None:

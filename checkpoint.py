@@ -5,21 +5,25 @@
     out/<run>/latest, best -> step_...
 
 A folder is written aside and renamed, `latest` is moved after that: a kill at any moment leaves a loadable checkpoint.
-Nothing is ever unpickled.
+Folders of Llama, Mistral, Qwen2 and Qwen3 from elsewhere are read as well; what they ask for and model.py does not
+compute is refused by name. Nothing is ever unpickled.
 """
 
+import contextlib
+import dataclasses
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 import atomic
-from model import Llama, ModelConfig
-from tokenizer import END_OF_TEXT, Tokenizer
+from model import Llama, ModelConfig, RopeScaling
+from tokenizer import Tokenizer
 
 NAMES = {  # Hugging Face's config.json key -> ours
     "vocab_size": "vocab_size",
@@ -33,17 +37,41 @@ NAMES = {  # Hugging Face's config.json key -> ours
     "rms_norm_eps": "norm_eps",
     "tie_word_embeddings": "tie_embeddings",
 }
-FIXED = {"model_type": "llama", "hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "rope_scaling": None}
+KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
+FAMILIES = {  # model_type -> its class in transformers, and the keys it has besides
+    "llama": ("LlamaForCausalLM", {"attention_bias": False, "mlp_bias": False}),
+    "mistral": ("MistralForCausalLM", {"sliding_window": None}),
+    "qwen2": ("Qwen2ForCausalLM", {"use_sliding_window": False}),
+    "qwen3": ("Qwen3ForCausalLM", {"use_sliding_window": False, "attention_bias": False}),
+}
+FIXED = {"hidden_act": "silu", "is_causal": True, "attention_dropout": 0}  # what model.py computes
+FIXED |= dict.fromkeys(("attention_bias", "mlp_bias", "use_sliding_window", "rope_interleaved"), False)
+FIXED |= dict.fromkeys(("sliding_window", "layer_types", "num_experts", "num_local_experts", "quantization_config"))
+FIXED |= dict.fromkeys(("attn_logit_softcapping", "final_logit_softcapping"))
+SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
+COMPANIONS = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model")
+COMPANIONS += ("special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "vocab.json", "merges.txt")
+SHARD_BYTES = 5_000_000_000  # weights in one file
+HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+Stored = dict[str, tuple[Path, tuple[int, ...]]]  # file and shape of each tensor
 
 
-def hf_config(cfg: ModelConfig, end_of_text: int) -> dict[str, Any]:
+def hf_config(cfg: ModelConfig, end_of_text: int | None) -> dict[str, Any]:
     """config.json's content; RoPE settings in the spelling of transformers 4 and of 5."""
+    family = "qwen2" if cfg.qkv_bias else "qwen3" if cfg.qk_norm else "llama"
+    if family == "llama" and cfg.n_embd % cfg.n_head:
+        family = "mistral"  # the same decoder, but transformers' Llama wants heads that divide the width
+    scaling = dataclasses.asdict(cfg.rope_scaling) if cfg.rope_scaling else {}
+    rope = {"rope_type": "llama3" if scaling else "default", **scaling}
     return {
-        "architectures": ["LlamaForCausalLM"],
-        **FIXED,
+        "architectures": [FAMILIES[family][0]],
+        "model_type": family,
+        "hidden_act": FIXED["hidden_act"],
+        **FAMILIES[family][1],
         **{theirs: getattr(cfg, ours) for theirs, ours in NAMES.items()},
-        "head_dim": cfg.n_embd // cfg.n_head,
-        "rope_parameters": {"rope_type": "default", "rope_theta": cfg.rope_theta},
+        "head_dim": cfg.head_width,
+        "rope_scaling": rope if scaling else None,
+        "rope_parameters": {"rope_theta": cfg.rope_theta, **rope},
         "initializer_range": 0.02,
         "bos_token_id": end_of_text,
         "eos_token_id": end_of_text,
@@ -52,30 +80,89 @@ def hf_config(cfg: ModelConfig, end_of_text: int) -> dict[str, Any]:
     }
 
 
-def read_config(folder: Path) -> ModelConfig:
+def read_config(folder: str | Path) -> ModelConfig:
     """The model's shape from config.json. Raises ValueError that names what this program does not implement."""
-    path = folder / "config.json"
+    path = Path(folder) / "config.json"
+    found = _read_json(path)
+    try:
+        return _shape(found)
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise ValueError(f"{path}: not readable as JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: not readable as JSON: no object")
+    return found
+
+
+def _shape(found: dict[str, Any]) -> ModelConfig:
+    """The shape that config.json's content describes."""
+    family = found.get("model_type")
+    if family not in tuple(FAMILIES):
+        raise ValueError(f"model_type={family!r:.80} is not implemented here, only {', '.join(FAMILIES)}")
+    asked = {"sliding_window": 4096} | found if family == "mistral" else dict(found)  # 4096: when it says nothing
+    if family.startswith("qwen"):
+        asked.pop("sliding_window", None)  # inert unless use_sliding_window
+    if isinstance(kinds := found.get("layer_types"), list) and all(kind == "full_attention" for kind in kinds):
+        del asked["layer_types"]
     for key, value in FIXED.items():
-        if found.get(key, value) != value:
-            raise ValueError(f"{path}: {key}={found[key]!r} is not implemented here, only {value!r}")
-    rope = found.get("rope_parameters") or {}
-    if rope.get("rope_type", "default") != "default":
-        raise ValueError(f"{path}: rope_type={rope['rope_type']!r} is not implemented here, only 'default'")
-    found.setdefault("rope_theta", rope.get("rope_theta", 10000.0))
-    found.setdefault("num_key_value_heads", found.get("num_attention_heads"))
-    found.setdefault("tie_word_embeddings", False)
-    if missing := [key for key in NAMES if key not in found]:
-        raise ValueError(f"{path}: {missing[0]} is missing")
-    cfg = ModelConfig(**{ours: found[theirs] for theirs, ours in NAMES.items()})
-    if found.get("head_dim") not in (None, cfg.n_embd // cfg.n_head):
+        if asked.get(key) not in (None, value):
+            raise ValueError(f"{key}={asked[key]!r:.80} is not implemented here, only {value!r}")
+    theta, scaling = _rope(found)
+    found = {"tie_word_embeddings": False, **found, "rope_theta": theta}
+    if found.get("num_key_value_heads") is None:
+        found["num_key_value_heads"] = found.get("num_attention_heads")
+    fields = {field.name: field.type for field in dataclasses.fields(ModelConfig)}
+    settings = {ours: _typed(found, theirs, fields[ours]) for theirs, ours in NAMES.items()}
+    D = None if found.get("head_dim") is None else _typed(found, "head_dim", int)
+    settings["head_dim"] = None if D is None or D * settings["n_head"] == settings["n_embd"] else D
+    return ModelConfig(**settings, rope_scaling=scaling, qkv_bias=family == "qwen2", qk_norm=family == "qwen3")
+
+
+def _typed(found: dict[str, Any], key: str, kind: type) -> Any:
+    if key not in found:
+        raise ValueError(f"{key} is missing")
+    if type(found[key]) is not kind and not (kind is float and type(found[key]) is int):
+        raise ValueError(f"{key}={found[key]!r:.80} is not {KINDS[kind]}")
+    return kind(found[key])
+
+
+def _rope(found: dict[str, Any]) -> tuple[float, RopeScaling | None]:
+    """theta and scaling. transformers 4 has them in rope_theta and rope_scaling, 5 in rope_parameters; both may be."""
+    top = {key: found[key] for key in ("rope_theta", "partial_rotary_factor") if found.get(key) is not None}
+    old = found.get("rope_scaling", {})
+    old = {"rope_type": "default"} if old is None else old
+    rope: dict[str, Any] = {}
+    for name, settings in (("rope_parameters", found.get("rope_parameters") or {}), ("rope_scaling", old), ("", top)):
+        if not isinstance(settings, dict):
+            raise ValueError(f"{name}={settings!r:.80} is not an object")
+        for key, value in settings.items():
+            key = "rope_type" if key == "type" else key
+            if rope.setdefault(key, value) != value:
+                raise ValueError(f"{name} {key}={value!r:.80} contradicts {rope[key]!r:.80} elsewhere in the file")
+    kind, theta = rope.pop("rope_type", "default"), _typed({"rope_theta": 10000.0} | rope, "rope_theta", float)
+    if kind not in ("default", "llama3"):
+        raise ValueError(f"rope_type={kind!r:.80} is not implemented here, only 'default' and 'llama3'")
+    if (partial := rope.pop("partial_rotary_factor", 1)) != 1:
+        raise ValueError(f"partial_rotary_factor={partial!r:.80} is not implemented here, only 1")
+    fields = {field.name: field.type for field in dataclasses.fields(RopeScaling)} if kind == "llama3" else {}
+    if odd := sorted(rope.keys() - fields.keys() - {"rope_theta"}):
+        raise ValueError(f"{odd[0]}={rope[odd[0]]!r:.80} is not implemented here for rope_type={kind!r}")
+    return theta, RopeScaling(**{key: _typed(rope, key, fields[key]) for key in fields}) if fields else None
+
+
+def check_vocabulary(cfg: ModelConfig, tokenizer: Tokenizer) -> None:
+    """Raise ValueError when the tokenizer has ids that the embedding has no row for."""
+    if tokenizer.vocab_size > cfg.vocab_size:
         raise ValueError(
-            f"{path}: head_dim={found['head_dim']} is not implemented here, only hidden_size / num_attention_heads"
+            f"the tokenizer has {tokenizer.vocab_size} ids, but the model's embedding {cfg.vocab_size} rows "
+            "(vocab_size): they do not belong together"
         )
-    return cfg
 
 
 def resolve(path: str | Path) -> Path:
@@ -86,28 +173,28 @@ def resolve(path: str | Path) -> Path:
     raise ValueError(f"{path} holds no checkpoint; train first, for example: python train.py config/demo.py")
 
 
-def load_model(folder: Path, device: str | torch.device = "cpu") -> Llama:
-    """Build the model of a checkpoint folder with its weights, in float32."""
-    model = Llama(read_config(folder))
-    load_weights(model, folder)
-    return model.to(device)
+def load_model(folder: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Llama:
+    """Build the model of a folder with its weights, float32, float16 or bfloat16 in the files, as `dtype`.
+
+    Takes the memory of the weights and of one tensor more. Names and shapes are compared before anything is allocated.
+    """
+    folder = Path(folder)
+    cfg, stored = read_config(folder), _stored(folder)
+    if cfg.n_layer > len(stored):
+        raise ValueError(f"{folder}: config.json says {cfg.n_layer} layers, the weights are {len(stored)} tensors")
+    with torch.device("meta"):
+        model = Llama(cfg)
+    _check(model, stored, folder)
+    model.to(dtype).to_empty(device=device)
+    _copy(model, stored)
+    return model
 
 
 def load_weights(model: Llama, folder: Path) -> None:
-    """Copy model.safetensors into the model. Raises ValueError for names or shapes that do not fit."""
-    path = folder / "model.safetensors"
-    weights = _read_tensors(path)
-    wanted = weights_of(model)
-    if odd := sorted(set(weights) ^ set(wanted)):
-        place = "absent" if odd[0] in wanted else "not part of this model"
-        raise ValueError(f"{path}: tensor {odd[0]} is {place}")
-    with torch.no_grad():
-        for name, parameter in wanted.items():
-            if weights[name].shape != parameter.shape:
-                raise ValueError(
-                    f"{path}: {name} has shape {tuple(weights[name].shape)}, config.json says {tuple(parameter.shape)}"
-                )
-            parameter.copy_(weights[name])
+    """Copy a folder's weights into the model. Raises ValueError for names or shapes that do not fit, NaN, infinity."""
+    stored = _stored(folder)
+    _check(model, stored, folder)
+    _copy(model, stored)
 
 
 def weights_of(model: Llama) -> dict[str, torch.Tensor]:
@@ -115,13 +202,80 @@ def weights_of(model: Llama) -> dict[str, torch.Tensor]:
     return dict(model.named_parameters())
 
 
-def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    if not path.is_file():
-        raise ValueError(f"{path} is missing: the checkpoint is incomplete; resume from another step_... folder")
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[Any]:
+    """A safetensors file; read, not mapped: a file cut short meanwhile is an error, not the end of the process."""
     try:
-        return load_file(path)
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
+        if not path.is_file():
+            raise ValueError(f"{path} is missing: the checkpoint is incomplete; take another step_... or get it again")
+        with safetensors.safe_open(path, framework="pt", backend="pread") as file:
+            yield file
+    except (safetensors.SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is damaged: {' '.join(str(error).split()):.300}") from None
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """model.safetensors, or the shards that the index names."""
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if index.is_file() and not single.is_file():
+        files = _read_json(index).get("weight_map")
+        names = sorted(set(map(str, files.values()))) if isinstance(files, dict) else [str(files)]
+        odd = [name for name in names if Path(name).name != name or not name[:200].endswith(".safetensors")]
+        if odd or not names:
+            raise ValueError(f"{index}: weight_map must name safetensors files of this folder, not {odd!r:.80}")
+        return [folder / name for name in names]
+    pickles = [path.name for path in sorted(folder.glob("*")) if path.suffix in (".bin", ".pt", ".pth", ".ckpt")]
+    if pickles and not single.is_file():
+        raise ValueError(
+            f"{folder} has its weights in {pickles[0]}, a pickle: it could run any program and is not opened here; if "
+            "you trust it, convert it: transformers' AutoModelForCausalLM.from_pretrained(old).save_pretrained(new)"
+        )
+    return [single]
+
+
+def _stored(folder: Path) -> Stored:
+    """File and shape of each tensor, from the headers alone."""
+    stored: Stored = {}
+    for path in _weight_files(folder):
+        with _open(path) as file:
+            for name in file.keys():
+                part = file.get_slice(name)
+                if name in stored:
+                    raise ValueError(f"{path}: {name!r:.80} is in {stored[name][0].name} as well")
+                if part.get_dtype() not in ("F32", "F16", "BF16"):
+                    raise ValueError(f"{path}: {name!r:.80} is stored as {part.get_dtype()}, not as F32, F16 or BF16")
+                if not name.endswith("rotary_emb.inv_freq"):  # in old Llama folders; follows from config.json
+                    stored[name] = path, tuple(part.get_shape())
+    return stored
+
+
+def _check(model: Llama, stored: Stored, folder: Path) -> None:
+    """Raise ValueError unless the stored tensors are the model's, in name and shape. Drops a copy of a tied head."""
+    wanted = weights_of(model)
+    if model.cfg.tie_embeddings and HEAD in stored and EMBEDDING in stored:
+        with _open(stored[HEAD][0]) as one, _open(stored[EMBEDDING][0]) as other:
+            head, embedding = one.get_tensor(HEAD), other.get_tensor(EMBEDDING)
+        if head.dtype != embedding.dtype or not torch.equal(head, embedding):
+            raise ValueError(f"{folder}: {HEAD} is not the embedding, but config.json ties the two")
+        del stored[HEAD]
+    if odd := sorted(set(stored) ^ set(wanted)):
+        place = "absent" if odd[0] in wanted else "not part of this model"
+        raise ValueError(f"{folder}: tensor {odd[0]!r:.80} is {place}")
+    for name, parameter in wanted.items():
+        path, shape = stored[name]
+        if shape != parameter.shape:
+            raise ValueError(f"{path}: {name} has shape {shape}, config.json says {tuple(parameter.shape)}")
+
+
+@torch.no_grad()
+def _copy(model: Llama, stored: Stored) -> None:
+    parameters = weights_of(model)
+    for path in sorted({path for path, _ in stored.values()}):
+        with _open(path) as file:
+            for name in parameters.keys() & file.keys():
+                parameters[name].copy_(file.get_tensor(name))
+                if not all(value.isfinite() for value in torch.aminmax(parameters[name])):  # one of them is NaN then
+                    raise ValueError(f"{path}: {name} holds NaN or infinity")
 
 
 def optimizer_tensors(model: Llama, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
@@ -143,6 +297,54 @@ def load_optimizer(model: Llama, optimizer: torch.optim.Optimizer, tensors: dict
         optimizer.state[parameters[name]][field] = tensor.to(parameters[name].device)
 
 
+def companions(folder: str | Path) -> dict[str, bytes]:
+    """The small files that travel with a folder's weights (its tokenizer, its special ids), for `save`."""
+    return {name: (Path(folder) / name).read_bytes() for name in COMPANIONS if (Path(folder) / name).is_file()}
+
+
+def _json(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=1) + "\n").encode()
+
+
+def _files(model: Llama, tokenizer: Tokenizer, carried: dict[str, bytes]) -> dict[str, bytes]:
+    """The folder's small files; the carried ones and their special ids, unless the tokenizer is another one now."""
+    text = tokenizer.json.encode()
+    carried = dict(carried) if carried.get("tokenizer.json") == text else {"tokenizer.json": text}
+    dtype = str(model.lm_head.weight.dtype).removeprefix("torch.")
+    begin = tokenizer.end_of_text if tokenizer.bos is None else tokenizer.bos
+    config = hf_config(model.cfg, tokenizer.end_of_text) | {"dtype": dtype, "torch_dtype": dtype}
+    came = json.loads(carried.pop("config.json", b"{}"))
+    config |= {"bos_token_id": begin} | {key: came[key] for key in SPECIAL if key in came}
+    special = {"bos_token": tokenizer.hf.id_to_token(begin), "eos_token": tokenizer.end_of_text_token}
+    settings = {"model_max_length": model.cfg.block_size, "clean_up_tokenization_spaces": False}
+    return {
+        "config.json": _json(config),
+        "tokenizer_config.json": _json({"tokenizer_class": "PreTrainedTokenizerFast", **special, **settings}),
+        "generation_config.json": _json({key: config[key] for key in SPECIAL if key in config}),
+        **carried,
+    }
+
+
+def _save_weights(weights: dict[str, torch.Tensor], folder: Path, max_shard_bytes: int) -> None:
+    """model.safetensors, or shards and their index. Takes no memory on a CPU, that of a shard elsewhere."""
+    shards: list[list[str]] = [[]]
+    size = 0
+    for name, tensor in weights.items():
+        size += tensor.nbytes
+        if shards[-1] and size > max_shard_bytes:
+            shards, size = [*shards, []], tensor.nbytes
+        shards[-1].append(name)
+    places = {}
+    for i, names in enumerate(shards, 1):
+        file = "model.safetensors" if len(shards) == 1 else f"model-{i:05d}-of-{len(shards):05d}.safetensors"
+        save_file({name: weights[name].detach().cpu().contiguous() for name in names}, folder / file, {"format": "pt"})
+        places |= dict.fromkeys(names, file)
+    if len(shards) > 1:
+        total = sum(tensor.nbytes for tensor in weights.values())
+        index = {"metadata": {"total_size": total}, "weight_map": places}
+        (folder / "model.safetensors.index.json").write_bytes(_json(index))
+
+
 def save(
     out_dir: Path,
     step: int,
@@ -152,30 +354,24 @@ def save(
     state: dict[str, Any],
     best: bool,
     keep: int,
+    carried: dict[str, bytes] | None = None,
+    max_shard_bytes: int = SHARD_BYTES,
 ) -> Path:
-    """Write out_dir/step_<step>, move `latest` (and `best`) to it, delete all but the `keep` newest and the best."""
+    """Write out_dir/step_<step>, move `latest` (and `best`) to it, delete all but the `keep` newest and the best.
+
+    carried: what `companions` read where the model came from.
+    """
     folder = out_dir / f"step_{step:07d}"
     if folder.is_dir():
         if (out_dir / "latest").resolve() == folder.resolve():
             return folder  # resumed and stopped again without a step between
         shutil.rmtree(folder)  # left by a run that was killed before `latest` moved, or went back to an earlier step
-    settings = {"model_max_length": model.cfg.block_size, "clean_up_tokenization_spaces": False}
-    special = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT}
-    ends = {"bos_token_id": tokenizer.end_of_text, "eos_token_id": tokenizer.end_of_text}
-    files = {
-        "config.json": hf_config(model.cfg, tokenizer.end_of_text),
-        "tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast", **special, **settings},
-        "generation_config.json": ends,
-        "training/state.json": state,
-    }
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in weights_of(model).items()}
     memory = {name: tensor.cpu().contiguous() for name, tensor in optimizer_tensors(model, optimizer).items()}
     with atomic.new_folder(folder) as temporary:
         (temporary / "training").mkdir()
-        for name, content in files.items():
-            (temporary / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        (temporary / "tokenizer.json").write_text(tokenizer.json, encoding="utf-8")
-        save_file(weights, temporary / "model.safetensors", metadata={"format": "pt"})
+        for name, content in (_files(model, tokenizer, carried or {}) | {"training/state.json": _json(state)}).items():
+            (temporary / name).write_bytes(content)
+        _save_weights(weights_of(model), temporary, max_shard_bytes)
         save_file(memory | {"rng": torch.get_rng_state()}, temporary / "training/optimizer.safetensors")
         for path in temporary.rglob("*.safetensors"):  # written readable by their owner alone: no folder to publish
             shutil.copymode(temporary / "config.json", path)
@@ -200,6 +396,10 @@ def read_state(folder: Path) -> dict[str, Any]:
 def restore(folder: Path, model: Llama, optimizer: torch.optim.Optimizer) -> None:
     """Load weights, optimizer and random generator of a checkpoint written by `save`."""
     load_weights(model, folder)
-    tensors = _read_tensors(folder / "training/optimizer.safetensors")
-    torch.set_rng_state(tensors.pop("rng"))
-    load_optimizer(model, optimizer, tensors)
+    with _open(folder / "training/optimizer.safetensors") as file:
+        tensors = file.get_tensors()
+    try:
+        torch.set_rng_state(tensors.pop("rng"))
+        load_optimizer(model, optimizer, tensors)
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{folder}/training/optimizer.safetensors is not of this model: {error}") from None

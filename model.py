@@ -1,20 +1,39 @@
 """A Llama-like decoder, smallest part first: RMSNorm, rotary positions, grouped-query attention, SwiGLU.
 
 Parameter names are those of Hugging Face's LlamaForCausalLM, so that weights go in and out without a table.
+Two switches make it Qwen2 (qkv_bias) or Qwen3 (qk_norm).
 Sizes: B batch, T time (tokens), C model width, H query heads, Hkv key/value heads, D head width, F feed-forward width,
 V vocabulary (rows of the embedding), L layers.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint as recompute
 
 IGNORE = -100  # a target that is not scored
 LOGITS_CHUNK = 1 << 20  # logits computed at a time in the loss: 4 MB in float32
+LARGEST = 1 << 24  # of each size of a model: the elements of a matrix can be counted in int64
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """Llama 3.1's stretch of the rotary frequencies to a longer context; the names are Hugging Face's."""
+
+    factor: float = 8.0  # the slow frequencies are divided by it
+    low_freq_factor: float = 1.0  # slow: at most this many turns within the original context
+    high_freq_factor: float = 4.0  # fast, and left alone: at least this many turns
+    original_max_position_embeddings: int = 8192  # the original context, in tokens
+
+    def __post_init__(self) -> None:
+        turns = 0 < self.low_freq_factor < self.high_freq_factor < math.inf
+        if not (turns and 1 <= self.factor < math.inf and self.original_max_position_embeddings >= 1):
+            raise ValueError(f"{self} cannot be; Llama 3.1 has {RopeScaling()}")
 
 
 @dataclass(frozen=True)
@@ -31,21 +50,38 @@ class ModelConfig:
     rope_theta: float = 10000.0
     norm_eps: float = 1e-5
     tie_embeddings: bool = True  # the output head is the embedding
+    head_dim: int | None = None  # D; None: n_embd / n_head
+    rope_scaling: RopeScaling | None = None  # Llama 3.1 and later
+    qkv_bias: bool = False  # Qwen2: biases on the query, key and value projections
+    qk_norm: bool = False  # Qwen3: RMSNorm over each head of the queries and keys
+
+    @property
+    def head_width(self) -> int:
+        """D, given or derived."""
+        return self.n_embd // self.n_head if self.head_dim is None else self.head_dim
 
     def __post_init__(self) -> None:
-        for key in ("vocab_size", "block_size", "n_layer", "n_head", "n_kv_head", "n_embd", "ffn_hidden"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"{key} ({getattr(self, key)}) must be at least 1")
-        if self.n_embd % self.n_head or (self.n_embd // self.n_head) % 2:
+        for key in ("vocab_size", "block_size", "n_layer", "n_head", "n_kv_head", "n_embd", "ffn_hidden", "head_dim"):
+            size, most = getattr(self, key), LARGEST // self.n_head if key == "head_dim" else LARGEST
+            if size is not None and not 1 <= size <= most:
+                raise ValueError(f"{key} ({size}) must be at {f'most {most}' if size > 1 else 'least 1'}")
+        if self.head_dim is None and (self.n_embd % self.n_head or self.head_width % 2):
             fits = [h for h in range(1, self.n_embd + 1) if self.n_embd % h == 0 and (self.n_embd // h) % 2 == 0]
             nearest = f"; try n_head={min(fits, key=lambda h: abs(h - self.n_head))}" if fits else ""
             raise ValueError(f"n_embd ({self.n_embd}) must be n_head ({self.n_head}) times an even head width{nearest}")
+        if self.head_width % 2:
+            raise ValueError(f"head_dim ({self.head_dim}) must be even; try head_dim={self.head_dim + 1}")
         if self.n_head % self.n_kv_head:
             fits = [h for h in range(1, self.n_head + 1) if self.n_head % h == 0]
             nearest = min(fits, key=lambda h: abs(h - self.n_kv_head))
             raise ValueError(
                 f"n_head ({self.n_head}) must be divisible by n_kv_head ({self.n_kv_head}); try n_kv_head={nearest}"
             )
+        for key, usual in (("rope_theta", 10000.0), ("norm_eps", 1e-5)):
+            if not 0 < getattr(self, key) < math.inf:
+                raise ValueError(f"{key} ({getattr(self, key)}) must be above 0 and finite; try {key}={usual}")
+        if self.qkv_bias and self.qk_norm:
+            raise ValueError("qkv_bias (Qwen2) and qk_norm (Qwen3): no model family has both; choose one")
 
 
 class RMSNorm(nn.Module):
@@ -58,53 +94,138 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: (..., width); computed in float32, returned in the dtype of x."""
-        x32 = x.float()
-        x32 = x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + self.eps)
-        return self.weight * x32.to(x.dtype)
+        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).to(x.dtype)
 
 
-def rope_tables(T: int, D: int, theta: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """cos and sin of position times frequency, each (T, D) float32; frequencies theta^(-2i/D), in two equal halves."""
-    frequencies = theta ** (-torch.arange(0, D, 2, dtype=torch.float32) / D)  # (D/2,)
-    angles = torch.outer(torch.arange(T, dtype=torch.float32), frequencies)  # (T, D/2)
-    angles = torch.cat((angles, angles), dim=-1)  # (T, D)
-    return angles.cos(), angles.sin()
+def rope_frequencies(D: int, theta: float, scaling: RopeScaling | None = None) -> torch.Tensor:
+    """Radians per position of each pair of features, (D/2,) float32: theta^(-2i/D), stretched as Llama 3.1 does.
+
+    A frequency that turns at most low_freq_factor times within the original context is divided by `factor`, one that
+    turns at least high_freq_factor times stays, between them it is a blend (meta-llama/llama-models, apply_scaling).
+    """
+    plain = 1.0 / theta ** (torch.arange(0, D, 2, dtype=torch.float32) / D)
+    if scaling is None:
+        return plain
+    turns = scaling.original_max_position_embeddings / (2 * math.pi / plain)
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    keep = ((turns - low) / (high - low)).clamp(0, 1)
+    return (1 - keep) * plain / scaling.factor + keep * plain
+
+
+def rope_tables(positions: torch.Tensor, frequencies: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """cos and sin of position times frequency, (..., T, D) float32 each, for positions (..., T).
+
+    In two halves: cos, cos and -sin, sin (the sign that apply_rope needs). Made anew in each forward pass, 0.1 % of it:
+    for a context of a million tokens they would weigh a gigabyte.
+    """
+    angles = positions[..., None].float() * frequencies  # (..., T, D/2)
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
 
 def apply_rope(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Rotate pairs of features by their position (RoPE, Su et al. 2021, arXiv 2104.09864, eq. 34).
 
-    x: (B, H, T, D) with D even; cos, sin: (T, D) float32. Returns the shape and dtype of x.
-    Half-split layout as in Hugging Face Llama, not Meta's interleaved pairs.
+    x: (B, H, T, D) with D even; cos, sin: (T, D) or (B, 1, T, D) float32. Returns the shape and dtype of x.
+    Half-split layout as in Hugging Face Llama, not Meta's interleaved pairs: (left, right) becomes
+    (left cos - right sin, right cos + left sin).
     """
-    left, right = x.chunk(2, dim=-1)
-    rotated = torch.cat((-right, left), dim=-1)
-    return (x * cos + rotated * sin).to(x.dtype)
+    return (x * cos + x.roll(x.shape[-1] // 2, dims=-1) * sin).to(x.dtype)
+
+
+class Cache:
+    """Keys and values of the tokens that a batch of sequences has had so far, allocated once: (L, B, Hkv, S, D) each.
+
+    All rows share the slots 0 ... S - 1 and take the next ones together. Sequences of different lengths are padded on
+    the left: row b begins at slot padding[b], its positions count from there, and nothing sees the slots before it.
+    So a new token is written as one slice, and rows of one length need no mask. In float32 on a CPU, where attention
+    computes in it, else in the dtype of the weights; on the device of the weights.
+    """
+
+    def __init__(self, model: "Llama", batch_size: int, size: int, padding: Sequence[int] = ()):
+        cfg, weight = model.cfg, model.lm_head.weight
+        dtype, device = torch.float32 if weight.device.type == "cpu" else weight.dtype, weight.device
+        # One slot more: a slice of all is contiguous, so torch.compile would compile again for the last token.
+        shape = (cfg.n_layer, batch_size, cfg.n_kv_head, size + 1, cfg.head_width)
+        self.keys, self.values = (torch.empty(shape, dtype=dtype, device=device) for _ in range(2))
+        self.size, self.begin, self.used = size, 0, 0  # slots: all; where the newest tokens begin; taken
+        self.slots = torch.arange(size + 1, device=device)
+        self.widest = max(padding, default=0)
+        self.padding = torch.tensor(padding, device=device)[:, None, None] if self.widest else None  # (B, 1, 1)
+        self.real = self.slots >= self.padding[..., None] if self.padding is not None else None  # (B, 1, 1, S)
+        self.mask: torch.Tensor | None = None
+
+    def extend(self, T: int) -> torch.Tensor:
+        """Take the next T slots; returns their positions, (T,) or (B, 1, T). Raises ValueError when they do not fit.
+
+        Sets `mask`: which slots (1 or B, 1, T or 1, used) the T tokens see; None: each all up to its own. Padding sees
+        itself: a softmax over nothing is not a number on some devices, and 0 times that would reach the real rows.
+        """
+        if self.used + T > self.size:
+            raise ValueError(f"the cache has {self.size} slots, {self.used} of them taken: no room for {T} more tokens")
+        self.begin, self.used = self.used, self.used + T
+        slots, new = self.slots[: self.used], self.slots[self.begin : self.used]  # (used,), (T,)
+        if T == 1 and self.begin >= self.widest:
+            self.mask = None if self.real is None else self.real[..., : self.used]
+        elif self.padding is not None:
+            self.mask = (slots <= new[:, None]) & self.real[..., : self.used] | (slots == new[:, None])
+        else:
+            self.mask = (slots <= new[:, None])[None, None] if self.begin else None
+        return new if self.padding is None else new - self.padding  # those of padding are negative
+
+    def write(self, layer: int, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keep the new tokens' keys and values, (B, Hkv, T, D); returns those of all tokens, (B, Hkv, used, D)."""
+        found = []
+        for kept, new in (
+            (self.keys[layer], k),
+            (self.values[layer], v),
+        ):  # (B, Hkv, S, D); narrow: half an index's time
+            kept.narrow(2, self.begin, new.shape[2]).copy_(new)
+            found.append(kept.narrow(2, 0, self.used))
+        return found[0], found[1]
 
 
 class Attention(nn.Module):
-    """Causal attention; H / Hkv query heads share a key/value head (GQA, Ainslie et al. 2023, arXiv 2305.13245)."""
+    """Causal attention; H / Hkv query heads share a key/value head (GQA, Ainslie et al. 2023, arXiv 2305.13245).
 
-    def __init__(self, cfg: ModelConfig):
+    With qk_norm each head of the queries and keys is normalised before it turns (Qwen3, arXiv 2505.09388, 2).
+    """
+
+    def __init__(self, cfg: ModelConfig, layer: int):
         super().__init__()
-        self.D = cfg.n_embd // cfg.n_head
-        self.q_proj = nn.Linear(cfg.n_embd, cfg.n_head * self.D, bias=False)
-        self.k_proj = nn.Linear(cfg.n_embd, cfg.n_kv_head * self.D, bias=False)
-        self.v_proj = nn.Linear(cfg.n_embd, cfg.n_kv_head * self.D, bias=False)
+        self.D, self.layer, self.qk_norm = cfg.head_width, layer, cfg.qk_norm
+        self.q_proj = nn.Linear(cfg.n_embd, cfg.n_head * self.D, bias=cfg.qkv_bias)
+        self.k_proj = nn.Linear(cfg.n_embd, cfg.n_kv_head * self.D, bias=cfg.qkv_bias)
+        self.v_proj = nn.Linear(cfg.n_embd, cfg.n_kv_head * self.D, bias=cfg.qkv_bias)
         self.o_proj = nn.Linear(cfg.n_head * self.D, cfg.n_embd, bias=False)
+        if cfg.qk_norm:
+            self.q_norm, self.k_norm = RMSNorm(self.D, cfg.norm_eps), RMSNorm(self.D, cfg.norm_eps)
 
-    def forward(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-        """x: (B, T, C); cos, sin: (T, D). Returns (B, T, C)."""
+    def forward(
+        self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, cache: Cache | None = None
+    ) -> torch.Tensor:
+        """x: (B, T, C); cos, sin: (T, D) or (B, 1, T, D). Returns (B, T, C)."""
         B, T, C = x.shape
-        q = self.q_proj(x).view(B, T, -1, self.D).transpose(1, 2)  # (B, H, T, D)
-        k = self.k_proj(x).view(B, T, -1, self.D).transpose(1, 2)  # (B, Hkv, T, D)
+        q = self.q_proj(x).view(B, T, -1, self.D)  # (B, T, H, D)
+        k = self.k_proj(x).view(B, T, -1, self.D)  # (B, T, Hkv, D)
         v = self.v_proj(x).view(B, T, -1, self.D).transpose(1, 2)  # (B, Hkv, T, D)
-        q, k = apply_rope(q, cos, sin), apply_rope(k, cos, sin)
+        if self.qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k = apply_rope(q.transpose(1, 2), cos, sin), apply_rope(k.transpose(1, 2), cos, sin)  # (B, H or Hkv, T, D)
         if x.device.type == "cpu":  # torch's CPU attention is 7 times slower in bf16 than in fp32 (docs/LOG.md)
             q, k, v = q.float(), k.float(), v.float()
-        with torch.autocast(x.device.type, enabled=False):
-            y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)  # (B, H, T, D)
-        return self.o_proj(y.transpose(1, 2).reshape(B, T, -1))
+        mask = None
+        if cache is not None:
+            (k, v), mask = cache.write(self.layer, k, v), cache.mask  # (B, Hkv, S, D), S the tokens so far
+            q = q.to(k.dtype)
+        if cache is not None and T == 1:  # the query heads of a group as if they were its tokens: k and v are read once
+            q = q.reshape(B, k.shape[1], -1, self.D)  # (B, Hkv, H / Hkv, D)
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # (B, Hkv, H / Hkv, D)
+        else:
+            with torch.autocast(x.device.type, enabled=False):
+                y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True)
+            y = y.transpose(1, 2)  # (B, T, H, D)
+        return self.o_proj(y.reshape(B, T, -1).to(x.dtype))
 
 
 class MLP(nn.Module):
@@ -124,44 +245,53 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """Attention, then the feed-forward network, each on normalised input and added to the stream (pre-norm)."""
 
-    def __init__(self, cfg: ModelConfig):
+    def __init__(self, cfg: ModelConfig, layer: int):
         super().__init__()
         self.input_layernorm = RMSNorm(cfg.n_embd, cfg.norm_eps)
-        self.self_attn = Attention(cfg)
+        self.self_attn = Attention(cfg, layer)
         self.post_attention_layernorm = RMSNorm(cfg.n_embd, cfg.norm_eps)
         self.mlp = MLP(cfg)
 
-    def forward(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-        """x: (B, T, C). Returns (B, T, C)."""
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin)
+    def forward(self, x: torch.Tensor, *context: Any) -> torch.Tensor:
+        """x: (B, T, C); context: cos, sin and cache for Attention. Returns (B, T, C)."""
+        x = x + self.self_attn(self.input_layernorm(x), *context)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
 class Decoder(nn.Module):
-    """Embedding, blocks, final norm: Hugging Face's LlamaModel."""
+    """Embedding, blocks, final norm: Hugging Face's LlamaModel.
+
+    Set recompute_blocks to keep only each block's input for the backward pass, which computes the block again: a third
+    more work, and memory for one block instead of L (activation checkpointing, Chen et al. 2016, arXiv 1604.06174).
+    """
 
     def __init__(self, cfg: ModelConfig):
         super().__init__()
+        self.block_size, self.recompute_blocks = cfg.block_size, False
+        self.rope = (cfg.head_width, cfg.rope_theta, cfg.rope_scaling)
         self.embed_tokens = nn.Embedding(cfg.vocab_size, cfg.n_embd)
-        self.layers = nn.ModuleList(Block(cfg) for _ in range(cfg.n_layer))
+        self.layers = nn.ModuleList(Block(cfg, layer) for layer in range(cfg.n_layer))
         self.norm = RMSNorm(cfg.n_embd, cfg.norm_eps)
-        self.table_size = (cfg.block_size, cfg.n_embd // cfg.n_head, cfg.rope_theta)
-        cos, sin = rope_tables(*self.table_size)
-        self.register_buffer("cos", cos, persistent=False)  # (block_size, D)
-        self.register_buffer("sin", sin, persistent=False)
+        self.register_buffer("frequencies", rope_frequencies(*self.rope), persistent=False)  # (D/2,)
 
     def _apply(self, *args: Any, **kwargs: Any) -> nn.Module:
         super()._apply(*args, **kwargs)  # .to(device), .bfloat16(): in bfloat16 only 513 of 1024 positions would differ
-        self.cos, self.sin = (table.to(self.cos.device) for table in rope_tables(*self.table_size))
+        self.frequencies = rope_frequencies(*self.rope).to(self.frequencies.device)
         return self
 
-    def forward(self, idx: torch.Tensor) -> torch.Tensor:
-        """idx: (B, T) ids. Returns (B, T, C)."""
+    def forward(self, idx: torch.Tensor, cache: Cache | None = None) -> torch.Tensor:
+        """idx: (B, T) ids, with a cache the next T of each row. Returns (B, T, C)."""
         T = idx.shape[1]
-        assert T <= self.cos.shape[0], (T, self.cos.shape[0])
+        positions = torch.arange(T, device=idx.device) if cache is None else cache.extend(T)
+        shortest = T if cache is None else cache.used - cache.widest  # rows that are longer may be over, and ignored
+        assert shortest <= self.block_size, (shortest, self.block_size)
+        context = (*rope_tables(positions, self.frequencies), cache)  # cos, sin: (T, D) or (B, 1, T, D)
         x = self.embed_tokens(idx)  # (B, T, C)
         for layer in self.layers:
-            x = layer(x, self.cos[:T], self.sin[:T])
+            if self.recompute_blocks:
+                x = recompute(layer, x, *context, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = layer(x, *context)
         return self.norm(x)
 
 
@@ -213,25 +343,40 @@ class Llama(nn.Module):
             self.lm_head.weight = self.model.embed_tokens.weight
         self.init_weights()
 
+    def _apply(self, *args: Any, **kwargs: Any) -> nn.Module:
+        super()._apply(*args, **kwargs)
+        if self.cfg.tie_embeddings:  # to_empty() makes one new tensor for each name
+            self.lm_head.weight = self.model.embed_tokens.weight
+        return self
+
     def init_weights(self) -> None:
-        """Normal, std 0.02; 0.02 / sqrt(2L) for matrices that write to the stream (GPT-2, Radford et al. 2019, 2.3)."""
+        """Normal, std 0.02; 0.02 / sqrt(2L) for matrices that write to the stream (GPT-2, Radford et al. 2019, 2.3).
+
+        Biases are 0, norm gains 1.
+        """
         for name, parameter in self.named_parameters():
             if parameter.dim() == 2:
                 writes = name.endswith(("o_proj.weight", "down_proj.weight"))
                 nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * self.cfg.n_layer) if writes else 0.02)
+            else:
+                nn.init.constant_(parameter, 0.0 if name.endswith("bias") else 1.0)
 
-    def forward(self, idx: torch.Tensor, targets: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self, idx: torch.Tensor, targets: torch.Tensor | None = None, cache: Cache | None = None, last: bool = False
+    ) -> torch.Tensor:
         """Logits (B, T, V) of ids (B, T); with targets (B, T) the summed loss in nats instead, a float32 scalar.
 
-        Targets equal to IGNORE are not scored; divide by the number of the others for the mean.
+        Targets equal to IGNORE are not scored; divide by the number of the others for the mean. With a cache the ids
+        follow those it has had, and it takes them in; ValueError when they do not fit. last: logits of the last
+        position only, (B, 1, V).
         """
-        x = self.model(idx)  # (B, T, C)
+        x = self.model(idx, cache)  # (B, T, C)
         if targets is None:
-            return self.lm_head(x)  # (B, T, V)
+            return self.lm_head(x[:, -1:] if last else x)  # (B, T or 1, V)
         return LinearCrossEntropy.apply(x.flatten(0, 1), self.lm_head.weight, targets.flatten())
 
     def parameter_groups(self, weight_decay: float) -> list[dict]:
-        """Optimizer groups: decay for the matrices inside the blocks, none for embedding, head and norm gains."""
+        """Optimizer groups: decay for the matrices inside the blocks, none for embedding, head, gains and biases."""
         decayed, others = [], []
         for name, parameter in self.named_parameters():
             inner = parameter.dim() == 2 and name.startswith("model.layers.")
@@ -241,3 +386,13 @@ class Llama(nn.Module):
     def num_parameters(self) -> int:
         """Number of parameters; tied ones count once."""
         return sum(parameter.numel() for parameter in self.parameters())
+
+    def flops_per_token(self, T: int) -> int:
+        """Floating-point operations of training on one token in a window of T: forward and backward.
+
+        6 for each weight of a matrix product (the head is one, tied or not; the embedding is a look-up), and 12 L H D T
+        for the scores and sums of attention, the causal half not subtracted (PaLM, arXiv 2204.02311, appendix B).
+        """
+        matrices = [p for name, p in self.named_parameters() if p.dim() == 2 and name.startswith("model.layers.")]
+        products = sum(matrix.numel() for matrix in matrices) + self.lm_head.weight.numel()
+        return 6 * products + 12 * self.cfg.n_layer * self.cfg.n_head * self.cfg.head_width * T

@@ -1,77 +1,172 @@
 """Write text from a checkpoint: python sample.py --checkpoint=out/demo --prompt='Return the'
 
-(sample.py writes text; sampler.py orders training data.) The tokenizer comes from the checkpoint.
+    python sample.py --checkpoint=some/huggingface/folder --prompt_file=prompts.jsonl --num_samples=3
+    echo 'Return the' | python sample.py --prompt_file=-
+
+(sample.py writes text; sampler.py orders training data.) The checkpoint is a run, one of its steps, or any Hugging Face
+folder of the Llama family; the tokenizer comes with it.
 """
 
 import configurator  # before torch and the others: Ctrl-C during their import is one line too
 
 # isort: split
+import json
 import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 import checkpoint
-from model import Llama
-from tokenizer import Tokenizer
+from model import Cache, Llama
+from sampler import hash_key
+from tokenizer import TextStream, Tokenizer
 
 
 @dataclass(frozen=True)
 class SampleConfig:
     """Settings of `python sample.py`."""
 
-    checkpoint: str = "out/demo"  # a run (its newest checkpoint), or one checkpoint folder
+    checkpoint: str = "out/demo"  # a run (its newest checkpoint), one checkpoint, or a Hugging Face folder
     prompt: str = ""  # text to continue; empty: the start of a new document
-    num_samples: int = 1  # texts to write
-    max_new_tokens: int = 200  # at most; a text also ends at end-of-text and at the model's block_size
+    prompt_file: str | None = None  # a file that is the prompt; -: standard input; x.jsonl: one prompt a line
+    num_samples: int = 1  # texts for each prompt
+    batch_size: int = 8  # texts generated at the same time, at most
+    max_new_tokens: int = 200  # at most; a text also ends at end-of-text and where the model's context is full
     temperature: float = 0.8  # 0 or top_k=1: always the likeliest token
-    top_k: int | None = None  # draw among the k likeliest tokens only; None: among all
+    top_k: int | None = None  # draw among the k likeliest tokens only
+    top_p: float | None = None  # ... among the likeliest that together have this probability
+    min_p: float | None = None  # ... among those that have at least this share of the likeliest one's probability
+    stop: str | None = None  # end a text before this string; several: a JSON list, '["\n\n", "Q:"]'
     seed: int = 1337  # of the random draws
     device: str = "auto"  # cpu, cuda, cuda:1, mps; auto: cuda if there is one
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of weights and cache; auto: bfloat16 on CUDA, else float32
+    compile: bool = False  # torch.compile (needs a C++ compiler; the first tokens take half a minute)
 
     def check(self) -> None:
         """Raise ValueError for settings that cannot work."""
-        if self.temperature < 0:
+        if not 0 <= self.temperature < float("inf"):
             raise ValueError(f"temperature ({self.temperature}) must be at least 0")
-        for key in ("num_samples", "max_new_tokens", "top_k"):
+        for key in ("num_samples", "batch_size", "max_new_tokens", "top_k"):
             if (value := getattr(self, key)) is not None and value < 1:
                 raise ValueError(f"{key} ({value}) must be at least 1")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p ({self.top_p}) must be above 0 and at most 1")
+        if self.min_p is not None and not 0 <= self.min_p <= 1:
+            raise ValueError(f"min_p ({self.min_p}) must be at least 0 and at most 1")
+        if self.prompt and self.prompt_file is not None:
+            raise ValueError("give --prompt or --prompt_file, not both")
 
 
-@torch.no_grad()
-def generate(
-    model: Llama,
-    ids: list[int],
-    max_new_tokens: int,
-    end_of_text: int,
-    vocab_size: int,
+def probabilities(
+    logits: torch.Tensor,
     temperature: float = 1.0,
     top_k: int | None = None,
-    generator: torch.Generator | None = None,
-) -> list[int]:
-    """Continue `ids` token by token; returns the new ids, the end-of-text id not among them.
+    top_p: float | None = None,
+    min_p: float | None = None,
+) -> torch.Tensor:
+    """What a next token is drawn from: logits (B, V) -> probabilities (B, V), filtered in the order of the arguments.
 
-    Stops at end_of_text, after max_new_tokens, or when the sequence fills the model's block_size. Ids from vocab_size
-    on (padding of the embedding) are never drawn.
+    top_k keeps the k likeliest (and those equal to the last of them; Fan et al. 2018, arXiv 1805.04833, 5.4), top_p the
+    fewest likeliest that together reach top_p (Holtzman et al. 2020, arXiv 1904.09751, 3.1), min_p those with at least
+    min_p times the largest probability (Nguyen et al. 2024, arXiv 2407.01082). temperature: above 0.
     """
-    device = model.lm_head.weight.device
-    sequence = torch.tensor([ids], device=device)
-    new: list[int] = []
-    while len(new) < max_new_tokens and sequence.shape[1] < model.cfg.block_size:
-        logits = model(sequence)[0, -1, :vocab_size].float()
+    logits = logits.float() / temperature
+    if top_k is not None and top_k < logits.shape[1]:
+        logits = logits.masked_fill(logits < logits.topk(top_k).values[:, -1:], -torch.inf)
+    p = logits.softmax(1)
+    if top_p is not None and top_p < 1:
+        ordered, places = p.sort(dim=1, descending=True, stable=True)
+        beyond = ordered.cumsum(1) - ordered >= top_p  # those before it have top_p already
+        p = torch.zeros_like(p).scatter_(1, places, ordered.masked_fill(beyond, 0))
+    if min_p is not None:
+        p = p.masked_fill(p < min_p * p.amax(1, keepdim=True), 0)
+    return p / p.sum(1, keepdim=True)
+
+
+def draw(p: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+    """The token at which the summed probabilities pass u: p (B, V), u (B,) float32 in [0, 1). Returns (B,) ids."""
+    if p.device.type == "mps":  # has no float64, in which u * total stays below total
+        return draw(p.cpu(), u.cpu()).to(p.device)
+    total = p.double().cumsum(1)
+    return torch.searchsorted(total, u.double()[:, None] * total[:, -1:], right=True)[:, 0]
+
+
+@torch.inference_mode()
+def generate(
+    model: Llama,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    vocab_size: int,
+    stops: Iterable[int] = (),
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+    seeds: Sequence[int] = (),
+    ended: set[int] | None = None,
+    compile: bool = False,
+) -> Iterator[list[int | None]]:
+    """Continue several prompts at once: yields the next id of each, None for those that have ended.
+
+    A text ends at an id of `stops` (which is not shown), after max_new_tokens, when it fills the model's block_size, or
+    when the caller adds its row to `ended`. seeds: one a prompt (default 0, 1, ...); a text follows from its prompt and
+    seed, not from the others in the batch (but for the rounding of sums in another order). Ids from vocab_size on
+    (padding of the embedding) are never drawn. Raises ValueError for a prompt that is empty or leaves no room.
+    """
+    device, block_size, stops = model.lm_head.weight.device, model.cfg.block_size, set(stops)
+    lengths = [len(prompt) for prompt in prompts]
+    for n in lengths:
+        if not 0 < n < block_size:
+            raise ValueError(f"the prompt has {n} tokens, the model's context is {block_size}; shorten the prompt")
+    ended, longest = set() if ended is None else ended, max(lengths)
+    steps = min(max_new_tokens, block_size - min(lengths))
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds or range(len(prompts))]
+    uniform = torch.stack([torch.rand(steps, generator=generator) for generator in generators]).to(device)  # (B, steps)
+    padding = [longest - n for n in lengths]
+    ids = [[0] * pad + list(prompt) for pad, prompt in zip(padding, prompts, strict=True)]
+    tokens = torch.tensor(ids, device=device)  # (B, T), prompts end together
+    cache = Cache(model, len(prompts), longest + steps, padding)
+    forward = torch.compile(model, dynamic=True) if compile else model
+    for step in range(steps):
+        logits = (model if step == 0 else forward)(tokens, cache=cache, last=True)[:, -1, :vocab_size]  # (B, V)
         if temperature == 0 or top_k == 1:
-            token = logits.argmax()
+            tokens = logits.argmax(1, keepdim=True)  # (B, 1)
         else:
-            logits = logits / temperature
-            if top_k is not None and top_k < vocab_size:
-                logits[logits < logits.topk(top_k).values[-1]] = -torch.inf
-            token = torch.multinomial(logits.softmax(0), 1, generator=generator)[0]
-        if token.item() == end_of_text:
-            break
-        new.append(int(token.item()))
-        sequence = torch.cat((sequence, token.view(1, 1)), dim=1)
-    return new
+            tokens = draw(probabilities(logits, temperature, top_k, top_p, min_p), uniform[:, step])[:, None]
+        found = tokens[:, 0].tolist()
+        ended.update(row for row, token in enumerate(found) if token in stops or lengths[row] + step >= block_size)
+        if len(ended) == len(prompts):
+            return
+        yield [None if row in ended else token for row, token in enumerate(found)]
+
+
+class Text:
+    """The text of one continuation while it comes: whole characters, cut before a stop string."""
+
+    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], stops: Sequence[str]):
+        self.stream, self.stops, self.held, self.stopped = TextStream(tokenizer, prompt), stops, "", False
+
+    def feed(self, token: int) -> str:
+        """What can be shown now; sets `stopped` when a stop string has come."""
+        return self._cut(self.stream.feed(token), final=False)
+
+    def finish(self) -> str:
+        """What was held back because a stop string, or a character, might have been under way."""
+        return "" if self.stopped else self._cut(self.stream.finish(), final=True)
+
+    def _cut(self, new: str, final: bool) -> str:
+        text = self.held + new
+        if places := [text.find(stop) for stop in self.stops if stop in text]:
+            self.stopped = True
+            return text[: min(places)]
+        begun = [n for stop in self.stops for n in range(1, len(stop)) if text.endswith(stop[:n])]
+        keep = len(text) - (0 if final else max(begun, default=0))
+        self.held = text[keep:]
+        return text[:keep]
 
 
 def pick_device(name: str) -> torch.device:
@@ -84,34 +179,99 @@ def pick_device(name: str) -> torch.device:
         raise ValueError(f"--device={name} cannot be used here: {str(error).splitlines()[0]}") from None
 
 
+def read_prompts(cfg: SampleConfig) -> list[str]:
+    """The prompts that the settings name. A file's last line end is not part of its prompt."""
+    if cfg.prompt_file is None:
+        return [cfg.prompt]
+    name = "standard input" if cfg.prompt_file == "-" else cfg.prompt_file
+    try:
+        data = sys.stdin.buffer.read() if cfg.prompt_file == "-" else Path(cfg.prompt_file).read_bytes()
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name}: not UTF-8 text: {error}") from None
+    if not cfg.prompt_file.endswith(".jsonl"):
+        return [text.removesuffix("\n").removesuffix("\r")]
+    prompts = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        try:
+            found = json.loads(line)
+            prompts.append(found["prompt"] if isinstance(found, dict) else found)
+        except (ValueError, KeyError):
+            raise ValueError(f'{name}:{number}: not a JSON string, nor an object with "prompt"') from None
+        if not isinstance(prompts[-1], str):
+            raise ValueError(f"{name}:{number}: the prompt is {prompts[-1]!r}, not a string")
+    if not prompts:
+        raise ValueError(f"{name} holds no prompt")
+    return prompts
+
+
+def stop_strings(stop: str | None) -> list[str]:
+    """The strings that --stop names: one, or a JSON list of them."""
+    if stop is None or not stop.startswith("["):
+        return [stop] if stop else []
+    try:
+        found = json.loads(stop)
+    except ValueError as error:
+        raise ValueError(f"--stop={stop} looks like a JSON list and is none: {error}") from None
+    if not all(isinstance(text, str) and text for text in found):
+        raise ValueError(f"--stop={stop} must be a list of strings that are not empty")
+    return found
+
+
 def main(cfg: SampleConfig) -> None:
-    """Load, continue the prompt, print."""
+    """Load, continue the prompts, print as the text comes."""
     cfg.check()
-    folder = checkpoint.resolve(cfg.checkpoint)
-    device = pick_device(cfg.device)
-    tokenizer = Tokenizer.load(Path(folder))
-    model = checkpoint.load_model(folder, device).eval()
-    ids = tokenizer.encode(cfg.prompt) or [tokenizer.end_of_text]
-    room = model.cfg.block_size - len(ids)
-    if room < 1:
+    stops, folder, device = stop_strings(cfg.stop), checkpoint.resolve(cfg.checkpoint), pick_device(cfg.device)
+    tokenizer, shape, prompts = Tokenizer.load(Path(folder)), checkpoint.read_config(folder), read_prompts(cfg)
+    checkpoint.check_vocabulary(shape, tokenizer)
+    start = tokenizer.end_of_text if tokenizer.bos is None else tokenizer.bos
+    ids = [tokenizer.encode_prompt(prompt) or [start] for prompt in prompts]
+    if too_long := [len(each) for each in ids if len(each) >= shape.block_size]:
         raise ValueError(
-            f"the prompt has {len(ids)} tokens, the model's context is {model.cfg.block_size}; shorten the prompt"
+            f"the prompt has {too_long[0]} tokens, the model's context is {shape.block_size}; shorten the prompt"
         )
-    generator = torch.Generator(device).manual_seed(cfg.seed)
-    for i in range(cfg.num_samples):
-        new = generate(
+    auto = torch.bfloat16 if device.type == "cuda" else torch.float32
+    dtype = auto if cfg.dtype == "auto" else getattr(torch, cfg.dtype)
+    model = checkpoint.load_model(folder, device, dtype).eval()
+    wanted = [i for i in range(len(prompts)) for _ in range(cfg.num_samples)]  # the prompt of each text
+    filters = {key: getattr(cfg, key) for key in ("temperature", "top_k", "top_p", "min_p")}
+    tokens, start_s, full = 0, time.perf_counter(), False
+    for begin in range(0, len(wanted), cfg.batch_size):
+        rows = wanted[begin : begin + cfg.batch_size]
+        texts = [Text(tokenizer, ids[i], stops) for i in rows]
+        unseen, new, ended = [prompts[i] for i in rows], [0] * len(rows), set[int]()
+        seeds = [hash_key(cfg.seed, begin + row) for row in range(len(rows))]
+        shown = 0  # the text that is being written; the others wait for their turn
+        for step in generate(
             model,
-            ids,
+            [ids[i] for i in rows],
             cfg.max_new_tokens,
-            tokenizer.end_of_text,
             tokenizer.vocab_size,
-            cfg.temperature,
-            cfg.top_k,
-            generator,
-        )
-        print(("" if i == 0 else "\n---\n") + cfg.prompt + tokenizer.decode(new))
-        if len(new) == room < cfg.max_new_tokens:
-            print(f"(stopped: the context of {model.cfg.block_size} tokens is full)", file=sys.stderr)
+            tokenizer.stops,
+            **filters,
+            seeds=seeds,
+            ended=ended,
+            compile=cfg.compile,
+        ):
+            for row, token in enumerate(step):
+                if token is not None:
+                    new[row] += 1
+                    unseen[row] += texts[row].feed(token)
+                    if texts[row].stopped:
+                        ended.add(row)
+            print(unseen[shown], end="", flush=True)
+            unseen[shown] = ""
+            while shown in ended and shown < len(rows) - 1:
+                print(unseen[shown] + texts[shown].finish() + "\n\n---")
+                shown += 1
+        for row in range(shown, len(rows)):
+            print(unseen[row] + texts[row].finish() + ("\n\n---" if begin + row + 1 < len(wanted) else ""), flush=True)
+        tokens += sum(new)
+        full |= any(n == shape.block_size - len(ids[i]) < cfg.max_new_tokens for n, i in zip(new, rows, strict=True))
+    took_s = time.perf_counter() - start_s
+    if full:
+        print(f"(stopped: the context of {shape.block_size} tokens is full)", file=sys.stderr)
+    print(f"({tokens} tokens in {took_s:.1f} s, {tokens / took_s:,.1f} tokens/s)", file=sys.stderr)
 
 
 if __name__ == "__main__":

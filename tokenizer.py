@@ -1,17 +1,21 @@
-"""Text to token ids and back: a byte-level BPE trained here, or one id a character; saved as tokenizer.json.
+"""Text to token ids and back: a tokenizer trained here, or any Hugging Face tokenizer.json.
 
-BPE text is encoded by tiktoken from the same merges: equal ids, several times as fast as `tokenizers`. Text that spells
-a special token is ordinary text.
+Trained here: a byte-level BPE, or one id a character. tiktoken encodes a byte-level BPE when its ids are proven to be
+those of `tokenizers`, and is several times as fast; `tokenizers` does all else. Text that spells a special token is
+ordinary text, except in a prompt.
 """
 
 import json
+import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import tiktoken
-from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as HFTokenizer
 
 END_OF_TEXT = "<|endoftext|>"
@@ -21,6 +25,17 @@ PATTERN = (
     r"'(?:[sdmtSDMT]|ll|ve|re|LL|VE|RE)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]|\s+(?!\S)|\s+"
 )
+LLAMA3_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+QWEN2_PATTERN = LLAMA3_PATTERN.replace("{1,3}", "")
+# What pre_tokenizers.ByteLevel does by itself.
+GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+# The same after pre_tokenizers.Digits: a digit stands alone, and spaces before it are cut as at the end of the text.
+# The ranges are numbers new in Unicode 17, which Digits knows and \p{N} does not.
+SMOLLM_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+|[NUMBER]| ?[^\s\p{L}NUMBER]+|\s+(?![^\sNUMBER])|\s+"
+SMOLLM_PATTERN = SMOLLM_PATTERN.replace("NUMBER", r"\p{N}\x{11DE0}-\x{11DE9}\x{16FF4}-\x{16FF6}")
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> str:
@@ -49,11 +64,21 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> str:
 
 def _untrained_bpe() -> HFTokenizer:
     tokenizer = HFTokenizer(models.BPE())
-    split = pre_tokenizers.Split(Regex(PATTERN), behavior="isolated")
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
+    tokenizer.pre_tokenizer = _pre_tokenizers()[PATTERN]
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
+
+
+def _pre_tokenizers() -> dict[str, pre_tokenizers.PreTokenizer]:
+    """Pre-tokenizers of byte-level BPEs, by the regular expression with which tiktoken cuts text as they do."""
+    words = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    found = {GPT2_PATTERN: words, SMOLLM_PATTERN: pre_tokenizers.Sequence([digits, words])}
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    for pattern in (PATTERN, LLAMA3_PATTERN, QWEN2_PATTERN):
+        split = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
+        found[pattern] = pre_tokenizers.Sequence([split, byte_level])
+    return found
 
 
 def train_characters(texts: Iterable[str]) -> str:
@@ -72,66 +97,232 @@ def train_characters(texts: Iterable[str]) -> str:
 class Tokenizer:
     """Encode and decode with a tokenizer.json.
 
-    Attributes: vocab_size (ids run from 0 to vocab_size - 1), end_of_text (its id), json (the file's text).
+    Attributes: vocab_size (ids run from 0 to vocab_size - 1, perhaps with holes), end_of_text and end_of_text_token (id
+    and spelling of what ends a document), stops (all ids at which generation ends, that one included), bos (the id that
+    every prompt begins with, or None), json (the file's text).
     """
 
-    def __init__(self, text: str):
+    def __init__(self, text: str, settings: dict[str, Any] | None = None):
+        """`settings`: what stands beside the file, as _settings reads it. Raises an error for an unusable file."""
+        settings = settings or {}
         self.json = text
+        json.loads(text, object_pairs_hook=_refuse_prefix)
         self.hf = HFTokenizer.from_str(text)
-        self.hf.encode_special_tokens = True  # a document that spells <|endoftext|> does not end there
-        self.vocab_size = self.hf.get_vocab_size()
-        self.end_of_text: int = self.hf.token_to_id(END_OF_TEXT)
-        if self.end_of_text is None:
-            raise ValueError(f"the tokenizer has no {END_OF_TEXT} token")
+        self.hf.no_truncation()  # as transformers does: a file may ask to cut or pad every text
+        self.hf.no_padding()
+        self.vocab_size = max(self.hf.get_vocab().values(), default=-1) + 1
+
+        stops = settings.get("eos_token_id")
+        stops = stops if isinstance(stops, list) else [] if stops is None else [stops]
+        if any(type(i) is not int for i in stops):
+            raise ValueError(f"eos_token_id is {stops!r}, not ids")
+        stops = [i for i in stops if 0 <= i < self.vocab_size]  # some configs say -1 for none
+        named = {key: value for key, value in settings.items() if key.endswith("_token")}
+        named = {key: value.get("content") if isinstance(value, dict) else value for key, value in named.items()}
+        usual = [*map(self.hf.id_to_token, stops), END_OF_TEXT, "</s>", "<|end_of_text|>"]
+        eos = named.get("eos_token") or next(filter(self._has, usual), END_OF_TEXT)
+        if not self._has(eos):
+            raise ValueError(f"the tokenizer has no {eos} token to end a text with")
+        self.end_of_text_token, self.end_of_text = eos, self.hf.token_to_id(eos)
+        self.stops = frozenset([self.end_of_text, *stops])
+        # A token that tokenizer_config.json names is special, as in transformers, whatever tokenizer.json says of it.
+        self.hf.add_special_tokens(list(filter(self._has, named.values())))
+
+        self.bos = None
+        if self.hf.post_processor is not None:
+            word = HFTokenizer(models.WordLevel({"a": 0}, unk_token="a")).encode("a")
+            prompt = self.hf.post_processor.process(word)
+            if max(prompt.ids) >= self.vocab_size:
+                raise ValueError(f"its post-processor adds id {max(prompt.ids)}, the largest is {self.vocab_size - 1}")
+            self.bos = prompt.ids[0] if prompt.special_tokens_mask[0] else None
+
+    def _has(self, token: Any) -> bool:
+        return isinstance(token, str) and self.hf.token_to_id(token) is not None
 
     @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":
-        """Read a tokenizer.json, or the one in a folder. Raises ValueError that names the file."""
+        """Read a tokenizer.json, or the one in a folder, with the settings beside it. ValueError names the file."""
         path = Path(path)
         path = path / "tokenizer.json" if path.is_dir() else path
         if not path.is_file():
             raise ValueError(f"{path}: no such tokenizer file")
-        try:
-            return cls(path.read_text(encoding="utf-8"))
-        except Exception as error:  # `tokenizers` raises bare Exception for a malformed file
-            raise ValueError(f"{path}: not a usable tokenizer.json: {error}") from None
+        settings = _settings(path.parent) if path.name == "tokenizer.json" else {}
+        with _one_line(f"{path}: not a usable tokenizer.json: "):
+            return cls(path.read_text(encoding="utf-8"), settings)
 
     @cached_property
     def fast(self) -> tiktoken.Encoding | None:
-        """tiktoken with the same merges, or None when this is not a BPE trained by train_bpe."""
-        spec, ours = json.loads(self.json), json.loads(_untrained_bpe().to_str())
-        vocab = spec["model"]["vocab"]
-        if any(spec.get(key) != ours[key] for key in ("normalizer", "pre_tokenizer")):
+        """tiktoken with the same merges; None when its ids are not proven to be those of `tokenizers`.
+
+        tiktoken merges any two neighbours that together spell a token, the lowest id first; `tokenizers` merges the
+        listed pairs, first in the list first. Both do the same on every text when the list is in the order of the ids
+        it makes and merging a token's own text, with pairs of lower ids alone, gives that token: each token is then
+        reached through one pair of neighbours only, in every text. (What lies between two cuts that survive is merged
+        as if it stood alone, so the same text is always cut the same way.) A token that cannot be reached is left out,
+        or, when `ignore_merges` lets it stand for a whole word, must stay in three pieces or more.
+        """
+        model = self.hf.model
+        if not isinstance(model, models.BPE) or model.dropout or model.end_of_word_suffix:
             return None
-        if any(spec["model"].get(key) != ours["model"][key] for key in ours["model"].keys() - {"vocab", "merges"}):
+        if not isinstance(self.hf.normalizer, (type(None), normalizers.NFC)):
             return None
-        merges = [pair if isinstance(pair, list) else pair.split(" ") for pair in spec["model"]["merges"]]
-        # tiktoken ranks a merge by the id it makes, `tokenizers` by its place in the list: the same when those agree.
-        if any(vocab[left + right] != 256 + i for i, (left, right) in enumerate(merges)):
+        cuts = _state(self.hf.pre_tokenizer)
+        pattern = next((pattern for pattern, known in _pre_tokenizers().items() if _state(known) == cuts), None)
+        spec, as_byte = json.loads(self.json)["model"], _byte_of_character()
+        vocab = {token: i for token, i in spec["vocab"].items() if token and as_byte.keys() >= set(token)}
+        merges = [tuple(pair if isinstance(pair, list) else pair.split(" ")) for pair in spec["merges"]]
+        made = [vocab.get(left + right, -1) for left, right in merges]
+        if pattern is None or not as_byte.keys() <= vocab.keys() or made != sorted(made):
             return None
-        as_byte = _byte_of_character()
-        ranks = {bytes(as_byte[character] for character in token): rank for token, rank in vocab.items()}
-        special = {END_OF_TEXT: self.end_of_text}
-        return tiktoken.Encoding("nonllama", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens=special)
+        low = {token: -1 if len(token) == 1 else i for token, i in vocab.items()}
+        lower = [(a, b) for (a, b), i in zip(merges, made, strict=True) if low.get(a, i) < i and low.get(b, i) < i]
+        alone = models.BPE(vocab, lower)
+        pieces = {token: len(alone.tokenize(token)) for token in vocab}
+        unreached = {token for token, count in pieces.items() if count > 1}
+        if len(set(vocab.values())) < len(vocab) or not unreached.isdisjoint(map("".join, merges)):
+            return None
+        if not model.ignore_merges:
+            vocab = {token: i for token, i in vocab.items() if token not in unreached}
+        elif any(pieces[token] == 2 for token in unreached):
+            return None
+        to_byte = str.maketrans({character: chr(byte) for character, byte in as_byte.items()})
+        ranks = {token.translate(to_byte).encode("latin-1"): i for token, i in vocab.items()}
+        return tiktoken.Encoding("nonllama", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
+
+    @cached_property
+    def _not_special(self) -> set[str]:
+        """Added tokens that are found in every text, such as <tool_call> of Qwen; tiktoken would not find them."""
+        added = [token.content for token in self.hf.get_added_tokens_decoder().values() if not token.special]
+        return {*added, *(normalizers.NFC().normalize_str(token) for token in added)}
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of `text`, special tokens as ordinary text. Raises ValueError for a character without an id."""
-        if self.fast is not None:
-            try:
-                return self.fast.encode_ordinary(text)
-            except BaseException as panic:  # tiktoken's regex overflows its stack on a run of a million spaces
-                if type(panic).__name__ != "PanicException":
-                    raise
+        """Token ids of a document: special tokens are ordinary text, none is added.
+
+        Raises ValueError for a character without an id.
+        """
+        text = _valid(text)
+        ids = self._encode_fast(text) if self.fast is not None else self._encode(text)
+        if self.end_of_text in ids and (eos := self.end_of_text_token) in text:
+            # It is a word of the model as well, as all special tokens of a Unigram model are: cut it in two.
+            cuts = f"(?<={re.escape(eos[0])})(?={re.escape(eos[1:])})"
+            ids = [i for part in re.split(cuts, text) for i in self._encode(part)]
+        return ids
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Token ids of a prompt: those of transformers' AutoTokenizer for the class PreTrainedTokenizerFast.
+
+        Special tokens that the text spells count as such; what the file's post-processor adds is added, mostly bos.
+        (The class LlamaTokenizer of transformers 5 does not use the file's own steps: it loses a space before the first
+        word, which SentencePiece and this keep.)
+        """
+        return self._encode(_valid(text), prompt=True)
+
+    def _encode_fast(self, text: str) -> list[int]:
+        plain = text
+        if self.hf.normalizer is not None and not text.isascii():
+            plain = self.hf.normalizer.normalize_str(text)  # not unicodedata: its version of Unicode may be another
+        if any(token in text or token in plain for token in self._not_special):
+            return self._encode(text)
         try:
-            return self.hf.encode(text, add_special_tokens=False).ids
-        except Exception:
+            return self.fast.encode_ordinary(plain)
+        except BaseException as panic:  # tiktoken's regex overflows its stack on a run of a million spaces
+            if type(panic).__name__ != "PanicException":
+                raise
+        return self._encode(text)
+
+    def _encode(self, text: str, prompt: bool = False) -> list[int]:
+        self.hf.encode_special_tokens = not prompt  # a document that spells <|endoftext|> does not end there
+        try:
+            with _one_line("the tokenizer cannot encode this text: "):
+                return self.hf.encode(text, add_special_tokens=prompt).ids
+        except ValueError:
             known = self.hf.get_vocab()
             unknown = sorted({character for character in text if character not in known})
+            if not isinstance(self.hf.model, models.WordLevel) or not unknown:
+                raise
             raise ValueError(f"the tokenizer has no id for {unknown[:5]!r}; it knows {len(known)} characters") from None
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of `ids`; the end-of-text token is shown, bytes that are no UTF-8 become U+FFFD."""
-        return self.hf.decode(list(ids), skip_special_tokens=False)
+        """Text of `ids`; special tokens are shown, bytes that are no UTF-8 become U+FFFD."""
+        with _one_line("the tokenizer cannot decode these ids: "):
+            return self.hf.decode(list(ids), skip_special_tokens=False)
+
+
+class TextStream:
+    """Text of ids that come one by one, in whole characters; all of it together is decode(all ids).
+
+    (DecodeStream of `tokenizers` drops what is unfinished at the end, and fails on bytes that are no UTF-8.)
+    """
+
+    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int] = ()):
+        """`prompt`: ids that come before, whose text is not wanted."""
+        self.tokenizer = tokenizer
+        self.shown = list(prompt)  # the last ids whose text is out; decoders treat the first of all ids differently
+        self.held: list[int] = []
+
+    def feed(self, token_id: int) -> str:
+        """The text that is certain now, perhaps none."""
+        self.held.append(token_id)
+        token, text = self.tokenizer.hf.id_to_token(token_id), self.finish()
+        # A run of byte tokens (<0xE6>) becomes U+FFFD from its start when one byte is wrong; an id without a token
+        # does not end the run.
+        if not text or text.endswith("\ufffd") or token is None or token.startswith("<0x"):
+            return ""
+        self.shown, self.held = self.held, []
+        return text
+
+    def finish(self) -> str:
+        """What is held back."""
+        before = self.tokenizer.decode(self.shown)
+        return self.tokenizer.decode(self.shown + self.held)[len(before) :]
+
+
+def _refuse_prefix(pairs: list[tuple[str, Any]]) -> None:
+    """Raise ValueError for a BPE model's continuing_subword_prefix: tokenizers 0.23 cuts text inside a character there,
+    which ends the interpreter. (WordPiece, which has no merges, may have one.)"""
+    prefixed = any(key == "continuing_subword_prefix" and value for key, value in pairs)
+    if prefixed and any(key == "merges" for key, _ in pairs):
+        raise ValueError("a BPE with a continuing_subword_prefix is not supported")
+
+
+def _state(pre_tokenizer: pre_tokenizers.PreTokenizer | None) -> bytes | None:
+    """Its JSON, without what has to do with offsets only."""
+    return re.sub(b',"trim_offsets":[a-z]+', b"", pre_tokenizer.__getstate__()) if pre_tokenizer is not None else None
+
+
+def _valid(text: str) -> str:
+    """`text` with U+FFFD for half a surrogate pair, which has no UTF-8 (as tiktoken does)."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """What stands beside a tokenizer.json: special tokens by name, and eos_token_id; found where transformers looks."""
+
+    def read(name: str) -> dict[str, Any]:
+        path = folder / name
+        if not path.is_file():
+            return {}
+        with _one_line(f"{path}: not usable: "):
+            found = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(found, dict):
+                raise ValueError(f"it holds a {type(found).__name__}, not an object")
+        return found
+
+    settings = read("tokenizer_config.json")
+    if "added_tokens_decoder" not in settings:  # the newer place for what the map said
+        settings |= read("special_tokens_map.json")
+    return settings | {"eos_token_id": (read("config.json") | read("generation_config.json")).get("eos_token_id")}
+
+
+@contextmanager
+def _one_line(prefix: str) -> Iterator[None]:
+    """Raise ValueError, in one line, for any error: `tokenizers` raises bare Exceptions, and panics, which are none."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(prefix + " ".join(str(error).split())[:300]) from None
 
 
 def _byte_of_character() -> dict[str, int]:

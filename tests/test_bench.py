@@ -1,14 +1,25 @@
-"""The harness with made-up variants; of the train part, that both sides compute the same. No time is asserted."""
+"""The harness with made-up variants; of each part, that both sides compute the same. No time is asserted."""
 
+import contextlib
+import functools
+import itertools
+import dataclasses
 import json
+import os
+import shutil
+import signal
+import subprocess
 import sys
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 import bench
+import bench_data
 from bench import BenchConfig, Part
 from configurator import load
 from model import ModelConfig
@@ -132,11 +143,15 @@ def test_variants_that_differ_are_not_timed(monkeypatch):
 
 
 def test_settings_that_cannot_work_are_named(monkeypatch):
-    assert BenchConfig(part="all").check() == list(bench.PARTS)
+    samples = ["sample-10m-1", "sample-10m-8", "sample-124m-1", "sample-124m-8"]
+    assert BenchConfig(part="all").check() == ["train", *samples, "sampler", "reader"]
+    assert BenchConfig(part="sample,train").check() == [*samples, "train"]
     with pytest.raises(ValueError, match=r"unknown part 'trian'; known parts: train.*, all"):
         load(BenchConfig, ["--part=train,trian"])[0].check()
     with pytest.raises(ValueError, match=r"rounds \(0\)"):
         BenchConfig(rounds=0).check()
+    with pytest.raises(ValueError, match=r"largest \(1\).*file_mb \(2000\)"):
+        BenchConfig(largest=1).check()
     monkeypatch.setitem(bench.PARTS, "hold", holding_part)
     assert BenchConfig(part="hold,train").check() == ["hold", "train"]
     with pytest.raises(ValueError, match="one file, but there are 2 parts"):
@@ -172,3 +187,436 @@ def test_train_refuses_other_mathematics(monkeypatch, change):
     part = bench.train_part(BenchConfig(device="cpu", dtype="bfloat16"))
     with pytest.raises(ValueError, match="do not compute the same"):
         part.check({name: build() for name, build in part.variants.items()})
+
+
+# --- parts whose every turn is a process of its own ---
+
+
+def in_turn(name: str, log: str) -> dict[str, int]:
+    """A turn that leaves its name and process behind, holds 50 MB while it lasts, and tells if Ctrl-C reaches it."""
+    held = np.ones(50 * MB, dtype=np.uint8)
+    with open(log, "a", encoding="utf-8") as file:
+        file.write(f"{name} {os.getpid()}\n")
+    return {"bytes": held.size, "deaf": signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())}
+
+
+def test_every_turn_is_a_process_of_its_own(tmp_path):
+    log = tmp_path / "log"
+    cases = {name: functools.partial(in_turn, name, str(log)) for name in "ab"}
+    samples = bench.take_turns(cases, 1, "test")
+    order, processes = zip(*(line.split() for line in log.read_text(encoding="utf-8").splitlines()), strict=True)
+    assert "".join(order) == "ab" and len({*processes, str(os.getpid())}) == 3
+    for turn in samples["a"] + samples["b"]:
+        assert turn["bytes"] == 50 * MB and turn["peak_bytes"] > 49 * MB and turn["deaf"]
+        if sys.platform == "linux":
+            assert turn["peak_bytes"] < 70 * MB
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_turns_in_processes_alternate_too(monkeypatch):
+    order = []
+    monkeypatch.setattr(bench, "alone", lambda name, function, turn: order.append(name) or {"turn": len(order)})
+    assert bench.take_turns({"a": None, "b": None}, 2, "test") == {
+        "a": [{"turn": 1}, {"turn": 3}],
+        "b": [{"turn": 2}, {"turn": 4}],
+    }
+
+
+def kill_myself() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_turn_that_is_killed_is_one_line():
+    with pytest.raises(ValueError, match="measures the list was killed .out of memory"):
+        bench.take_turns({"the list": kill_myself}, 1, "test")
+
+
+def here(cases, rounds, desc):
+    """take_turns without processes."""
+    return {name: [turn() | {"peak_bytes": 7} for _ in range(rounds)] for name, turn in cases.items()}
+
+
+class Clock:
+    """A clock that only the tested code moves."""
+
+    def __init__(self, monkeypatch):
+        self.now_s = 0.0
+        monkeypatch.setattr(time, "perf_counter", lambda: self.now_s)
+
+
+# --- part sampler ---
+
+
+@pytest.mark.parametrize("candidate", bench_data.CANDIDATES)
+def test_every_sampler_draws_each_index_once(candidate):
+    found = {candidate: bench_data.CANDIDATES[candidate]}
+    assert "every index once, for each of 1 samplers" in bench_data.every_index_once(found)
+
+
+@pytest.mark.parametrize(
+    ("change", "replicas"),
+    [
+        (lambda n, rank: [*range(n - 1, 0, -1), 1], 1),  # 0 is missing
+        (lambda n, rank: range(n), 1),  # not shuffled
+        (bench_data.numpy_permutation, 8),  # every rank draws everything
+        (lambda n, rank: [index + 1 for index in bench_data.numpy_permutation(n)], 1),
+    ],
+    ids=["repeats", "in order", "ranks alike", "out of range"],
+)
+def test_samplers_that_are_no_shuffle_are_not_timed(monkeypatch, change, replicas):
+    monkeypatch.setattr(bench_data, "CANDIDATES", {"bad": bench_data.Candidate(change, replicas)})
+    with pytest.raises(ValueError, match="bad: an epoch of n=100,000 is not every index once"):
+        bench_data.sampler(BenchConfig(rounds=1), take_turns=lambda *args: pytest.fail("was timed"))
+
+
+def test_first_index_rate_and_epoch_on_a_clock(monkeypatch):
+    """Building takes 2 s, the first index 1 s, another 0.25 s, and what comes after the last one 5 s."""
+    clock = Clock(monkeypatch)
+
+    def build(n, rank):
+        def indices():
+            for index in range(n // 8):
+                clock.now_s += 0.25 if index else 1
+                yield index
+            clock.now_s += 5
+
+        clock.now_s += 2
+        return indices()
+
+    monkeypatch.setitem(bench_data.CANDIDATES, "slow", bench_data.Candidate(build, replicas=8))
+    assert bench_data.draw("slow", 800, True) == {"first_s": 3, "rate": 4, "epoch_s": 3 + 99 / 4 + 5}
+    monkeypatch.setattr(bench_data, "INDICES", 10)
+    begin_s = clock.now_s
+    assert bench_data.draw("slow", 800, False) == {"first_s": 3, "rate": 4, "epoch_s": None}
+    assert clock.now_s - begin_s == 3 + 10 / 4
+
+
+def test_seek_compares_the_far_position_with_position_0(monkeypatch):
+    clock = Clock(monkeypatch)
+
+    class Slow(bench_data.DistributedStreamSampler):
+        def __iter__(self):
+            clock.now_s += 5 if self.position else 1
+            return super().__iter__()
+
+    monkeypatch.setattr(bench_data, "DistributedStreamSampler", Slow)
+    assert bench_data.seek() == {"near_s": 1, "far_s": 5, "far_over_near": 5}
+
+
+def test_peak_memory_is_that_of_the_list():
+    """RandomSampler's grows with n by the bytes an index that predictions use; ours does not."""
+    draw, list_name, ours = bench_data.draw, bench_data.PEER, bench_data.OURS
+    cases = {
+        "list 1e6": functools.partial(draw, list_name, 10**6, False),
+        "list 3e6": functools.partial(draw, list_name, 3 * 10**6, False),
+        "ours 3e6": functools.partial(draw, ours, 3 * 10**6, False),
+    }
+    peak = {name: turns[0]["peak_bytes"] for name, turns in bench.take_turns(cases, 1, "test").items()}
+    per_index = bench_data.CANDIDATES[list_name].bytes_per_index
+    if sys.platform == "linux":  # elsewhere the peak of the imports hides a small one
+        assert peak["list 3e6"] - peak["list 1e6"] == pytest.approx(2e6 * per_index, rel=0.15)
+        assert peak["ours 3e6"] < 8e6 < peak["list 1e6"]
+
+
+def test_what_does_not_fit_is_not_run():
+    needs = {n: n * 48 for n in (10**6, 10**8, 10**9)}
+    for n, available, word in [
+        (10**9, 24 * 10**9, "does not fit: needs about 48 GB"),
+        (10**9, 58 * 10**9, "does not fit: needs about 48 GB"),  # it would just so: too near
+        (10**9, 64 * 10**9, "not run: above --largest=1e8, needs about 48.0 GB"),
+        (10**8, 24 * 10**9, None),
+        (10**8, 5 * 10**9, "does not fit: needs about 5 GB"),
+        (10**6, 10**9, None),
+    ]:
+        assert bench_data.absent(needs[n], n, 10**8, available) == word
+    assert bench_data.power(10**9) == "1e9" and bench_data.power(10**9 + 1) == "1000000001"
+    assert bench_data.absent(0, 10**12, 10**8, 10**6) is None  # what holds nothing always fits
+
+
+@pytest.fixture
+def small_sampler(monkeypatch):
+    """The sampler part in this process, with few indices and 10 GB of memory."""
+    monkeypatch.setattr(bench, "take_turns", here)
+    monkeypatch.setattr(bench_data, "INDICES", 1000)
+    monkeypatch.setattr(bench_data, "SEEK_REPEATS", 3)
+    monkeypatch.setattr(bench_data, "available_bytes", lambda: 10**10)
+
+
+def test_the_sampler_record_holds_every_row_and_what_was_not_run(small_sampler, tmp_path, capsys):
+    out = tmp_path / "sampler.json"
+    bench.main(BenchConfig(part="sampler", rounds=2, largest=2000, out=str(out)))
+    printed, record = capsys.readouterr().out, json.loads(out.read_text(encoding="utf-8"))
+    assert bench.table(record) in printed and record["settings"]["rounds"] == 2
+    results, names = record["results"], list(bench_data.CANDIDATES)
+    assert list(results) == [f"{n} {name}" for n in ("2000", "1e9", "1e12") for name in names]
+    for key, row in results.items():
+        mine = [line for line in printed.splitlines() if f"{line:<38}"[:38].split() == key.split()]
+        assert len(mine) >= 1, key
+        if row["n"] > 2000 and not row["sampler"].startswith(bench_data.OURS):
+            word = "not run" if key == "1e9 numpy permutation" else "does not fit"
+            assert row["absent"].startswith(word) and row["absent"] in mine[0] and key not in record["samples"]
+            continue
+        rates = [turn["rate"] for turn in record["samples"][key]]
+        assert len(rates) == 2 and row["rate"] == {"median": np.mean(rates), "min": min(rates), "max": max(rates)}
+        assert f"{row['rate']['median'] / 1e6:.2f} (" in mine[0]
+        whole = row["n"] == 2000 and "rank" not in row["sampler"]
+        assert (row["epoch_s"] is not None) == whole
+        if row["n"] == 2000:
+            peers = [turn["rate"] for turn in record["samples"][f"2000 {bench_data.PEER}"]]
+            by_round = [a / b for a, b in zip(rates, peers, strict=True)]
+            assert row["of_peer"]["rate"] == {"median": np.mean(by_round), "min": min(by_round), "max": max(by_round)}
+        else:
+            assert row["of_peer"] == {}
+
+
+MADE_UP = {"peak_bytes": 1.4e6, "first_s": 1e-3, "rate": 18e6, "epoch_s": 5.4}
+LIST = {"peak_bytes": 4.6e9, "first_s": 7.3, "rate": 45e6, "epoch_s": 9.5}
+
+
+@pytest.mark.parametrize(
+    ("change", "missed"),
+    [
+        ({}, []),
+        ({"peak_bytes": 5e6}, [0]),
+        ({"peak_bytes": 9e6}, [0, 1]),
+        ({"1e12 NonLlama": {"peak_bytes": 7e6}}, [2]),
+        ({"1e12 NonLlama, rank 0 of 8": {"peak_bytes": 9e6}}, [1]),
+        ({"first_s": 8e-3}, [3]),
+        ({"epoch_s": 7.7}, [4]),
+        ({"seek": {"far_over_near": 2.1}}, [5]),
+    ],
+    ids=str,
+)
+def test_targets_are_met_or_missed_as_measured(monkeypatch, change, missed):
+    monkeypatch.setattr(bench_data, "every_index_once", lambda candidates: "")
+    monkeypatch.setattr(bench_data, "available_bytes", lambda: 24 * 10**9)
+
+    def turns(cases, rounds, desc):
+        common = {key: value for key, value in change.items() if key in MADE_UP}
+        seek = {"seek": {"near_s": 1.0, "far_s": 1.0, "far_over_near": 1.0}}
+        made = {name: seek.get(name) or (MADE_UP | common if "NonLlama" in name else LIST) for name in cases}
+        return {name: [made[name] | change.get(name, {})] * rounds for name in cases}
+
+    record = bench_data.sampler(BenchConfig(rounds=3), turns)
+    assert [k for k, row in enumerate(record["targets"]) if not row["met"]] == missed
+    assert all(row["met"] is not None for row in record["targets"])
+    lines = bench_data.sampler_table(record)
+    assert sum(line.endswith(", missed") for line in lines) == len(missed)
+    if not change:
+        assert "  peak memory at n=1e8 at most 1/1000 of RandomSampler's: 1/3,286 (1/3,286-1/3,286), met" in lines
+
+
+def test_a_target_without_its_peer_is_not_measured(small_sampler):
+    record = bench_data.sampler(BenchConfig(rounds=1, largest=10**9 // 2), made_up_turns)
+    assert [row["met"] for row in record["targets"]] == [None, True, True, None, None, True]
+    assert any(
+        "first index at n=5e8" in line and "-, not measured" in line for line in bench_data.sampler_table(record)
+    )
+
+
+def made_up_turns(cases, rounds, desc):
+    return {name: [MADE_UP | {"near_s": 1.0, "far_s": 1.0, "far_over_near": 1.0}] * rounds for name in cases}
+
+
+# --- part reader ---
+
+
+@pytest.fixture
+def tokens(tmp_path):
+    with bench_data.token_file(tmp_path / "tokens.bin", 4 * 10**6) as path:
+        yield path
+
+
+@pytest.fixture
+def small_reader(monkeypatch):
+    """The reader part in this process, with few windows."""
+    monkeypatch.setattr(bench, "take_turns", here)
+    monkeypatch.setattr(bench_data, "WARM_WINDOWS", 100)
+
+
+def test_the_token_file_is_on_the_disk_and_goes_away(tmp_path, monkeypatch):
+    path = tmp_path / "new/tokens.bin"
+    with contextlib.suppress(KeyboardInterrupt), bench_data.token_file(path, 3 * 10**6):
+        assert path.stat().st_size == 3 * 10**6 <= path.stat().st_blocks * 512  # not sparse
+        assert len(np.unique(np.fromfile(path, "<u2"))) == 1 << 16
+        raise KeyboardInterrupt
+    assert path.parent.is_dir() and not path.exists()
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=2 * 10**9))
+    with pytest.raises(ValueError, match=r"2.0 GB free, the token file takes 1.9 GB .* lower --file_mb .* --out"):
+        bench_data.reader(BenchConfig(file_mb=1900, out=str(path)), take_turns=pytest.fail)
+    assert not list(path.parent.iterdir())
+
+
+@pytest.mark.parametrize("name", bench_data.READERS)
+def test_a_reader_that_returns_other_tokens_is_not_timed(tokens, name, monkeypatch):
+    """Each is checked by itself: off by a token, by a window, in the last row only, or of another dtype."""
+    build = bench_data.READERS[name]
+    assert "1,024 random windows of 2049 tokens are equal" in bench_data.same_windows(tokens, {name: build})
+
+    def last_row(batch):
+        return np.concatenate([batch[:-1], batch[-1:] + 1])
+
+    for change in (lambda b: np.roll(b, 1, axis=1), lambda b: b[::-1], last_row, lambda b: b.astype(np.int32)):
+        wrong = {name: lambda path, change=change: lambda indices: change(build(path)(indices))}
+        with pytest.raises(ValueError, match="windows are not those that lie in the file"):
+            bench_data.same_windows(tokens, bench_data.READERS | wrong)
+    monkeypatch.setattr(bench_data, "READERS", bench_data.READERS | wrong)
+    with pytest.raises(ValueError, match="windows are not those"):
+        cfg = BenchConfig(rounds=1, file_mb=4, out=str(tokens.with_name("reader.json")))
+        bench_data.reader(cfg, take_turns=lambda *args: pytest.fail("was timed"))
+
+
+def test_a_turn_reads_the_same_windows_with_every_reader(tokens, monkeypatch):
+    """On a clock that only reading moves: half a second a batch of 32 windows."""
+    clock, seen = Clock(monkeypatch), []
+
+    def noted(path):
+        return lambda indices: seen.append(indices.tolist()) or setattr(clock, "now_s", clock.now_s + 0.5)
+
+    monkeypatch.setattr(bench_data, "WARM_WINDOWS", 320)
+    monkeypatch.setattr(bench_data, "READERS", dict.fromkeys(bench_data.READERS, noted))
+    asked = {}
+    for cold, name in itertools.product((True, False), bench_data.READERS):
+        seen.clear()
+        assert bench_data.read_windows(tokens, name, cold)["rate"] == 64
+        asked.setdefault(cold, []).append(seen[1:])  # the first call is a warm-up
+    assert all(found == asked[cold][0] for cold in asked for found in asked[cold])
+    assert [sum(map(len, asked[cold][0])) for cold in (True, False)] == [32, 320]
+    assert len(set(sum(asked[False][0], []))) > 200  # random, over the whole file
+    assert 0 <= min(sum(asked[False][0], [])) < 100 and 875 < max(sum(asked[False][0], [])) < 975
+
+
+def test_the_reader_record_holds_what_the_table_says(small_reader, tmp_path, capsys):
+    out = tmp_path / "reader.json"
+    bench.main(BenchConfig(part="reader", rounds=2, file_mb=4, out=str(out)))
+    printed, record = capsys.readouterr().out, json.loads(out.read_text(encoding="utf-8"))
+    assert bench.table(record) in printed and [path.name for path in tmp_path.iterdir()] == ["reader.json"]
+    assert list(record["results"]) == [f"{state} {name}" for state in ("cold", "warm") for name in bench_data.READERS]
+    for key, row in record["results"].items():
+        line = next(line for line in printed.splitlines() if line.startswith(key))
+        turns, held = record["samples"][key], record["samples"][f"{row['state']} {bench_data.HELD}"]
+        ratio = [a["rate"] / b["rate"] for a, b in zip(turns, held, strict=True)]
+        assert row["of_peer"]["rate"] == {"median": np.mean(ratio), "min": min(ratio), "max": max(ratio)}
+        assert f"{bench_data.number(row['rate']['median'])} (" in line and f"{np.mean(ratio):.2f} (" in line
+        if sys.platform == "linux" and row["state"] == "warm":
+            assert row["in_memory"]["min"] == 1 and row["spoiled"] is None and line.split()[-1] == "100.0%"
+    if sys.platform == "linux":  # a mapped file becomes resident memory, what pread fills is given back
+        mapped = {key: row["mapped_bytes"]["median"] for key, row in record["results"].items()}
+        assert mapped[f"warm {bench_data.HELD}"] > 1e6 > mapped[f"warm {bench_data.OURS}"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no posix_fadvise or RWF_NOWAIT")
+def test_cold_turns_are_cold_or_say_so(small_reader, tokens, tmp_path):
+    with open(tokens, "rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        try:
+            os.preadv(file.fileno(), [bytearray(1)], 0, os.RWF_NOWAIT)
+        except BlockingIOError:  # it would have to come from the disk
+            pass
+        else:
+            pytest.skip("the file system of the temporary folder keeps pages that it is asked to drop (tmpfs)")
+    tokens.read_bytes()
+    assert bench_data.resident(tokens) == 1
+    bench_data.evict(tokens)
+    assert bench_data.resident(tokens) == 0
+    turn = bench_data.read_windows(tokens, bench_data.OURS, cold=True)
+    assert turn["in_memory"] == 0
+    if turn["disk_bytes_per_window"] is not None:  # /proc/self/io may be closed to containers
+        assert 4000 < turn["disk_bytes_per_window"] < 20_000  # two or three pages
+        held = bench_data.read_windows(tokens, bench_data.HELD, cold=True)
+        assert held["disk_bytes_per_window"] >= turn["disk_bytes_per_window"]
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="no tmpfs at /dev/shm")
+def test_a_file_system_that_keeps_its_pages_is_not_called_cold(small_reader, tmp_path):
+    """tmpfs is memory: nothing can be dropped."""
+    folder = Path("/dev/shm", f"nonllama_test_{os.getpid()}")
+    try:
+        record = bench_data.reader(BenchConfig(rounds=1, file_mb=4, out=str(folder / "reader.json")), here)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    assert [row["spoiled"] for row in record["results"].values()] == [
+        *["not cold: 100% of the file stayed in memory"] * 3,
+        *[None] * 3,
+    ]
+    assert [row["met"] is None for row in record["targets"]] == [True, False, False]
+    lines = bench_data.reader_table(record)
+    assert sum("(not cold: 100% of the file stayed in memory)" in line for line in lines) == 3
+
+
+def test_states_that_are_not_what_they_should_be():
+    def share(low, high):
+        return {"median": low, "min": low, "max": high}
+
+    assert bench_data.spoiled("cold", share(0, 0.005)) is None and bench_data.spoiled("warm", share(1, 1)) is None
+    assert bench_data.spoiled("cold", share(0, 0.5)) == "not cold: 50% of the file stayed in memory"
+    assert bench_data.spoiled("warm", share(0.6, 1)) == "not warm: 60% of the file was in memory"
+    assert bench_data.spoiled("cold", None) == "unknown whether cold: no mincore here"
+
+
+def test_a_system_without_proc_mincore_and_fadvise_gets_a_table(small_reader, tmp_path, monkeypatch):
+    """As on macOS."""
+
+    def elsewhere(path, *args, **kwargs):
+        if str(path).startswith("/proc"):
+            raise FileNotFoundError(path)
+        return open(path, *args, **kwargs)
+
+    monkeypatch.setattr(bench_data, "open", elsewhere, raising=False)
+    monkeypatch.setattr(bench_data.ctypes, "CDLL", lambda name: object())
+    monkeypatch.setattr(bench_data, "read_ahead_kb", lambda path: None)
+    monkeypatch.delattr(os, "posix_fadvise", raising=False)
+    cfg = BenchConfig(part="reader", rounds=1, file_mb=4, out=str(tmp_path / "reader.json"))
+    record = bench.run_part("reader", cfg)
+    text = bench.table(record)
+    assert "read-ahead of the device: unknown" in text and text.count("n/a") == 6 * 3
+    assert text.count("(unknown whether cold: no mincore here)") == 3
+    assert [row["met"] for row in record["targets"]] == [None] * 3
+
+
+def test_read_ahead_is_that_of_the_device(tmp_path, monkeypatch):
+    found = bench_data.read_ahead_kb(tmp_path)
+    number = os.stat(tmp_path).st_dev
+    known = Path(f"/sys/class/bdi/{os.major(number)}:{os.minor(number)}/read_ahead_kb")
+    assert found == (int(known.read_text()) if known.is_file() else found)
+    monkeypatch.setattr(os, "stat", lambda path: SimpleNamespace(st_dev=os.makedev(4000, 77)))
+    assert bench_data.read_ahead_kb(tmp_path) is None
+
+
+def test_ctrl_c_is_one_line_and_leaves_no_file(tmp_path):
+    """To the whole process group, as a terminal sends it."""
+    repo, path = Path(__file__).parents[1], tmp_path / "reader_tokens.bin"
+    command = [sys.executable, "bench.py", "--part=reader", "--file_mb=4", f"--out={tmp_path / 'reader.json'}"]
+    process = subprocess.Popen(command, cwd=repo, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        deadline_s = time.monotonic() + 120
+        while not path.exists() and process.poll() is None and time.monotonic() < deadline_s:
+            time.sleep(0.05)
+        time.sleep(1)  # into the imports of the first turn's process
+        os.killpg(process.pid, signal.SIGINT)
+        _, complaint = process.communicate(timeout=60)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert (process.returncode, complaint) == (130, "\ninterrupted; no record of reader was written\n")
+    assert not list(tmp_path.iterdir())
+
+
+# --- the parts sample ---
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_ways_to_generate_agree_and_one_that_does_not_is_refused(monkeypatch, batch_size):
+    monkeypatch.setitem(bench.SIZES, "10m", (TINY, 4))
+    monkeypatch.setattr(bench, "NEW_TOKENS", 20)
+    part = bench.sample_part(BenchConfig(device="cpu"), "10m", batch_size)
+    assert [name.split(" ")[0] for name in part.variants] == ["NonLlama", "transformers", "without"][: 4 - batch_size]
+    built = {name: build() for name, build in part.variants.items()}
+    assert all(call().shape == (batch_size, 20) for call in built.values())
+    assert part.units_per_call == 20 * batch_size and "first 20 of 20" in part.check(built)
+    other = bench.start(dataclasses.replace(TINY, block_size=64)).eval()
+    with torch.no_grad():
+        other.model.norm.weight.mul_(-1)
+    prompts = torch.zeros(batch_size, 4, dtype=torch.long)
+    with pytest.raises(ValueError, match="only . greedy tokens are equal"):
+        part.check(built | {"other": lambda: bench.uncached(other, prompts, 20)})

@@ -1,34 +1,103 @@
-"""The decoder against Hugging Face's Llama with copied weights, and its pieces against plain formulas."""
+"""The decoder against transformers with copied weights, against plain formulas, and with a cache against without."""
 
+import itertools
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import LlamaConfig, LlamaForCausalLM
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoConfig, AutoModelForCausalLM
 
 import model as model_module
 from checkpoint import hf_config
-from model import IGNORE, Attention, LinearCrossEntropy, Llama, ModelConfig, RMSNorm, apply_rope, rope_tables
+from model import (
+    IGNORE,
+    Cache,
+    LinearCrossEntropy,
+    Llama,
+    ModelConfig,
+    RMSNorm,
+    RopeScaling,
+    apply_rope,
+    rope_frequencies,
+    rope_tables,
+)
 
 SHAPES = {
-    "grouped, tied": ModelConfig(96, 32, n_layer=3, n_head=4, n_kv_head=2, n_embd=32, ffn_hidden=80),
-    "multi-head, untied": ModelConfig(64, 16, 2, 4, 4, n_embd=48, ffn_hidden=64, tie_embeddings=False),
-    "multi-query, theta 500000": ModelConfig(64, 40, 2, 6, 1, n_embd=48, ffn_hidden=32, rope_theta=500000.0),
+    "Llama 2: multi-head, untied": ModelConfig(64, 16, 2, 4, 4, n_embd=48, ffn_hidden=64, tie_embeddings=False),
+    "Llama 3: grouped, theta 500000": ModelConfig(96, 40, 2, 6, 2, 48, 32, rope_theta=500000.0, tie_embeddings=False),
+    "Llama 3.2: scaled, tied": ModelConfig(
+        96, 64, 3, 4, 2, n_embd=64, ffn_hidden=80, rope_theta=500000.0, rope_scaling=RopeScaling(4.0, 1.0, 4.0, 24)
+    ),
+    "multi-query": ModelConfig(64, 40, 2, 6, 1, n_embd=48, ffn_hidden=32),
+    "heads wider than their share": ModelConfig(64, 24, 2, 4, 2, n_embd=32, ffn_hidden=48, head_dim=24),
+    "Mistral: heads do not divide the width": ModelConfig(64, 24, 2, 6, 3, n_embd=40, ffn_hidden=48, head_dim=4),
+    "Qwen2": ModelConfig(96, 32, 2, 4, 2, 32, 80, rope_theta=1e6, norm_eps=1e-6, qkv_bias=True),
+    "Qwen2 with head_dim": ModelConfig(64, 24, 2, 4, 4, 32, 48, head_dim=20, qkv_bias=True, tie_embeddings=False),
+    "Qwen3": ModelConfig(96, 32, 2, 4, 2, 32, 80, rope_theta=1e6, norm_eps=1e-6, head_dim=16, qk_norm=True),
 }
+GROUPED = SHAPES["Llama 3.2: scaled, tied"]
 
 
-def pair(shape: ModelConfig) -> tuple[Llama, LlamaForCausalLM]:
-    """Our model and transformers' with the same weights, larger than at initialisation so that errors show."""
+def random_model(shape: ModelConfig) -> Llama:
+    """Weights, gains and biases larger than at initialisation, so that errors show."""
     torch.manual_seed(0)
-    ours = Llama(shape)
+    model = Llama(shape).eval()
     with torch.no_grad():
-        for parameter in ours.parameters():
+        for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    theirs = LlamaForCausalLM(LlamaConfig(**hf_config(shape, 0)))
+    return model
+
+
+def pair(shape: ModelConfig) -> tuple[Llama, torch.nn.Module]:
+    """Our model and transformers' with the same weights."""
+    ours = random_model(shape)
+    theirs = AutoModelForCausalLM.from_config(AutoConfig.for_model(**hf_config(shape, 0)))
     missing, unexpected = theirs.load_state_dict(ours.state_dict(), strict=False)
     assert not unexpected and set(missing) <= {"lm_head.weight"}
     return ours, theirs.eval()
+
+
+def plain_logits(model: Llama, ids: list[int]) -> torch.Tensor:
+    """Logits (T, V) of one sequence by the formulas, in float64, one head and one pair of features at a time."""
+    cfg, D = model.cfg, model.cfg.head_width
+    w = {name: tensor.detach().double() for name, tensor in model.state_dict().items()}
+    T = len(ids)
+
+    def norm(x, name):
+        return x / (x.square().mean(-1, keepdim=True) + cfg.norm_eps).sqrt() * w[name + ".weight"]
+
+    def turn(x):
+        pairs = torch.complex(x[:, : D // 2], x[:, D // 2 :])
+        frequencies = rope_frequencies(D, cfg.rope_theta, cfg.rope_scaling).double()
+        pairs = pairs * torch.exp(1j * torch.arange(T).double()[:, None] * frequencies)
+        return torch.cat((pairs.real, pairs.imag), dim=1)
+
+    x = w["model.embed_tokens.weight"][ids]
+    for layer in range(cfg.n_layer):
+        at = f"model.layers.{layer}."
+        h = norm(x, at + "input_layernorm")
+        q, k, v = (
+            h @ w[f"{at}self_attn.{name}_proj.weight"].T + w.get(f"{at}self_attn.{name}_proj.bias", 0) for name in "qkv"
+        )
+        heads = []
+        for head in range(cfg.n_head):
+            shared = head // (cfg.n_head // cfg.n_kv_head)  # the key/value head that serves this query head
+            qh, kh, vh = (t[:, i * D : (i + 1) * D] for t, i in ((q, head), (k, shared), (v, shared)))
+            if cfg.qk_norm:
+                qh, kh = norm(qh, at + "self_attn.q_norm"), norm(kh, at + "self_attn.k_norm")
+            scores = turn(qh) @ turn(kh).T / math.sqrt(D)
+            scores = scores.masked_fill(torch.ones(T, T).triu(1).bool(), -math.inf)
+            heads.append(scores.softmax(-1) @ vh)
+        x = x + torch.cat(heads, dim=1) @ w[at + "self_attn.o_proj.weight"].T
+        h = norm(x, at + "post_attention_layernorm")
+        gate, up = (h @ w[f"{at}mlp.{name}_proj.weight"].T for name in ("gate", "up"))
+        x = x + (gate * gate.sigmoid() * up) @ w[at + "mlp.down_proj.weight"].T
+    return norm(x, "model.norm") @ w["lm_head.weight"].T
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -51,8 +120,29 @@ def test_logits_loss_and_gradients_equal_transformers(name):
         assert (parameter.grad - gradients[key]).abs().max() < 1e-5 * gradients[key].abs().max() + 1e-6, key
 
 
+@settings(max_examples=30, deadline=None)
+@given(
+    n_kv_head=st.integers(1, 3),
+    group=st.integers(1, 3),
+    half=st.integers(1, 8),
+    n_embd=st.integers(1, 5).map(lambda n: 6 * n),
+    family=st.sampled_from([{}, {"qkv_bias": True}, {"qk_norm": True}]),
+    scaling=st.sampled_from([None, RopeScaling(8.0, 1.0, 4.0, 8)]),
+    T=st.integers(1, 20),
+)
+def test_any_shape_equals_the_plain_formulas(n_kv_head, group, half, n_embd, family, scaling, T):
+    shape = ModelConfig(
+        24, 20, 2, n_kv_head * group, n_kv_head, n_embd, 16, head_dim=2 * half, rope_scaling=scaling, **family
+    )
+    model = random_model(shape)
+    ids = torch.randint(0, 24, (1, T))
+    expected = plain_logits(model, ids[0].tolist())
+    with torch.no_grad():
+        assert (model(ids)[0] - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
 def test_sliced_targets_and_single_tokens_work():
-    ours, _ = pair(SHAPES["grouped, tied"])
+    ours = random_model(GROUPED)
     window = torch.randint(0, 96, (2, 33))
     whole = ours(window[:, :-1], window[:, 1:])  # views that are not contiguous
     logits = ours(window[:, :-1])
@@ -63,7 +153,7 @@ def test_sliced_targets_and_single_tokens_work():
 
 
 def test_future_tokens_change_nothing_before_them():
-    ours, _ = pair(SHAPES["grouped, tied"])
+    ours = random_model(GROUPED)
     ids = torch.randint(0, 96, (1, 32))
     changed = ids.clone()
     changed[0, 20] = (ids[0, 20] + 1) % 96
@@ -71,28 +161,114 @@ def test_future_tokens_change_nothing_before_them():
     assert torch.equal(a[:, :20], b[:, :20]) and not torch.allclose(a[:, 20:], b[:, 20:])
 
 
-@pytest.mark.parametrize(("n_head", "n_kv_head"), [(4, 4), (4, 2), (4, 1), (6, 3), (6, 2)])
-def test_attention_equals_plain_softmax(n_head, n_kv_head):
-    """Query head h is served by key/value head h // (H / Hkv)."""
-    torch.manual_seed(0)
-    B, T, D = 2, 9, 8
-    attention = Attention(ModelConfig(8, 16, 1, n_head, n_kv_head, n_head * D, 8))
-    x = torch.randn(B, T, n_head * D)
-    cos, sin = rope_tables(T, D, 10000.0)
-    q, k, v = (p(x).view(B, T, -1, D) for p in (attention.q_proj, attention.k_proj, attention.v_proj))
-    out = torch.zeros(B, T, n_head, D)
-    for h in range(n_head):
-        g = h // (n_head // n_kv_head)
-        qh, kh = (apply_rope(t.unsqueeze(1), cos, sin)[:, 0] for t in (q[:, :, h], k[:, :, g]))
-        scores = qh @ kh.transpose(1, 2) / math.sqrt(D)
-        scores = scores.masked_fill(torch.ones(T, T).triu(1).bool(), -math.inf)
-        out[:, :, h] = scores.softmax(-1) @ v[:, :, g]
-    expected = attention.o_proj(out.flatten(2))
-    assert (attention(x, cos, sin) - expected).abs().max() < 1e-5
+def fed(model: Llama, ids: torch.Tensor, sizes: list[int], padding: tuple[int, ...] = ()) -> torch.Tensor:
+    """Logits (B, T, V) of `ids` taken in by a cache, sizes[0] tokens, then sizes[1], ... and again from the start."""
+    cache = Cache(model, len(ids), ids.shape[1], padding)
+    logits, begin = [], 0
+    for size in itertools.cycle(sizes):
+        if begin >= ids.shape[1]:
+            return torch.cat(logits, dim=1)
+        logits.append(model(ids[:, begin : begin + size], cache=cache))
+        assert cache.mask is None or cache.mask.any(-1).all()  # padding, too, sees something: itself
+        begin += size
 
 
-def test_rope_depends_on_distance_only_and_tables_stay_float32():
-    cos, sin = rope_tables(600, 16, 10000.0)
+@pytest.mark.parametrize("sizes", [[1], [100], [7, 1, 1, 4]], ids=str)
+@pytest.mark.parametrize("name", SHAPES)
+@torch.no_grad()
+def test_cached_logits_equal_uncached_at_every_position(name, sizes):
+    model = random_model(SHAPES[name])
+    ids = torch.randint(0, model.cfg.vocab_size, (2, model.cfg.block_size))
+    expected = model(ids)
+    assert (fed(model, ids, sizes) - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize("sizes", [[1], [16], [100], [5, 1, 1, 4]], ids=str)
+@pytest.mark.parametrize("name", ["Llama 3.2: scaled, tied", "Qwen3", "multi-query"])
+@torch.no_grad()
+def test_prompts_of_mixed_lengths_equal_one_by_one(name, sizes):
+    """Whatever the padding holds, and wherever the chunks cut it."""
+    model = random_model(SHAPES[name])
+    padding, T = (6, 0, 13), 24
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        ids = torch.randint(0, model.cfg.vocab_size, (3, T))
+        logits = fed(model, ids, sizes, padding)
+        for row, pad in enumerate(padding):
+            expected = model(ids[row : row + 1, pad:])
+            assert (logits[row, pad:] - expected).abs().max() < 1e-5 * expected.abs().max(), (row, seed)
+
+
+@torch.no_grad()
+def test_the_cache_is_allocated_once_and_refuses_what_does_not_fit():
+    model = random_model(GROUPED)
+    cache = Cache(model, 2, 10)
+    assert cache.keys.shape == cache.values.shape == (3, 2, 2, 10 + 1, 16)  # L, B, Hkv, S + 1, D
+    place = cache.keys.data_ptr()
+    for size in (4, 1, 5):
+        model(torch.zeros(2, size, dtype=torch.long), cache=cache)
+    assert cache.used == 10 and cache.keys.data_ptr() == place
+    before = cache.keys.clone()
+    with pytest.raises(ValueError, match="the cache has 10 slots, 10 of them taken: no room for 1 more tokens"):
+        model(torch.zeros(2, 1, dtype=torch.long), cache=cache)
+    assert cache.used == 10 and torch.equal(before, cache.keys)
+
+
+@torch.no_grad()
+def test_past_the_context_is_a_bug_unless_another_row_is_shorter():
+    model = random_model(SHAPES["Llama 2: multi-head, untied"])  # 16 tokens
+    ids = torch.zeros(2, 17, dtype=torch.long)
+    with pytest.raises(AssertionError):
+        model(ids)
+    with pytest.raises(AssertionError):
+        model(ids, cache=Cache(model, 2, 20))
+    model(ids, cache=Cache(model, 2, 20, (0, 5)))
+
+
+@torch.no_grad()
+def test_last_computes_the_head_for_one_position():
+    model = random_model(GROUPED)
+    ids = torch.randint(0, 96, (2, 9))
+    seen = []
+    model.lm_head.register_forward_hook(lambda module, args, out: seen.append(args[0].shape))
+    last = model(ids, cache=Cache(model, 2, 9), last=True)
+    assert seen == [(2, 1, 64)] and last.shape == (2, 1, 96)
+    assert (last - model(ids)[:, -1:]).abs().max() < 1e-5
+
+
+@torch.no_grad()
+def test_a_model_in_bfloat16_is_close_and_keeps_its_cache_in_float32_on_a_cpu():
+    """bfloat16 has 8 bits: 3 layers stay within a few of them."""
+    exact = random_model(GROUPED)
+    ids = torch.randint(0, 96, (2, 30))
+    expected = exact(ids)
+    low = random_model(GROUPED).bfloat16()
+    assert Cache(low, 1, 1).keys.dtype == torch.float32
+    for logits in (low(ids), fed(low, ids, [5, 1]), fed(low, ids, [5, 1], (0, 4))[:1]):
+        assert logits.dtype == torch.bfloat16
+        assert (logits - expected[: len(logits)]).abs().max() < 0.04 * expected.abs().max()
+
+
+@torch.no_grad()
+def test_decoding_compiles_once():
+    """Dynamo traces one graph for rows of one length, one more for padded rows, however many tokens follow."""
+    model = random_model(GROUPED)
+    compiled = torch.compile(model, dynamic=True, backend="eager")
+    ids = torch.randint(0, 96, (2, 40))
+    for padding in ((), (0, 3)):
+        cache, other = Cache(model, 2, 40, padding), Cache(model, 2, 40, padding)
+        for cached in (cache, other):
+            model(ids[:, :8], cache=cached)
+        compiled(ids[:, 8:9].contiguous(), cache=cache)
+        expected = model(ids[:, 8:], cache=other)
+        with torch.compiler.set_stance("fail_on_recompile"):
+            for i in range(9, 40):
+                logits = compiled(ids[:, i : i + 1].contiguous(), cache=cache)
+                assert (logits - expected[:, i - 8 : i - 7]).abs().max() < 1e-5 * expected.abs().max()
+
+
+def test_rope_depends_on_distance_only():
+    cos, sin = rope_tables(torch.arange(600), rope_frequencies(16, 10000.0))
     assert cos.dtype == sin.dtype == torch.float32 and len(torch.unique(cos[:, 0])) == 600
     q, k = torch.randn(16), torch.randn(16)
 
@@ -102,17 +278,37 @@ def test_rope_depends_on_distance_only_and_tables_stay_float32():
 
     assert score(7, 3) == pytest.approx(score(507, 503), abs=1e-4)
     assert abs(score(7, 3) - score(7, 4)) > 1e-3
-    low = Llama(SHAPES["grouped, tied"]).to(torch.bfloat16).model
-    assert low.cos.dtype == torch.float32
 
 
+@pytest.mark.parametrize("scaling", [None, RopeScaling(), RopeScaling(32.0, 1.0, 4.0, 8192)])
+@pytest.mark.parametrize("D", [64, 128])
+def test_rope_equals_transformers_to_the_bit_far_out(D, scaling):
+    """At position 100,000 a last bit in a frequency is a hundredth of a radian. After .bfloat16() as well."""
+    shape = ModelConfig(8, 131072, 1, 1, 1, D, 8, rope_theta=500000.0, rope_scaling=scaling)
+    theirs = AutoModelForCausalLM.from_config(AutoConfig.for_model(**hf_config(shape, 0))).model.rotary_emb
+    positions = torch.arange(0, 131072, 4099)
+    expected_cos, expected_sin = theirs(torch.zeros(1), positions[None])
+    ours = Llama(shape)
+    for model in (ours, ours.bfloat16(), ours.to(torch.float32)):
+        cos, sin = rope_tables(positions, model.model.frequencies)
+        assert cos.dtype == torch.float32
+        assert torch.equal(cos, expected_cos[0]) and torch.equal(sin[:, D // 2 :], expected_sin[0, :, D // 2 :])
+        assert torch.equal(sin[:, : D // 2], -sin[:, D // 2 :])
+    if scaling:
+        ratio = rope_frequencies(D, 500000.0) / rope_frequencies(D, 500000.0, scaling)
+        kept, divided = ratio == 1, ratio == scaling.factor
+        assert kept.any() and divided.any() and not (kept | divided).all()
+
+
+@pytest.mark.filterwarnings("error")  # torch.rms_norm warns of mixed types, once in a process
 def test_rms_norm_is_the_formula():
     norm = RMSNorm(8, 1e-5)
     torch.nn.init.normal_(norm.weight)
     x = torch.randn(3, 8) * 10
     expected = torch.stack([row / math.sqrt(sum(v * v for v in row.tolist()) / 8 + 1e-5) for row in x]) * norm.weight
     assert torch.allclose(norm(x), expected, rtol=1e-5)
-    assert norm(x.bfloat16()).dtype == torch.promote_types(norm.weight.dtype, torch.bfloat16)
+    low = norm(x.bfloat16())
+    assert low.dtype == torch.bfloat16 and torch.equal(low, norm(x.bfloat16().float()).bfloat16())
 
 
 @pytest.mark.parametrize("chunk", [1, 7 * 33, 1 << 20])
@@ -131,8 +327,9 @@ def test_loss_in_chunks_equals_the_whole(chunk, monkeypatch):
         assert LinearCrossEntropy.apply(x, w, t).item() == pytest.approx(expected.item(), rel=1e-12)
 
 
-def test_bfloat16_autocast_is_close_to_float32():
-    ours, _ = pair(SHAPES["grouped, tied"])
+@pytest.mark.parametrize("name", ["Llama 3.2: scaled, tied", "Qwen2", "Qwen3"])
+def test_bfloat16_autocast_is_close_to_float32(name):
+    ours = random_model(SHAPES[name])
     ids, targets = torch.randint(0, 96, (2, 4, 32))
     exact = ours(ids, targets)
     with torch.autocast("cpu", torch.bfloat16):
@@ -140,27 +337,73 @@ def test_bfloat16_autocast_is_close_to_float32():
     assert rounded.dtype == torch.float32 and rounded.item() == pytest.approx(exact.item(), rel=1e-2)
 
 
+@pytest.mark.parametrize("name", ["Llama 3.2: scaled, tied", "Qwen2"])
+def test_recomputed_blocks_give_equal_gradients_and_save_less(name):
+    model = random_model(SHAPES[name]).train()
+    ids, targets = torch.randint(0, 96, (2, 4, 32))
+    results = []
+    for model.model.recompute_blocks in (False, True):
+        kept: dict[int, int] = {}  # address -> bytes
+
+        def keep(tensor, kept=kept):
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        for parameter in model.parameters():
+            parameter.grad = None
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = model(ids, targets)
+        saved = sum(kept.values())
+        loss.backward()
+        results.append((saved, loss.detach(), [parameter.grad for parameter in model.parameters()]))
+    (all_saved, loss, gradients), (fewer, again, others) = results
+    assert torch.equal(loss, again) and all(torch.equal(a, b) for a, b in zip(gradients, others, strict=True))
+    assert fewer < all_saved / 3
+    with torch.no_grad():
+        assert torch.equal(model(ids, targets), loss)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_flops_by_formula_equal_torch_counting(name):
+    model = random_model(SHAPES[name])
+    T = model.cfg.block_size
+    ids, targets = torch.randint(0, model.cfg.vocab_size, (2, 3, T))
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        model(ids, targets).backward()
+    assert counter.get_total_flops() == model.flops_per_token(T) * 3 * T
+
+
 def test_initial_weights():
-    shape = ModelConfig(512, 32, n_layer=8, n_head=4, n_kv_head=4, n_embd=128, ffn_hidden=256)
-    for name, parameter in Llama(shape).named_parameters():
-        if parameter.dim() == 1:
-            assert torch.all(parameter == 1), name
-            continue
-        writes = "o_proj" in name or "down_proj" in name
-        assert parameter.std().item() == pytest.approx(0.02 / math.sqrt(2 * 8) if writes else 0.02, rel=0.05), name
+    for family in ({"qkv_bias": True}, {"qk_norm": True}):
+        shape = ModelConfig(512, 32, n_layer=8, n_head=4, n_kv_head=4, n_embd=128, ffn_hidden=256, **family)
+        for name, parameter in Llama(shape).named_parameters():
+            if parameter.dim() == 1:
+                assert torch.all(parameter == (0 if name.endswith("bias") else 1)), name
+                continue
+            writes = "o_proj" in name or "down_proj" in name
+            assert parameter.std().item() == pytest.approx(0.02 / math.sqrt(2 * 8) if writes else 0.02, rel=0.05), name
 
 
-def test_weight_decay_is_for_the_matrices_inside_the_blocks():
-    for tied in (True, False):
-        ours = Llama(ModelConfig(64, 16, 2, 4, 2, 32, 48, tie_embeddings=tied))
-        decayed, others = ours.parameter_groups(0.1)
-        assert decayed["weight_decay"] == 0.1 and others["weight_decay"] == 0
-        names = {id(p): name for name, p in ours.named_parameters()}
-        assert sorted(names[id(p)] for p in decayed["params"] + others["params"]) == sorted(names.values())
-        assert {names[id(p)].split(".")[-2] for p in decayed["params"]} == {
-            "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"
-        }  # fmt: skip
-        assert ours.num_parameters() == sum(p.numel() for p in ours.parameters())
+@pytest.mark.parametrize("family", [{}, {"tie_embeddings": False}, {"qkv_bias": True}, {"qk_norm": True}], ids=str)
+def test_weight_decay_is_for_the_matrices_inside_the_blocks(family):
+    ours = Llama(ModelConfig(64, 16, 2, 4, 2, 32, 48, **family))
+    decayed, others = ours.parameter_groups(0.1)
+    assert decayed["weight_decay"] == 0.1 and others["weight_decay"] == 0
+    names = {id(p): name for name, p in ours.named_parameters()}
+    assert sorted(names[id(p)] for p in decayed["params"] + others["params"]) == sorted(names.values())
+    kinds = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+    assert {names[id(p)].split(".", 4)[-1] for p in decayed["params"]} == {f"{kind}.weight" for kind in kinds}
+    assert ours.num_parameters() == sum(p.numel() for p in ours.parameters())
+
+
+def test_tied_weights_stay_tied_wherever_the_model_goes():
+    """to_empty gives a fresh tensor for each name of a parameter."""
+    with torch.device("meta"):
+        model = Llama(GROUPED)
+    assert model.flops_per_token(64) == Llama(GROUPED).flops_per_token(64)
+    model = model.to_empty(device="cpu").to(torch.bfloat16)
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert torch.equal(model.model.frequencies, Llama(GROUPED).model.frequencies)
 
 
 @pytest.mark.parametrize(
@@ -170,8 +413,21 @@ def test_weight_decay_is_for_the_matrices_inside_the_blocks():
         ({"n_kv_head": 3}, r"n_head \(4\) must be divisible by n_kv_head \(3\); try n_kv_head=(2|4)"),
         ({"n_layer": 0}, r"n_layer \(0\) must be at least 1"),
         ({"n_embd": -48}, r"n_embd \(-48\) must be at least 1"),
+        ({"vocab_size": 10**18}, rf"vocab_size \({10**18}\) must be at most 16777216"),
+        ({"head_dim": 0}, r"head_dim \(0\) must be at least 1"),
+        ({"head_dim": 7}, r"head_dim \(7\) must be even; try head_dim=8"),
+        ({"head_dim": 1 << 23}, r"head_dim \(8388608\) must be at most 4194304"),
+        ({"rope_theta": 0.0}, r"rope_theta \(0.0\) must be above 0 and finite; try rope_theta=10000.0"),
+        ({"norm_eps": math.nan}, r"norm_eps \(nan\) must be above 0 and finite; try norm_eps=1e-05"),
+        ({"qkv_bias": True, "qk_norm": True}, "no model family has both; choose one"),
     ],
 )
 def test_impossible_shapes_are_refused_with_the_nearest_that_works(change, message):
     with pytest.raises(ValueError, match=message):
         ModelConfig(**({"vocab_size": 64, "n_embd": 48, "n_head": 4, "n_kv_head": 2} | change))
+
+
+@pytest.mark.parametrize("wrong", [(0.5,), (8.0, 4.0, 4.0), (8.0, 0.0), (math.inf,), (8.0, 1.0, 4.0, 0)], ids=str)
+def test_impossible_scaling_is_refused_with_one_that_works(wrong):
+    with pytest.raises(ValueError, match=r"cannot be; Llama 3.1 has RopeScaling\(factor=8.0, low_freq_factor=1.0"):
+        RopeScaling(*wrong)

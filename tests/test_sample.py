@@ -1,15 +1,20 @@
-"""Generation: the same greedy text as transformers', the filters, the ends."""
+"""Generation: the same greedy text as transformers', the filters against its own, batches, stops and streams."""
 
+import json
 import subprocess
 
 import pytest
 import torch
-from conftest import PYTHON, REPO
+from conftest import PYTHON, REPO, SHARED
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.generation import logits_process as theirs
 
 import checkpoint
 import sample
 from model import Llama, ModelConfig
+from sample import SampleConfig, Text, probabilities
 from tokenizer import Tokenizer
 
 SHAPE = ModelConfig(64, 24, 1, 2, 1, 16, 16)
@@ -25,81 +30,283 @@ def model():
     return model
 
 
-def draw(model, seed=0, n=20, end=63, vocab=60, **options):
-    """Ids drawn after a fixed prompt."""
-    return sample.generate(model, [1, 2, 3], n, end, vocab, generator=torch.Generator().manual_seed(seed), **options)
+def complete(model, prompt, n, vocab=60, **options) -> list[int]:
+    """The new ids of one prompt."""
+    return [token for (token,) in sample.generate(model, [prompt], n, vocab, **options)]
 
 
-def run(*args):
+def run(*args, stdin=None):
     """python sample.py, as a user types it."""
     command = [PYTHON, "sample.py", *args]
-    return subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=120, input=stdin)
+
+
+# --- the same text as transformers ---
 
 
 def test_greedy_text_equals_transformers(run_dir):
     """Two ways to be greedy, and transformers' generate, from the folder that training wrote."""
     folder = checkpoint.resolve(run_dir)
-    theirs, auto = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    peer, auto = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     ids = auto("the ", return_tensors="pt").input_ids
     room = checkpoint.read_config(folder).block_size - ids.shape[1]
-    expected = theirs.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=room, do_sample=False)[0]
+    expected = peer.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=room, do_sample=False)[0]
     expected = expected[expected != auto.eos_token_id].tolist()
     done = run(f"--checkpoint={run_dir}", "--prompt=the ", "--top_k=1", f"--max_new_tokens={room}")
     assert done.returncode == 0, done.stderr
     assert done.stdout == auto.decode(expected, clean_up_tokenization_spaces=False) + "\n"
     ours, tokenizer = checkpoint.load_model(folder).eval(), Tokenizer.load(folder)
-    new = sample.generate(ours, ids[0].tolist(), room, tokenizer.end_of_text, tokenizer.vocab_size, temperature=0)
+    new = complete(ours, ids[0].tolist(), room, tokenizer.vocab_size, stops=tokenizer.stops, temperature=0)
     assert ids[0].tolist() + new == expected
 
 
+STORY = """Once upon a time, there was a little girl named Lily. She loved to play outside in the park. One day, she \
+saw a big, red ball. She wanted to play with it, but it was too high.
+Lily's mom said, "Lily, let's go to the park." Lily was sad and didn't know what to do."""
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("prompt", ["", "Tom and his dog", "The moon"])
+def test_a_real_model_writes_the_text_that_transformers_writes(prompt):
+    folder = SHARED / "weights/stories260K-hf"
+    peer, auto = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    ids = auto(prompt, return_tensors="pt").input_ids
+    expected = peer.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=200, do_sample=False)[0].tolist()
+    ours, tokenizer = checkpoint.load_model(folder).eval(), Tokenizer.load(folder)
+    assert tokenizer.encode_prompt(prompt) == ids[0].tolist()
+    new = complete(ours, ids[0].tolist(), 200, tokenizer.vocab_size, temperature=0)
+    assert new == expected[ids.shape[1] :] and len(new) == 200
+    done = run(f"--checkpoint={folder}", f"--prompt={prompt}", "--temperature=0", "--max_new_tokens=200")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == auto.decode(expected[1:]).strip()  # without the <s> before the prompt
+    assert prompt or done.stdout.strip().startswith(STORY), "llama2.c's own text for this model at temperature 0"
+
+
+# --- filters ---
+
+VALUES = st.none() | st.floats(0.01, 1)
+
+
+@given(
+    st.integers(0, 2**32),
+    st.floats(0.1, 3),
+    st.none() | st.integers(1, 70),
+    VALUES.filter(lambda value: value is None or value < 1),
+    VALUES,
+)
+@settings(max_examples=200, deadline=None)
+def test_filters_equal_those_of_transformers(seed, temperature, top_k, top_p, min_p):
+    logits = 3 * torch.randn(4, 60, generator=torch.Generator().manual_seed(seed))
+    scores = theirs.TemperatureLogitsWarper(temperature)(None, logits)
+    if top_k is not None:
+        scores = theirs.TopKLogitsWarper(top_k)(None, scores)
+    if top_p is not None:
+        scores = theirs.TopPLogitsWarper(top_p)(None, scores)
+    if min_p is not None:
+        scores = theirs.MinPLogitsWarper(min_p)(None, scores)
+    found = probabilities(logits, temperature, top_k, top_p, min_p)
+    assert torch.allclose(found, scores.softmax(1), rtol=1e-4, atol=1e-7)
+    assert torch.equal(found > 0, scores.softmax(1) > 0)
+    assert torch.allclose(found.sum(1), torch.ones(4))
+
+
+FILTERS = [
+    {},
+    {"temperature": 0.7},
+    {"temperature": 1.5},
+    {"top_k": 5},
+    {"top_p": 0.6},
+    {"min_p": 0.2},
+    {"temperature": 1.3, "top_k": 20, "top_p": 0.8, "min_p": 0.05},
+]
+
+
+@pytest.mark.parametrize("filters", FILTERS)
+def test_frequencies_follow_the_exact_distribution(model, filters):
+    """5,000 texts of two tokens at fixed seeds: the first, and the second after the commonest first, by chi-square."""
+    n, prompt = 5000, [1, 2, 3]
+    texts = torch.tensor(list(sample.generate(model, [prompt] * n, 2, 60, **filters)))  # (2, n)
+    first = texts[0].mode().values.item()
+    with torch.no_grad():
+        for tokens, context in ((texts[0], prompt), (texts[1][texts[0] == first], [*prompt, first])):
+            expected = probabilities(model(torch.tensor([context]))[:, -1, :60], **filters)[0] * len(tokens)
+            counts = torch.bincount(tokens, minlength=60)
+            assert not counts[expected == 0].any()
+            big = expected >= 5
+            parts = [(counts[big], expected[big]), (counts[~big].sum()[None], expected[~big].sum()[None])]
+            chi2 = sum(((a - b).square() / b.clamp(min=1e-9)).sum() for a, b in parts if b.sum() > 1)
+            freedom = int(big.sum())
+            assert chi2 < freedom + 5 * (2 * freedom) ** 0.5 + 5, (float(chi2), freedom)
+
+
+def test_a_draw_is_the_inverse_of_the_summed_probabilities():
+    p = torch.tensor([[0.0, 0.25, 0.0, 0.5, 0.25, 0.0]])
+    for u, token in ((0, 1), (0.2499, 1), (0.25, 3), (0.7499, 3), (0.75, 4), (1 - 2**-24, 4)):
+        assert sample.draw(p, torch.tensor([u])).item() == token
+    assert sample.draw(p * (1 + 1e-3), torch.tensor([1 - 2**-24])).item() == 4  # nor beyond the end, ever
+
+
 def test_seed_decides(model):
-    assert draw(model, 1) == draw(model, 1) != draw(model, 2)
+    texts = {seed: complete(model, [1, 2, 3], 15, seeds=[seed]) for seed in range(3)}
+    assert texts[1] == complete(model, [1, 2, 3], 15, seeds=[1])
+    assert texts[0] != texts[1] != texts[2] != texts[0]
+    state = torch.get_rng_state()
+    complete(model, [1, 2, 3], 5)
+    assert torch.equal(torch.get_rng_state(), state), "the global generator is left alone"
 
 
-def test_top_k_draws_only_among_the_k_likeliest(model):
-    for k in (2, 5):
-        seen = set()
-        for seed in range(200):
-            seen.update(draw(model, seed, n=1, top_k=k))
-        likeliest = model(torch.tensor([[1, 2, 3]]))[0, -1, :60].topk(k).indices.tolist()
-        assert seen <= set(likeliest) and len(seen) > 1
-    assert draw(model, 1, top_k=60) == draw(model, 1, top_k=1000) == draw(model, 1)
+def test_greedy_is_top_k_1_and_temperature_0(model):
+    greedy = complete(model, [1, 2, 3], 15, temperature=0)
+    assert greedy == complete(model, [1, 2, 3], 15, top_k=1) == complete(model, [1, 2, 3], 15, top_p=1e-9)
+    sequence = [1, 2, 3]
+    for token in greedy:
+        with torch.no_grad():
+            assert token == model(torch.tensor([sequence]))[0, -1, :60].argmax()
+        sequence.append(token)
 
 
-def test_frequencies_follow_the_model_and_the_temperature(model):
-    """2,000 draws of one token against the exact distribution, chi-square below the 1e-4 quantile's rough bound."""
-    logits = model(torch.tensor([[1, 2, 3]]))[0, -1, :60]
-    for temperature in (0.7, 1.5):
-        expected = (logits / temperature).softmax(0) * 2000
-        tokens = [draw(model, seed, n=1, end=-1, temperature=temperature)[0] for seed in range(2000)]
-        counts = torch.bincount(torch.tensor(tokens), minlength=60)
-        big = expected >= 5
-        chi2 = ((counts - expected)[big].square() / expected[big]).sum() + (counts - expected)[~big].sum() ** 2 / max(
-            1, expected[~big].sum()
-        )
-        assert chi2 < big.sum() + 4 * (2 * big.sum()) ** 0.5
+# --- batches and ends ---
 
 
-def test_ends_at_end_of_text_at_the_limit_and_at_the_context(model):
-    free = draw(model, 3, n=15, end=-1)
+@given(st.lists(st.lists(st.integers(0, 59), min_size=1, max_size=20), min_size=1, max_size=5), st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_a_batch_equals_its_prompts_one_by_one(prompts, greedy):
+    """Different lengths, up to where each fills the context of its own."""
+    torch.manual_seed(1)
+    model, options = Llama(SHAPE).eval(), {"temperature": 0 if greedy else 1.0}
+    together: list[list[int]] = [[] for _ in prompts]
+    for step in sample.generate(model, prompts, 100, 60, stops=[7], seeds=range(len(prompts)), **options):
+        for row, token in enumerate(step):
+            together[row] += [] if token is None else [token]
+    for row, prompt in enumerate(prompts):
+        assert together[row] == complete(model, prompt, 100, stops=[7], seeds=[row], **options)
+        assert 7 not in together[row]
+
+
+def test_ends_at_a_stop_id_at_the_limit_and_at_the_context(model):
+    free = complete(model, [1, 2, 3], 15)
     assert len(free) == 15
-    assert draw(model, 3, n=15, end=free[6]) == free[: free.index(free[6])]
-    assert len(draw(model, 3, n=1000, end=-1)) == SHAPE.block_size - 3
+    assert complete(model, [1, 2, 3], 15, stops=[free[6], 61]) == free[: free.index(free[6])]
+    assert len(complete(model, [1, 2, 3], 1000)) == SHAPE.block_size - 3
+    for bad in ([], [1] * SHAPE.block_size):
+        with pytest.raises(ValueError, match=f"the prompt has {len(bad)} tokens, the model's context is 24"):
+            complete(model, bad, 3)
+
+
+def test_the_caller_can_end_a_text(model):
+    ended, steps = set(), []
+    for step in sample.generate(model, [[1], [2]], 15, 60, ended=ended):
+        steps.append(step)
+        ended |= {0} if len(steps) == 3 else {1} if len(steps) == 5 else set()
+    assert [step[0] is None for step in steps] == [False] * 3 + [True] * 2
+    assert None not in [step[1] for step in steps]
 
 
 def test_padding_ids_are_never_drawn(model):
     with torch.no_grad():
         assert model(torch.tensor([[1, 2, 3]]))[0, -1, 10:].exp().sum() > 0
-    assert max(max(draw(model, seed, vocab=10, end=-1)) for seed in range(20)) < 10
+    assert max(max(complete(model, [1, 2, 3], 20, vocab=10, seeds=[seed])) for seed in range(20)) < 10
+
+
+def test_the_prompt_is_computed_once_and_then_one_token_at_a_time(model, monkeypatch):
+    widths, forward = [], Llama.forward
+    monkeypatch.setattr(Llama, "forward", lambda self, idx, **kw: widths.append(idx.shape) or forward(self, idx, **kw))
+    complete(model, [1, 2, 3, 4, 5], 6)
+    assert widths == [(1, 5)] + [(1, 1)] * 5
+
+
+# --- text as it comes ---
+
+
+class Characters:
+    """A stand-in tokenizer: an id is a character."""
+
+    class hf:  # noqa: N801
+        id_to_token = staticmethod(chr)
+
+    @staticmethod
+    def decode(ids):
+        return "".join(map(chr, ids))
+
+
+@given(st.text("ab\n", max_size=30), st.lists(st.text("ab\n", min_size=1, max_size=4), max_size=3))
+def test_text_is_cut_before_the_first_stop_string_and_never_shows_a_part_of_it(text, stops):
+    places = [text.find(stop) for stop in stops if stop in text]
+    # the stop string whose end comes first ends the text
+    ends = [(text.find(stop) + len(stop), text.find(stop)) for stop in stops if stop in text]
+    first_end = min(ends)[0] if places else None
+    expected = text if not ends else text[: min(begin for end, begin in ends if end == first_end)]
+    stream, shown = Text(Characters, [], stops), ""
+    for character in text:
+        shown += stream.feed(ord(character))
+        assert expected.startswith(shown)
+        if stream.stopped:
+            break
+    assert stream.stopped == bool(ends)
+    assert shown + stream.finish() == expected
+
+
+def test_text_appears_while_it_is_generated(run_dir, capsys, monkeypatch):
+    seen, generate = [], sample.generate
+
+    def watched(*args, **options):
+        for step in generate(*args, **options):
+            yield step
+            seen.append(capsys.readouterr().out)
+
+    monkeypatch.setattr(sample, "generate", watched)
+    sample.main(SampleConfig(checkpoint=str(run_dir), prompt="the ", max_new_tokens=20, num_samples=2, device="cpu"))
+    rest = capsys.readouterr()
+    assert seen[0].startswith("the ") and sum(bool(text) for text in seen) > 10
+    first, second = ("".join(seen) + rest.out).split("\n\n---\n")
+    assert first.startswith("the ") and second.startswith("the ") and first != second
+    assert "tokens/s)" in rest.err
+
+
+def test_prompts_come_from_a_file_standard_input_or_lines(run_dir, tmp_path):
+    plain, lines = tmp_path / "prompt.txt", tmp_path / "prompts.jsonl"
+    plain.write_text("the \nba\n")
+    lines.write_text('"the "\n{"prompt": "ba"}\n"é"\n')
+    arguments = [f"--checkpoint={run_dir}", "--temperature=0", "--max_new_tokens=5"]
+    one = run(*arguments, "--prompt=the \nba")
+    assert one.returncode == 0 and one.stdout.startswith("the \nba")
+    assert run(*arguments, f"--prompt_file={plain}").stdout == one.stdout
+    assert run(*arguments, "--prompt_file=-", stdin="the \nba\n").stdout == one.stdout
+    many = run(*arguments, f"--prompt_file={lines}", "--num_samples=2", "--batch_size=4").stdout[:-1].split("\n\n---\n")
+    expected = [run(*arguments, f"--prompt={prompt}").stdout[:-1] for prompt in ("the ", "ba", "é")]
+    assert many == [text for text in expected for _ in range(2)]
+
+
+def test_stop_strings_on_the_command_line(run_dir):
+    arguments = [f"--checkpoint={run_dir}", "--prompt=the ", "--max_new_tokens=25"]
+    whole = run(*arguments).stdout.removesuffix("\n")
+    new = whole.removeprefix("the ")
+    stop = new[4:6]
+    for given_as in (stop, json.dumps([stop, "never to be seen"])):
+        assert run(*arguments, f"--stop={given_as}").stdout == "the " + new[: new.find(stop)] + "\n"
 
 
 def test_mistakes_are_one_line(run_dir, tmp_path):
+    (tmp_path / "latin.txt").write_bytes(b"\xe9t\xe9")
+    (tmp_path / "bad.jsonl").write_text('"fine"\n{"text": 1}\n')
+    (tmp_path / "number.jsonl").write_text("7\n")
+    (tmp_path / "none.jsonl").write_text("")
     for args, message in (
         ([f"--checkpoint={tmp_path}"], "holds no checkpoint; train first"),
         ([f"--checkpoint={run_dir}", "--prompt=" + "the " * 100], "the prompt has"),
         ([f"--checkpoint={run_dir}", "--temperature=-1"], "temperature (-1.0) must be at least 0"),
         ([f"--checkpoint={run_dir}", "--top_k=0"], "top_k (0) must be at least 1"),
+        ([f"--checkpoint={run_dir}", "--top_p=0"], "top_p (0.0) must be above 0 and at most 1"),
+        ([f"--checkpoint={run_dir}", "--min_p=2"], "min_p (2.0) must be at least 0 and at most 1"),
         ([f"--checkpoint={run_dir}", "--device=tpu"], "--device=tpu cannot be used here"),
+        ([f"--checkpoint={run_dir}", "--stop=[1"], "--stop=[1 looks like a JSON list"),
+        ([f"--checkpoint={run_dir}", "--stop=[1]"], "--stop=[1] must be a list of strings"),
+        ([f"--checkpoint={run_dir}", "--prompt=a", "--prompt_file=-"], "--prompt or --prompt_file, not both"),
+        ([f"--checkpoint={run_dir}", f"--prompt_file={tmp_path}/no.txt"], "No such file"),
+        ([f"--checkpoint={run_dir}", f"--prompt_file={tmp_path}/latin.txt"], "latin.txt: not UTF-8 text"),
+        ([f"--checkpoint={run_dir}", f"--prompt_file={tmp_path}/bad.jsonl"], "bad.jsonl:2: not a JSON string"),
+        ([f"--checkpoint={run_dir}", f"--prompt_file={tmp_path}/number.jsonl"], "number.jsonl:1: the prompt is 7"),
+        ([f"--checkpoint={run_dir}", f"--prompt_file={tmp_path}/none.jsonl"], "none.jsonl holds no prompt"),
     ):
         done = run(*args)
         assert done.returncode == 1 and message in done.stderr and done.stderr.count("\n") == 1, done.stderr
