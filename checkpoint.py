@@ -255,7 +255,7 @@ def _check(model: Llama, stored: Stored, folder: Path) -> None:
     if model.cfg.tie_embeddings and HEAD in stored and EMBEDDING in stored:
         with _open(stored[HEAD][0]) as one, _open(stored[EMBEDDING][0]) as other:
             head, embedding = one.get_tensor(HEAD), other.get_tensor(EMBEDDING)
-        if head.dtype != embedding.dtype or not torch.equal(head, embedding):
+        if not torch.equal(head, embedding):
             raise ValueError(f"{folder}: {HEAD} is not the embedding, but config.json ties the two")
         del stored[HEAD]
     if odd := sorted(set(stored) ^ set(wanted)):

@@ -861,6 +861,14 @@ def test_a_folder_with_a_damaged_file_is_refused_by_its_name(tmp_path, name, con
     assert len(str(error.value)) < len(str(tmp_path)) + 400
 
 
+def test_an_error_that_quotes_the_file_is_one_short_line(tmp_path):
+    spec = {"model": {"type": "BPE", "vocab": {"c": 0}, "merges": [["a\nb" * 1000, "c"]]}}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(spec))
+    with pytest.raises(ValueError, match="Token .a ba b.*") as error:
+        Tokenizer.load(tmp_path)
+    assert "\n" not in str(error.value) and len(str(error.value)) < len(str(tmp_path)) + 400
+
+
 @pytest.mark.parametrize(
     "settings, says",
     [
