@@ -12,33 +12,25 @@ result is a ratio per round, its median and range over the rounds; a lone time s
 compute the same before they are timed. Peak memory comes from a fresh process for each variant. What is printed, with
 every sample and the hardware, is kept in out/bench/<part>.json.
 
-A new part is a function from BenchConfig to Part, entered in PARTS: its variants are timed in one process. Where every
-turn needs a fresh process it is a function that makes a record, entered in bench_data.PARTS.
+A new part is a function from BenchConfig to Part, entered in bench_model.PARTS: its variants are timed in one process.
+Where every turn needs a fresh process it is a function that makes a record, entered in bench_data.PARTS.
 """
 
 import configurator  # before torch and the others: Ctrl-C during their import is one line too
 
 # isort: split
-import concurrent.futures
 import contextlib
 import dataclasses
 import datetime
-import functools
-import importlib
-import itertools
-import multiprocessing
-import multiprocessing.resource_tracker
 import os
 import platform
 import resource
-import signal
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,23 +39,12 @@ from tqdm import tqdm
 
 import atomic
 import bench_data
-from checkpoint import hf_config
-from model import Llama, ModelConfig
-from sample import generate, pick_device
-from train import pick_dtype
+from bench_model import PARTS, SAMPLE_PARTS, Part, need
+from sample import pick_device
+from sources import worker_pool
 
-ROUNDS = {"sampler": 3, "reader": 5}  # their turns begin with a new process and its imports: 3 seconds each
-NEW_TOKENS, PROMPT_TOKENS = 256, 32  # of a text in the part sample
-MEMORY_CALLS = 3  # the first allocates gradients and optimizer state, the others show what a steady state adds
-CHECK_STEPS = 3  # optimizer steps whose losses must agree before anything is timed
-# Largest relative difference of these losses. Measured on a CPU: 1e-6 in float32, 3e-4 in bfloat16 (size 10m).
-# For comparison: GELU for SiLU gives 2e-4 or more, RoPE of another base 2e-3, norm_eps 1e-4 for 1e-5 gives 4e-5.
-TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 1e-3}
-SIZES = {  # name -> shape, windows in a batch
-    "small": (ModelConfig(4096, 128, n_layer=4, n_head=4, n_kv_head=2, n_embd=128, ffn_hidden=384), 12),  # demo.py
-    "10m": (ModelConfig(4096, 256, n_layer=6, n_head=6, n_kv_head=3, n_embd=384, ffn_hidden=1152), 16),  # 10.6M + 1.6M
-    "124m": (ModelConfig(50304, 1024, 12, 12, 12, 768, 2048), 4),  # the size of GPT-2's smallest
-}
+# sampler, reader: a turn begins with a new process and its imports, 3 seconds; sample: one takes up to a minute
+ROUNDS = {"train": 7, "sample": 3, "sampler": 3, "reader": 5}
 
 
 @dataclass(frozen=True)
@@ -96,26 +77,6 @@ class BenchConfig:
         if self.out and len(names) > 1:
             raise ValueError(f"--out={self.out} is one file, but there are {len(names)} parts; drop --out")
         return names
-
-
-@dataclass(frozen=True)
-class Part:
-    """What is compared: ours first, then the peers. The first peer is the 1.00 of the ratios."""
-
-    variants: dict[str, Callable[[], Callable[[], Any]]]  # name -> builds a callable that does one unit of work
-    title: str  # one unit of work, for the reader
-    unit: str  # what the rate counts, e.g. tokens
-    units_per_call: int
-    check: Callable[[dict[str, Callable[[], Any]]], str]  # given what was built: the agreement in words, or ValueError
-    memory_calls: int = MEMORY_CALLS
-
-
-def need(module: str) -> Any:
-    """Import a package of requirements-dev.txt. Raises ValueError with the pip line when it does not import."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ValueError(f"{module} does not import ({error}); run: pip install -r requirements-dev.txt") from None
 
 
 def measure(
@@ -208,23 +169,8 @@ def weighed_turn(turn: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 def alone(what: str, function: Callable, *args: Any) -> Any:
     """function(*args) from a process of its own: it inherits no peak, no free memory and no mapped file of another."""
-    multiprocessing.resource_tracker.ensure_running()  # starting it would unblock the signal below
-    pool = concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
-    try:
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited: Ctrl-C is for this process alone
-        try:
-            future = pool.submit(function, *args)
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        return future.result()
-    except concurrent.futures.process.BrokenProcessPool:
-        raise ValueError(f"the process that measures {what} was killed (out of memory?)") from None
-    except BaseException:
-        for process in multiprocessing.active_children():
-            process.terminate()
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    with worker_pool(1, f"the process that measures {what} was killed (out of memory?)") as submit:
+        return submit(function, *args).result()
 
 
 def take_turns(
@@ -283,7 +229,7 @@ def origin(name: str, cfg: BenchConfig, device: torch.device) -> dict[str, Any]:
 
 def run_part(name: str, cfg: BenchConfig) -> dict[str, Any]:
     """Check, time and weigh the variants of a part; returns the record, JSON's types only."""
-    cfg = dataclasses.replace(cfg, rounds=cfg.rounds or ROUNDS.get(name, 7))
+    cfg = dataclasses.replace(cfg, rounds=cfg.rounds or ROUNDS.get(name.partition("-")[0], 7))
     if name in bench_data.PARTS:
         return origin(name, cfg, torch.device("cpu")) | bench_data.PARTS[name](cfg, take_turns)
     device = pick_device(cfg.device)
@@ -337,183 +283,6 @@ def times_table(record: dict[str, Any]) -> list[str]:
         shown = f"{statistics.median(times):.2f} ({min(times):.2f}-{max(times):.2f})"
         lines.append(f"{next(iter(results))} is {shown} times as fast as {other}")
     return [*lines, f"peak MB: {record['peak_is']}"]
-
-
-def optimizer_step(
-    model: torch.nn.Module, loss_of: Callable, batches: Iterable[torch.Tensor], device: torch.device, dtype: torch.dtype
-) -> Callable[..., torch.Tensor]:
-    """A callable that takes the next batch, (B, T + 1) ids in memory, and one step as train.py does; returns the loss.
-
-    loss_of(x, y): the mean loss in nats per token of inputs and targets, (B, T) each. dtype: of the matrix products,
-    unless the call says another.
-    """
-    groups = Llama.parameter_groups(model, weight_decay=0.1)  # goes by Hugging Face's names: the same for both
-    optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95), fused=device.type != "mps")
-    source = itertools.cycle(batches)
-
-    def step(dtype: torch.dtype = dtype) -> torch.Tensor:
-        tokens = next(source).to(device, non_blocking=True)
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            loss = loss_of(tokens[:, :-1], tokens[:, 1:])
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return loss.detach()
-
-    return step
-
-
-def same_losses(variants: dict[str, Callable[..., torch.Tensor]], dtype: torch.dtype) -> str:
-    """Take CHECK_STEPS optimizer steps with each variant, in float32 and then in `dtype` if it is another.
-
-    Raises ValueError when their losses differ by more than TOLERANCE.
-    """
-    matmul_precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")  # no TF32, whose rounding would hide what is looked for
-    losses = {
-        kind: {name: [step(kind).item() for _ in range(CHECK_STEPS)] for name, step in variants.items()}
-        for kind in dict.fromkeys((torch.float32, dtype))
-    }
-    torch.set_float32_matmul_precision(matmul_precision)
-    words = []
-    for kind, found in losses.items():
-        ours, *peers = found.values()
-        worst = max(abs(a / b - 1) for peer in peers for a, b in zip(ours, peer, strict=True))
-        if not worst <= TOLERANCE[kind]:
-            raise ValueError(f"the variants do not compute the same; losses of {CHECK_STEPS} steps in {kind}: {found}")
-        words.append(f"{worst:.0e} in {str(kind).removeprefix('torch.')} (tolerance {TOLERANCE[kind]:.0e})")
-    return f"losses of {CHECK_STEPS} steps agree to " + ", ".join(words)
-
-
-def start(shape: ModelConfig) -> Llama:
-    """Our model with the weights that all variants start from, larger than at initialisation so that errors show.
-
-    At initialisation the loss is near log V whatever the blocks do: RoPE of another base moves it by 2e-6 of its value.
-    """
-    torch.manual_seed(0)
-    model = Llama(shape)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return model
-
-
-def train_part(cfg: BenchConfig) -> Part:
-    """One full optimizer step, eager: batch from memory, forward, backward, clipping, fused AdamW, zero_grad."""
-    config, llama = (getattr(need("transformers"), name) for name in ("LlamaConfig", "LlamaForCausalLM"))
-    importlib.import_module("torch._dynamo")  # 75 MB that the first optimizer imports: not the memory of a variant
-    device = pick_device(cfg.device)
-    dtype = pick_dtype(cfg.dtype, device)
-    if device.type == "cuda":
-        torch.set_float32_matmul_precision("high")  # as train.py does, for both
-    shape, batch_size = SIZES[cfg.size]
-    random = torch.Generator().manual_seed(0)
-    batches = torch.randint(shape.vocab_size, (8, batch_size, shape.block_size + 1), generator=random)
-    if device.type == "cuda":
-        batches = batches.pin_memory()
-
-    def ours() -> Callable[[], torch.Tensor]:
-        model = start(shape).to(device)
-        return optimizer_step(model, lambda x, y: model(x, y) / y.numel(), batches, device, dtype)
-
-    def theirs() -> Callable[[], torch.Tensor]:
-        model = llama(config(**hf_config(shape, 0), use_cache=False))
-        model.load_state_dict(start(shape).state_dict())
-        model.to(device).train()
-        # shift_labels: targets that are shifted already, so that both score the same B * T tokens
-        return optimizer_step(
-            model, lambda x, y: model(x, labels=y, shift_labels=y.contiguous()).loss, batches, device, dtype
-        )
-
-    tokens = batch_size * shape.block_size
-    return Part(
-        variants={"NonLlama": ours, f"transformers {version('transformers')}": theirs},
-        title=f"one optimizer step, {tokens:,} tokens, size {cfg.size}, {str(dtype).removeprefix('torch.')}",
-        unit="tokens",
-        units_per_call=tokens,
-        check=lambda variants: same_losses(variants, dtype),
-    )
-
-
-def uncached(model: Llama, prompts: torch.Tensor, new_tokens: int) -> torch.Tensor:
-    """Greedy continuation, (B, new_tokens) ids, with the whole text computed again for each token, as nanoGPT does."""
-    tokens = prompts  # (B, T)
-    with torch.inference_mode():
-        for _ in range(new_tokens):
-            logits = model(tokens, last=True)[:, -1]  # (B, V)
-            tokens = torch.cat((tokens, logits.argmax(1, keepdim=True)), dim=1)
-    return tokens[:, prompts.shape[1] :]
-
-
-def same_tokens(variants: dict[str, Callable[[], torch.Tensor]]) -> str:
-    """Generate with each variant. Raises ValueError when they differ before rounding could make them.
-
-    In float32 two near-equal logits change places once in some thousand tokens, and a text goes on from there; the
-    first tokens of the first text must be the same.
-    """
-    ours, *peers = (call().cpu() for call in variants.values())
-    agree = min(int((ours == peer).cummin(1).values.sum(1).min()) for peer in peers)
-    if agree < 16:
-        raise ValueError(f"the variants do not compute the same: only {agree} greedy tokens are equal")
-    return f"at least the first {agree} of {ours.shape[1]} greedy tokens of every text are equal"
-
-
-def sample_part(cfg: BenchConfig, size: str, batch_size: int) -> Part:
-    """Greedy generation of NEW_TOKENS tokens after a prompt of PROMPT_TOKENS, for a batch of texts."""
-    config, llama = (getattr(need("transformers"), name) for name in ("LlamaConfig", "LlamaForCausalLM"))
-    device = pick_device(cfg.device)
-    dtype = torch.bfloat16 if (cfg.dtype == "auto" and device.type == "cuda") else torch.float32
-    dtype = getattr(torch, cfg.dtype) if cfg.dtype != "auto" else dtype
-    shape = dataclasses.replace(SIZES[size][0], block_size=1024)
-    random = torch.Generator().manual_seed(0)
-    prompts = torch.randint(shape.vocab_size, (batch_size, PROMPT_TOKENS), generator=random).to(device)
-
-    def model() -> Llama:
-        return start(shape).to(device, dtype).eval()
-
-    def ours() -> Callable[[], torch.Tensor]:
-        built = model()
-
-        def call() -> torch.Tensor:
-            steps = generate(built, prompts.tolist(), NEW_TOKENS, shape.vocab_size, temperature=0)
-            return torch.tensor(list(steps)).t()
-
-        return call
-
-    def theirs() -> Callable[[], torch.Tensor]:
-        built = llama(config(**hf_config(shape, 0)))
-        built.load_state_dict(start(shape).state_dict())
-        built.to(device, dtype).eval()
-        ends = {"eos_token_id": None, "pad_token_id": 0, "do_sample": False, "max_new_tokens": NEW_TOKENS}
-        options = {"attention_mask": torch.ones_like(prompts), **ends}
-        return lambda: built.generate(prompts, **options)[:, PROMPT_TOKENS:]
-
-    def plain() -> Callable[[], torch.Tensor]:
-        built = model()
-        return lambda: uncached(built, prompts, NEW_TOKENS)
-
-    variants = {"NonLlama": ours, f"transformers {version('transformers')} generate": theirs}
-    if batch_size == 1:
-        variants["without a cache"] = plain
-    return Part(
-        variants=variants,
-        title=f"{NEW_TOKENS} new tokens after {PROMPT_TOKENS}, size {size}, texts at once: {batch_size}, "
-        + str(dtype).removeprefix("torch."),
-        unit="tokens",
-        units_per_call=batch_size * NEW_TOKENS,
-        check=same_tokens,
-        memory_calls=1,
-    )
-
-
-SAMPLE_PARTS: dict[str, Callable[[BenchConfig], Part]] = {
-    f"sample-{size}-{batch_size}": functools.partial(sample_part, size=size, batch_size=batch_size)
-    for size in ("10m", "124m")
-    for batch_size in (1, 8)
-}
-PARTS: dict[str, Callable[[BenchConfig], Part]] = {"train": train_part, **SAMPLE_PARTS}
-ROUNDS |= dict.fromkeys(SAMPLE_PARTS, 3)
 
 
 def main(cfg: BenchConfig) -> None:

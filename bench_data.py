@@ -297,18 +297,17 @@ def read_ours(path: Path) -> Read:
     return lambda indices: windows.get(indices, np.zeros(len(indices), dtype=np.int64))
 
 
+def starts_of(indices: np.ndarray) -> list[int]:
+    """Where the windows of epoch 0 start, as shards.Windows says."""
+    return (hash_key(SEED, 0, 0) % T + indices * T).tolist()
+
+
 def memmap_batch(data: np.ndarray, indices: np.ndarray) -> np.ndarray:
     """The same windows from a mapped file: the slices, made int64 as they are copied."""
     out = np.empty((len(indices), T + 1), dtype=np.int64)
-    for row, start in enumerate((_offset() + indices * T).tolist()):
+    for row, start in enumerate(starts_of(indices)):
         out[row] = data[start : start + T + 1]
     return out
-
-
-@functools.cache
-def _offset() -> int:
-    """Where the first window of epoch 0 starts, as shards.Windows says."""
-    return hash_key(SEED, 0, 0) % T
 
 
 def read_held(path: Path) -> Read:
@@ -333,8 +332,8 @@ READERS: dict[str, Callable[[Path], Read]] = {
 def same_windows(path: Path, readers: dict[str, Callable[[Path], Read]], count: int = 1024) -> str:
     """Read random windows with each. Raises ValueError where they differ from what lies in the file."""
     indices = np.random.default_rng(1).integers(len(windows_of(path)), size=count)
-    starts = (_offset() + indices * T).tolist()
-    wanted = np.array([np.fromfile(path, "<u2", T + 1, offset=2 * start) for start in starts], dtype=np.int64)
+    wanted = [np.fromfile(path, "<u2", T + 1, offset=2 * start) for start in starts_of(indices)]
+    wanted = np.array(wanted, dtype=np.int64)
     for name, build in readers.items():
         found = build(path)(indices)
         if found.dtype != np.int64 or not np.array_equal(found, wanted):

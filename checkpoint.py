@@ -280,7 +280,7 @@ def _copy(model: Llama, stored: Stored) -> None:
 
 def optimizer_tensors(model: Llama, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """The optimizer's state as one flat dictionary, `<parameter>/<field>`."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names = {parameter: name for name, parameter in weights_of(model).items()}
     return {
         f"{names[parameter]}/{field}": tensor
         for group in optimizer.param_groups
@@ -291,7 +291,7 @@ def optimizer_tensors(model: Llama, optimizer: torch.optim.Optimizer) -> dict[st
 
 def load_optimizer(model: Llama, optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
     """Put back what optimizer_tensors took out, on each parameter's device."""
-    parameters = dict(model.named_parameters())
+    parameters = weights_of(model)
     for key, tensor in tensors.items():
         name, _, field = key.rpartition("/")
         optimizer.state[parameters[name]][field] = tensor.to(parameters[name].device)
@@ -311,11 +311,10 @@ def _files(model: Llama, tokenizer: Tokenizer, carried: dict[str, bytes]) -> dic
     text = tokenizer.json.encode()
     carried = dict(carried) if carried.get("tokenizer.json") == text else {"tokenizer.json": text}
     dtype = str(model.lm_head.weight.dtype).removeprefix("torch.")
-    begin = tokenizer.end_of_text if tokenizer.bos is None else tokenizer.bos
     config = hf_config(model.cfg, tokenizer.end_of_text) | {"dtype": dtype, "torch_dtype": dtype}
     came = json.loads(carried.pop("config.json", b"{}"))
-    config |= {"bos_token_id": begin} | {key: came[key] for key in SPECIAL if key in came}
-    special = {"bos_token": tokenizer.hf.id_to_token(begin), "eos_token": tokenizer.end_of_text_token}
+    config |= {"bos_token_id": tokenizer.start} | {key: came[key] for key in SPECIAL if key in came}
+    special = {"bos_token": tokenizer.hf.id_to_token(tokenizer.start), "eos_token": tokenizer.end_of_text_token}
     settings = {"model_max_length": model.cfg.block_size, "clean_up_tokenization_spaces": False}
     return {
         "config.json": _json(config),

@@ -6,11 +6,12 @@ The window at global position g follows from the settings and g alone: not from 
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from sampler import IndexStream
-from shards import EvalWindows, Shards, Windows
+from shards import EvalWindows, Shards, Windows, read_meta
 from tokenizer import Tokenizer
 
 
@@ -35,10 +36,11 @@ class Mixture:
 
     def __init__(self, data: str, block_size: int, seed: int, run: int = 1):
         wanted = parse(data)
-        self.tokenizer, self.corpora = open_tokenizer(list(wanted)), []
-        for folder in wanted:
-            train = Shards(folder, "train", read_ahead=run > 1)
-            val = Shards(folder, "val", train.meta, read_ahead=True)  # read from its beginning to its end
+        metas = {folder: read_meta(folder) for folder in wanted}
+        self.tokenizer, self.corpora = open_tokenizer(metas), []
+        for folder, meta in metas.items():
+            train = Shards(folder, "train", meta, read_ahead=run > 1)
+            val = Shards(folder, "val", meta, read_ahead=True)  # read from its beginning to its end
             train.vocab_size = val.vocab_size = self.tokenizer.vocab_size
             windows, val_windows = Windows(train, block_size, seed), EvalWindows(val, block_size)
             bytes_per_token = text_bytes(val, self.tokenizer) / val.tokens
@@ -87,11 +89,10 @@ def parse(data: str) -> dict[Path, float]:
     parts = [part.strip() for part in data.split(",")]
     for part in parts:
         name, colon, weight = part.rpartition(":")
-        if not colon:
-            name, weight = part, "1"
-        if not colon and len(parts) > 1:
+        if len(parts) > 1 and not colon:
             example = ",".join(f"{part.partition(':')[0]}:{1 / len(parts):.2g}" for part in parts)
             raise ValueError(f"data={data}: each of several corpora needs a weight, for example --data={example}")
+        name, weight = (name, weight) if colon else (part, "1")
         folder = Path(name) if "/" in name else Path("data") / name
         if folder.name in (other.name for other in found):
             raise ValueError(f"data={data}: {folder.name} stands twice; give it once, with one weight")
@@ -102,31 +103,29 @@ def parse(data: str) -> dict[Path, float]:
     return found
 
 
-def open_tokenizer(folders: list[Path]) -> Tokenizer:
+def open_tokenizer(metas: dict[Path, dict[str, Any]]) -> Tokenizer:
     """The tokenizer that all folders share. Raises ValueError when one lacks it or has another."""
-    opened: Tokenizer | None = None
-    for folder in folders:
-        meta = Shards(folder, "train").meta  # first what is missing or unfinished
+    opened: dict[Path, Tokenizer] = {}
+    for folder, meta in metas.items():
         if "note" in meta and not (folder / "tokenizer.json").is_file():
             raise ValueError(
                 f"{folder} has token ids but no tokenizer.json; put the one there that made them (for GPT-2's ids that "
                 f"of huggingface.co/openai-community/gpt2), so that the model can be given text"
             )
-        tokenizer = Tokenizer.load(folder)
-        if opened is not None and tokenizer.json != opened.json:
+        opened[folder] = Tokenizer.load(folder)
+        first = next(iter(opened))
+        if opened[folder].json != opened[first].json:
             raise ValueError(
-                f"{folder} and {folders[0]} have different tokenizers; prepare one of them again with "
-                f"--tokenizer={folders[0]}/tokenizer.json"
+                f"{folder} and {first} have different tokenizers; prepare one of them again with "
+                f"--tokenizer={first}/tokenizer.json"
             )
-        opened = tokenizer
-    assert opened is not None, folders
-    return opened
+    return opened[first]
 
 
 def text_bytes(shards: Shards, tokenizer: Tokenizer) -> int:
     """UTF-8 bytes of a split's text, end-of-text tokens apart; a bare folder does not say, so it is decoded."""
-    if shards.bytes is None:
-        ids = shards.all()
-        shards.check_ids(ids)
-        shards.bytes = len(tokenizer.decode(ids[ids != tokenizer.end_of_text].tolist()).encode())
-    return shards.bytes
+    if shards.bytes is not None:
+        return shards.bytes
+    ids = shards.all()
+    shards.check_ids(ids)
+    return len(tokenizer.decode(ids[ids != tokenizer.end_of_text].tolist()).encode())

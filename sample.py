@@ -119,9 +119,7 @@ def generate(
     """
     device, block_size, stops = model.lm_head.weight.device, model.cfg.block_size, set(stops)
     lengths = [len(prompt) for prompt in prompts]
-    for n in lengths:
-        if not 0 < n < block_size:
-            raise ValueError(f"the prompt has {n} tokens, the model's context is {block_size}; shorten the prompt")
+    check_prompts(prompts, block_size)
     ended, longest = set() if ended is None else ended, max(lengths)
     steps = min(max_new_tokens, block_size - min(lengths))
     generators = [torch.Generator().manual_seed(seed) for seed in seeds or range(len(prompts))]
@@ -142,6 +140,13 @@ def generate(
         if len(ended) == len(prompts):
             return
         yield [None if row in ended else token for row, token in enumerate(found)]
+
+
+def check_prompts(prompts: Sequence[Sequence[int]], block_size: int) -> None:
+    """Raise ValueError for a prompt that is empty, or leaves no room in a context of block_size tokens."""
+    for n in map(len, prompts):
+        if not 0 < n < block_size:
+            raise ValueError(f"the prompt has {n} tokens, the model's context is {block_size}; shorten the prompt")
 
 
 class Text:
@@ -177,6 +182,13 @@ def pick_device(name: str) -> torch.device:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device={name} cannot be used here: {str(error).splitlines()[0]}") from None
+
+
+def weight_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Of weights and cache: 'auto' is bfloat16 on CUDA, else float32."""
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return getattr(torch, name)
 
 
 def read_prompts(cfg: SampleConfig) -> list[str]:
@@ -224,15 +236,9 @@ def main(cfg: SampleConfig) -> None:
     stops, folder, device = stop_strings(cfg.stop), checkpoint.resolve(cfg.checkpoint), pick_device(cfg.device)
     tokenizer, shape, prompts = Tokenizer.load(Path(folder)), checkpoint.read_config(folder), read_prompts(cfg)
     checkpoint.check_vocabulary(shape, tokenizer)
-    start = tokenizer.end_of_text if tokenizer.bos is None else tokenizer.bos
-    ids = [tokenizer.encode_prompt(prompt) or [start] for prompt in prompts]
-    if too_long := [len(each) for each in ids if len(each) >= shape.block_size]:
-        raise ValueError(
-            f"the prompt has {too_long[0]} tokens, the model's context is {shape.block_size}; shorten the prompt"
-        )
-    auto = torch.bfloat16 if device.type == "cuda" else torch.float32
-    dtype = auto if cfg.dtype == "auto" else getattr(torch, cfg.dtype)
-    model = checkpoint.load_model(folder, device, dtype).eval()
+    ids = [tokenizer.encode_prompt(prompt) or [tokenizer.start] for prompt in prompts]
+    check_prompts(ids, shape.block_size)
+    model = checkpoint.load_model(folder, device, weight_dtype(cfg.dtype, device)).eval()
     wanted = [i for i in range(len(prompts)) for _ in range(cfg.num_samples)]  # the prompt of each text
     filters = {key: getattr(cfg, key) for key in ("temperature", "top_k", "top_p", "min_p")}
     tokens, start_s, full = 0, time.perf_counter(), False

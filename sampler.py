@@ -190,39 +190,34 @@ class IndexStream:
         if g.size and not (np.issubdtype(g.dtype, np.integer) and 0 <= int(g.min()) and int(g.max()) < N_MAX):
             raise ValueError(f"positions must be integers from 0 to 2^62 - 1, not {g.ravel()[:3].tolist()}...")
         g = g.astype(np.int64)
-        if len(self.sizes) == 1 and g.ndim and g.size:
-            n = self.sizes[0]
-            e = int(g.min()) // n
-            if int(g.max()) // n == e:  # all in one epoch, as nearly every block is: half the time of what follows
-                index = g - e * n
-                index = self._permuted(index, 0, e) if self.shuffle else index
-                return np.zeros_like(g), index, np.full_like(g, e)
         if len(self.sizes) == 1:
-            epoch, place = np.divmod(g, self.sizes[0])
-            return np.zeros_like(g), self._indices(place, np.zeros_like(g), epoch), epoch
-        cycle, place = np.divmod(g, len(self.pattern))
-        source = self.pattern[place].astype(np.int64)
-        local = cycle * np.array(self.counts)[source] + self.turn[place]  # how many samples of this source came before
-        epoch, place = np.divmod(local, np.array(self.sizes)[source])
-        return source, self._indices(place, source, epoch), epoch
+            source, (epoch, place) = np.zeros_like(g), np.divmod(g, self.sizes[0])
+        else:
+            cycle, turn = np.divmod(g, len(self.pattern))
+            source = self.pattern[turn].astype(np.int64)
+            local = cycle * np.array(self.counts)[source] + self.turn[turn]  # samples of this source that came before
+            epoch, place = np.divmod(local, np.array(self.sizes)[source])
+        return source, self._indices(place, source, epoch) if self.shuffle else place, epoch
 
     def drawn(self, position: int) -> np.ndarray:
         """Samples of each source, int64 (K,), among global positions 0 .. position - 1."""
-        if len(self.sizes) == 1:
-            return np.array([position])
         cycles, rest = divmod(position, len(self.pattern))
         return cycles * np.array(self.counts) + np.bincount(self.pattern[:rest], minlength=len(self.sizes))
 
     def _indices(self, place: np.ndarray, source: np.ndarray, epoch: np.ndarray) -> np.ndarray:
-        if not self.shuffle or not place.size:
-            return place
-        shape = np.shape(place)
-        place, source, epoch = (np.ravel(part) for part in (place, source, epoch))
-        index, order = place.copy(), np.lexsort((epoch, source))
-        borders = np.flatnonzero(np.diff(epoch[order]) | np.diff(source[order])) + 1
-        for mine in np.split(order, borders):  # each (source, epoch) is permuted at once; a block holds few of them
-            index[mine] = self._permuted(place[mine], int(source[mine[0]]), int(epoch[mine[0]]))
-        return index.reshape(shape)
+        """Images of places (any shape) in the order of their source and epoch, each of which is permuted at once."""
+        flat = [np.ravel(part) for part in (place, source, epoch)]
+        index = flat[0].copy()
+        if all(part.size and part.min() == part.max() for part in flat[1:]):  # nearly every block: no need to sort
+            groups = [slice(None)]
+        else:
+            order = np.lexsort(flat[1:])
+            borders = np.flatnonzero(np.diff(flat[1][order]) | np.diff(flat[2][order])) + 1
+            groups = np.split(order, borders) if index.size else []
+        for mine in groups:
+            places, sources, epochs = (part[mine] for part in flat)
+            index[mine] = self._permuted(places, int(sources[0]), int(epochs[0]))
+        return index.reshape(np.shape(place))
 
     def _permuted(self, place: np.ndarray, source: int, epoch: int) -> np.ndarray:
         n = self.sizes[source]
@@ -328,7 +323,7 @@ class DistributedStreamSampler(torch.utils.data.Sampler[int]):
             row = np.arange(begin, begin + size if rows is None else min(rows, begin + size))
             base = start + row * W
             rank = self.rank
-            if several and W > 1:  # else W = 2 and shares of 1/2 give each rank one source
+            if several:  # else W = 2 and shares of 1/2 give each rank one source
                 rank = (self.rank + _mix(base.astype(np.uint64)) % np.uint64(W)).astype(np.int64) % W
             source, index, _ = self.stream.at(base + rank)
             # The position is not counted for each index, which took twice the time of all the rest, but read off the

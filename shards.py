@@ -11,7 +11,7 @@ import os
 import sys
 import weakref
 from collections.abc import Iterator, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,14 @@ def _bare_meta(folder: Path) -> dict[str, Any]:
     return {"dtype": "<u2", "vocab_size": None, "splits": splits, "yardsticks": {}, "note": note}
 
 
+def _wrong_size(folder: Path, entry: dict[str, Any], dtype: np.dtype) -> str | None:
+    """What is wrong with the size of a shard in meta.json's list; None: nothing."""
+    path, wanted = folder / entry["file"], entry["tokens"] * dtype.itemsize
+    size = path.stat().st_size if path.is_file() else None
+    found = "is missing" if size is None else f"has {size} bytes"
+    return None if size == wanted else f"{path} {found}, meta.json says {wanted}"
+
+
 class Shards:
     """Random access to the tokens of one split.
 
@@ -111,12 +119,9 @@ class Shards:
         self.paths = [self.folder / entry["file"] for entry in entries]
         self.sizes = np.array([entry["tokens"] for entry in entries], dtype=np.int64)
         self.bytes = sum(entry["bytes"] for entry in entries) if all("bytes" in entry for entry in entries) else None
-        for path, tokens in zip(self.paths, self.sizes, strict=True):
-            size = path.stat().st_size if path.is_file() else None
-            if size != tokens * self.dtype.itemsize:
-                found = "is missing" if size is None else f"has {size} bytes"
-                wanted = tokens * self.dtype.itemsize
-                raise ValueError(f"{path} {found}, meta.json says {wanted}; delete {self.folder} and prepare it again")
+        for entry in entries:
+            if wrong := _wrong_size(self.folder, entry, self.dtype):
+                raise ValueError(f"{wrong}; delete {self.folder} and prepare it again")
 
     @property
     def tokens(self) -> int:
@@ -140,26 +145,24 @@ class Shards:
 
     def read(self, shard: int, start: int, count: int) -> np.ndarray:
         """`count` tokens of a shard from token `start`, in the shard's dtype."""
-        file, size = self._files[shard], self.dtype.itemsize
-        if isinstance(file, np.memmap):
-            return np.array(file[start : start + count])
-        data = os.pread(file, count * size, start * size)
-        while len(data) < count * size:  # Linux hands out 2 GB at most
-            more = os.pread(file, count * size - len(data), start * size + len(data))
-            if not more:
-                raise ValueError(f"{self.paths[shard]} has become shorter; run: python shards.py verify {self.folder}")
-            data += more
-        return np.frombuffer(data, dtype=self.dtype)
+        return np.frombuffer(self._bytes(shard, start, count), dtype=self.dtype)
 
     def rows(self, shards: Sequence[int], starts: Sequence[int], count: int) -> np.ndarray:
         """`count` tokens from each place, (len(starts), count) in the shards' dtype: a read for each, one copy."""
-        places, size = list(zip(shards, starts, strict=True)), self.dtype.itemsize
-        if places and hasattr(os, "pread"):
-            data = b"".join([os.pread(self._files[shard], count * size, start * size) for shard, start in places])
-            if len(data) == len(places) * count * size:
-                return np.frombuffer(data, dtype=self.dtype).reshape(-1, count)
-        found = [self.read(shard, start, count) for shard, start in places]  # mapped, or read in pieces
-        return np.array(found, dtype=self.dtype).reshape(-1, count)
+        data = b"".join([self._bytes(shard, start, count) for shard, start in zip(shards, starts, strict=True)])
+        return np.frombuffer(data, dtype=self.dtype).reshape(-1, count)
+
+    def _bytes(self, shard: int, start: int, count: int) -> bytes:
+        file, begin, size = self._files[shard], start * self.dtype.itemsize, count * self.dtype.itemsize
+        if isinstance(file, np.memmap):
+            return file[start : start + count].tobytes()
+        data = os.pread(file, size, begin)
+        while len(data) < size:  # Linux hands out 2 GB at most
+            more = os.pread(file, size - len(data), begin + len(data))
+            if not more:
+                raise ValueError(f"{self.paths[shard]} has become shorter; run: python shards.py verify {self.folder}")
+            data += more
+        return data
 
     def check_ids(self, ids: np.ndarray) -> None:
         """Raise ValueError for ids beyond the vocabulary: on a GPU they end in an assertion that names nothing."""
@@ -204,11 +207,13 @@ class Windows:
 
     def get(self, indices: np.ndarray, epochs: np.ndarray) -> np.ndarray:
         """Windows as int64 (len(indices), block_size + 1)."""
+        from sampler import hash_key  # here: it imports torch, which processes that only write shards can do without
+
         owners = np.searchsorted(self.first, indices, side="right") - 1
         starts = ((indices - self.first[owners]) * self.block_size).tolist()
-        owners, epochs = owners.tolist(), epochs.tolist()
-        for row, (shard, epoch) in enumerate(zip(owners, epochs, strict=True)):
-            starts[row] += _offset(self.seed, epoch, shard, self.block_size)
+        owners = owners.tolist()
+        for row, (shard, epoch) in enumerate(zip(owners, epochs.tolist(), strict=True)):
+            starts[row] += hash_key(self.seed, epoch, shard) % self.block_size  # the offset
         tokens = self.shards.rows(owners, starts, self.block_size + 1)
         self.shards.check_ids(tokens)
         return tokens.astype(np.int64)
@@ -221,13 +226,6 @@ class Windows:
 
     def __getitem__(self, index: int) -> np.ndarray:
         return self.__getitems__([index])[0]
-
-
-@lru_cache(maxsize=4096)
-def _offset(seed: int, epoch: int, shard: int, block_size: int) -> int:
-    from sampler import hash_key  # here: it imports torch, which the processes that only write shards can do without
-
-    return hash_key(seed, epoch, shard) % block_size
 
 
 class EvalWindows:
@@ -273,11 +271,8 @@ def verify(folder: str | Path) -> list[str]:
     for split in meta["splits"].values():
         for entry in split:
             path = Path(folder) / entry["file"]
-            wanted = entry["tokens"] * np.dtype(meta["dtype"]).itemsize
-            if not path.is_file():
-                found.append(f"{path} is missing")
-            elif (size := path.stat().st_size) != wanted:
-                found.append(f"{path} has {size} bytes, meta.json says {wanted}")
+            if wrong := _wrong_size(Path(folder), entry, np.dtype(meta["dtype"])):
+                found.append(wrong)
             elif "sha256" in entry and atomic.sha256(path) != entry["sha256"]:
                 found.append(f"{path} is altered: its SHA-256 is not the one in meta.json")
     return found

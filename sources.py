@@ -9,6 +9,7 @@ the same documents.
 
 import ast
 import concurrent.futures
+import contextlib
 import gc
 import glob
 import importlib.metadata
@@ -346,6 +347,35 @@ def read_documents(path: str | Path, columns: tuple[str, ...] = ("id", "text")) 
         yield from zip(*(batch.column(name).to_pylist() for name in columns), strict=True)
 
 
+@contextlib.contextmanager
+def worker_pool(num_workers: int, killed: str) -> Iterator[Callable[..., concurrent.futures.Future]]:
+    """A function submit(work, *args) to fresh processes, which an interrupt or an error in the block stops at once.
+
+    killed: the message of the ValueError that says a worker was killed from outside.
+    """
+    # spawn: the same on every platform, and no thread of pyarrow or tokenizers is copied half-alive
+    pool = concurrent.futures.ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn"))
+
+    def submit(work: Callable, *args: Any) -> concurrent.futures.Future:
+        # Workers inherit that Ctrl-C is ignored: it reaches the parent, which stops them.
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            return pool.submit(work, *args)
+        finally:
+            signal.signal(signal.SIGINT, handler)
+
+    try:
+        yield submit
+    except concurrent.futures.process.BrokenProcessPool:
+        raise ValueError(killed) from None
+    except BaseException:
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
 def map_parts(work: Callable, jobs: list, num_workers: int, desc: str, sizes: list[int]) -> list:
     """Run work(job) for every job in `num_workers` processes with a progress bar; results in the order of `jobs`.
 
@@ -359,25 +389,10 @@ def map_parts(work: Callable, jobs: list, num_workers: int, desc: str, sizes: li
                 results[i] = work(job)
                 bar.update(sizes[i])
             return results
-        # spawn: the same on every platform, and no thread of pyarrow or tokenizers is copied half-alive
-        context = multiprocessing.get_context("spawn")
-        pool = concurrent.futures.ProcessPoolExecutor(min(num_workers, len(jobs)), context)
-        try:
-            # Workers inherit that Ctrl-C is ignored: it reaches the parent, which stops them.
-            handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-            try:
-                futures = {pool.submit(work, job): i for i, job in enumerate(jobs)}
-            finally:
-                signal.signal(signal.SIGINT, handler)
+        killed = f"{desc}: a worker process was killed (out of memory?); try --num_workers=1"
+        with worker_pool(min(num_workers, len(jobs)), killed) as submit:
+            futures = {submit(work, job): i for i, job in enumerate(jobs)}
             for future in concurrent.futures.as_completed(futures):
                 results[futures[future]] = future.result()
                 bar.update(sizes[futures[future]])
-        except concurrent.futures.process.BrokenProcessPool:
-            raise ValueError(f"{desc}: a worker process was killed (out of memory?); try --num_workers=1") from None
-        except BaseException:
-            for process in multiprocessing.active_children():
-                process.terminate()
-            raise
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
     return results

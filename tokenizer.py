@@ -136,6 +136,11 @@ class Tokenizer:
                 raise ValueError(f"its post-processor adds id {max(prompt.ids)}, the largest is {self.vocab_size - 1}")
             self.bos = prompt.ids[0] if prompt.special_tokens_mask[0] else None
 
+    @property
+    def start(self) -> int:
+        """The id with which a text begins that has no other: bos, or what ended the document before."""
+        return self.end_of_text if self.bos is None else self.bos
+
     def _has(self, token: Any) -> bool:
         return isinstance(token, str) and self.hf.token_to_id(token) is not None
 

@@ -227,7 +227,7 @@ def report(cfg: TrainConfig, step: int, val_loss: float, data: Mixture, model: L
         if found:
             values = ", ".join(f"{key} {value:.3f}" for key, value in found.items())
             print(f"on {'the same text' if one else f'the text of {name}'}: {values} bits per byte")
-    ids = (tokenizer.encode_prompt(cfg.sample_prompt) or [tokenizer.end_of_text])[: cfg.block_size - 1]
+    ids = (tokenizer.encode_prompt(cfg.sample_prompt) or [tokenizer.start])[: cfg.block_size - 1]
     steps = generate(model.eval(), [ids], 100, tokenizer.vocab_size, tokenizer.stops, temperature=0.8, seeds=[cfg.seed])
     new = [token for (token,) in steps]
     print(f"\n--- {cfg.sample_prompt!r}, continued at temperature 0.8 ---")
