@@ -314,7 +314,7 @@ def _files(model: Llama, tokenizer: Tokenizer, carried: dict[str, bytes]) -> dic
     config = hf_config(model.cfg, tokenizer.end_of_text) | {"dtype": dtype, "torch_dtype": dtype}
     came = json.loads(carried.pop("config.json", b"{}"))
     config |= {"bos_token_id": tokenizer.start} | {key: came[key] for key in SPECIAL if key in came}
-    special = {"bos_token": tokenizer.hf.id_to_token(tokenizer.start), "eos_token": tokenizer.end_of_text_token}
+    special = tokenizer.special | {"bos_token": tokenizer.hf.id_to_token(tokenizer.start)}
     settings = {"model_max_length": model.cfg.block_size, "clean_up_tokenization_spaces": False}
     return {
         "config.json": _json(config),

@@ -114,10 +114,9 @@ def open_tokenizer(metas: dict[Path, dict[str, Any]]) -> Tokenizer:
             )
         opened[folder] = Tokenizer.load(folder)
         first = next(iter(opened))
-        if opened[folder].json != opened[first].json:
+        if not opened[folder].same(opened[first]):
             raise ValueError(
-                f"{folder} and {first} have different tokenizers; prepare one of them again with "
-                f"--tokenizer={first}/tokenizer.json"
+                f"{folder} and {first} have different tokenizers; prepare one of them again with --tokenizer={first}"
             )
     return opened[first]
 

@@ -52,7 +52,7 @@ class PrepareConfig:
     clean: bool = True  # normalise Unicode and whitespace; False keeps every character
     min_chars: int = 1  # shorter documents are dropped
     dedup_threshold: float = 0.7  # Jaccard similarity of 5-word shingles at which a document is a duplicate
-    tokenizer: str = "bpe"  # 'bpe' (byte-level, trained here), 'char', or a tokenizer.json to use
+    tokenizer: str = "bpe"  # 'bpe' (byte-level, trained here), 'char', or a folder's tokenizer.json to use
     vocab_size: int = 8192  # ids of a BPE trained here, end-of-text token included
     val_fraction: float = 0.01  # share of the documents held out for validation
     split_by: Literal["id", "file", "position"] = (
@@ -311,7 +311,7 @@ class Splitter:
 
 
 def make_tokenizer(cfg: PrepareConfig, documents: list[Path], split: Splitter, folder: Path) -> None:
-    """Stage 3: folder/tokenizer.json, trained on the kept documents, or copied."""
+    """Stage 3: folder/tokenizer.json, trained on the kept documents, or copied with what names its special tokens."""
     if (folder / "tokenizer.json").is_file():
         return
     split.check(documents)
@@ -325,7 +325,9 @@ def make_tokenizer(cfg: PrepareConfig, documents: list[Path], split: Splitter, f
             cfg.vocab_size,
         )
     else:
-        text = Tokenizer.load(cfg.tokenizer).json
+        tokenizer = Tokenizer.load(cfg.tokenizer)
+        text = tokenizer.json
+        atomic.write_json(folder / "tokenizer_config.json", tokenizer.special)
     with atomic.new_file(folder / "tokenizer.json") as temporary:
         temporary.write_text(text, encoding="utf-8")
 

@@ -44,7 +44,7 @@ class SampleConfig:
     seed: int = 1337  # of the random draws
     device: str = "auto"  # cpu, cuda, cuda:1, mps; auto: cuda if there is one
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of weights and cache; auto: bfloat16 on CUDA, else float32
-    compile: bool = False  # torch.compile (needs a C++ compiler; the first tokens take half a minute)
+    compile: bool = False  # torch.compile, for GPUs: on a CPU it was slower (docs/LOG.md)
 
     def check(self) -> None:
         """Raise ValueError for settings that cannot work."""

@@ -99,7 +99,7 @@ class Tokenizer:
 
     Attributes: vocab_size (ids run from 0 to vocab_size - 1, perhaps with holes), end_of_text and end_of_text_token (id
     and spelling of what ends a document), stops (all ids at which generation ends, that one included), bos (the id that
-    every prompt begins with, or None), json (the file's text).
+    every prompt begins with, or None), json (the file's text), special (special tokens by name, eos_token among them).
     """
 
     def __init__(self, text: str, settings: dict[str, Any] | None = None):
@@ -126,7 +126,9 @@ class Tokenizer:
         self.end_of_text_token, self.end_of_text = eos, self.hf.token_to_id(eos)
         self.stops = frozenset([self.end_of_text, *stops])
         # A token that tokenizer_config.json names is special, as in transformers, whatever tokenizer.json says of it.
-        self.hf.add_special_tokens(list(filter(self._has, named.values())))
+        named = {key: token for key, token in named.items() if self._has(token)}
+        self.hf.add_special_tokens(list(named.values()))
+        self.special = named | {"eos_token": eos}
 
         self.bos = None
         if self.hf.post_processor is not None:
@@ -140,6 +142,10 @@ class Tokenizer:
     def start(self) -> int:
         """The id with which a text begins that has no other: bos, or what ended the document before."""
         return self.end_of_text if self.bos is None else self.bos
+
+    def same(self, other: "Tokenizer") -> bool:
+        """Whether both turn every document into the same ids, its end included."""
+        return (self.json, self.end_of_text) == (other.json, other.end_of_text)
 
     def _has(self, token: Any) -> bool:
         return isinstance(token, str) and self.hf.token_to_id(token) is not None

@@ -4,6 +4,7 @@
     torchrun --standalone --nproc_per_node=8 train.py config/demo.py            DDP
     python train.py config/demo.py --out_dir=out/x --learning_rate=1e-3         any setting; --help lists them
     python train.py config/demo.py --data=wiki_en:0.8,wiki_zh:0.2               several corpora, mixed by weight
+    python train.py --init_from=path/to/SmolLM --data=wiki --block_size=1024    on from a Hugging Face folder's weights
 
 The same command resumes from the newest checkpoint in out_dir. Ctrl-C saves at the next step boundary and leaves.
 """
@@ -46,7 +47,8 @@ class TrainConfig:
 
     data: str = "pydocs"  # folder made by prepare_wiki.py (a name below data/, or a path), or several: a:0.8,b:0.2
     out_dir: str = "out/run"  # checkpoints, metrics.jsonl, loss.png
-    # model
+    init_from: str | None = None  # start from these weights: a Hugging Face folder of the Llama family, or a run here
+    # model; with init_from it is the folder's
     n_layer: int = 4
     n_head: int = 4  # query heads
     n_kv_head: int = 2  # key/value heads, each shared by n_head / n_kv_head query heads
@@ -110,8 +112,8 @@ class TrainConfig:
 
 
 # What a resumed run may not change: the model, the data, and which tokens make a step.
-RESUME_FIXED = ("data", "n_layer", "n_head", "n_kv_head", "n_embd", "ffn_hidden", "block_size", "rope_theta")
-RESUME_FIXED += ("tie_embeddings", "batch_tokens", "seed", "shuffle_run")
+MODEL = ("n_layer", "n_head", "n_kv_head", "n_embd", "ffn_hidden", "rope_theta", "tie_embeddings")
+RESUME_FIXED = ("data", "init_from", *MODEL, "block_size", "batch_tokens", "seed", "shuffle_run")
 
 
 def learning_rate(step: int, cfg: TrainConfig) -> float:
@@ -195,7 +197,7 @@ def check_resume(cfg: TrainConfig, folder: Path, saved: dict[str, Any], tokenize
                 f"checkpoint {folder} has {key}={had} but the settings say {getattr(cfg, key)}; "
                 f"give --{key}={had} to resume, or another --out_dir"
             )
-    if (folder / "tokenizer.json").read_text(encoding="utf-8") != tokenizer.json:
+    if not Tokenizer.load(folder).same(tokenizer):
         raise ValueError(
             f"checkpoint {folder} was trained with another tokenizer than the data has now; give another --out_dir"
         )
@@ -214,6 +216,25 @@ def model_shape(cfg: TrainConfig, vocab_size: int) -> ModelConfig:
         rope_theta=cfg.rope_theta,
         tie_embeddings=cfg.tie_embeddings,
     )
+
+
+def adopt(cfg: TrainConfig, folder: Path, data: Tokenizer) -> tuple[TrainConfig, ModelConfig, Tokenizer]:
+    """The settings with the model of a Hugging Face folder, its shape (with a longer context, maybe), its tokenizer.
+
+    Raises ValueError for a setting that asks for another model, and for data of another tokenizer.
+    """
+    shape, tokenizer = checkpoint.read_config(folder), Tokenizer.load(folder)
+    checkpoint.check_vocabulary(shape, tokenizer)
+    if not tokenizer.same(data):
+        raise ValueError(f"the data has another tokenizer than {folder}; prepare it with --tokenizer={folder}")
+    for key in MODEL:
+        if getattr(cfg, key) not in (getattr(TrainConfig, key), getattr(shape, key)):
+            raise ValueError(f"{key}={getattr(cfg, key)}, but {folder} has {getattr(shape, key)}; leave --{key} out")
+    if cfg.block_size > shape.block_size:
+        raise ValueError(
+            f"block_size ({cfg.block_size}) is longer than the context of {folder}; try --block_size={shape.block_size}"
+        )
+    return dataclasses.replace(cfg, **{key: getattr(shape, key) for key in MODEL}), shape, tokenizer
 
 
 def report(cfg: TrainConfig, step: int, val_loss: float, data: Mixture, model: Llama) -> None:
@@ -243,7 +264,13 @@ def main(cfg: TrainConfig) -> None:
     out_dir = Path(cfg.out_dir)
     accumulate, step_windows = micro_steps(cfg, world_size), cfg.batch_tokens // cfg.block_size
     data = Mixture(cfg.data, cfg.block_size, cfg.seed, cfg.shuffle_run)
-    shape = model_shape(cfg, data.tokenizer.vocab_size)
+    folder, resuming = out_dir / (out_dir / "latest").resolve().name, (out_dir / "latest").exists()
+    if cfg.init_from is None:
+        shape, carried = model_shape(cfg, data.tokenizer.vocab_size), {}
+    else:
+        origin = folder if resuming else checkpoint.resolve(cfg.init_from)
+        cfg, shape, data.tokenizer = adopt(cfg, origin, data.tokenizer)
+        carried = checkpoint.companions(origin)
     device = pick_device(cfg.device)
     if device.type == "cuda" and world_size > 1:
         device = pick_device(f"cuda:{os.environ['LOCAL_RANK']}")
@@ -258,14 +285,13 @@ def main(cfg: TrainConfig) -> None:
 
     # model and optimizer
     torch.manual_seed(cfg.seed)
-    model = Llama(shape).to(device)
+    model = Llama(shape).to(device) if cfg.init_from is None or resuming else checkpoint.load_model(origin, device)
     groups, betas = model.parameter_groups(cfg.weight_decay), (cfg.beta1, cfg.beta2)
     optimizer = torch.optim.AdamW(groups, lr=cfg.learning_rate, betas=betas, fused=device.type != "mps")
 
     # resume: everything that must survive a restart is in the checkpoint and in `state`
     state = {"step": 0, "evaluated": -1, "val_loss": math.inf, "best_val_loss": math.inf}
-    if (out_dir / "latest").exists():
-        folder = out_dir / (out_dir / "latest").resolve().name
+    if resuming:
         saved = checkpoint.read_state(folder)
         check_resume(cfg, folder, saved, data.tokenizer)
         checkpoint.restore(folder, model, optimizer)
@@ -335,7 +361,8 @@ def main(cfg: TrainConfig) -> None:
                 state["best_val_loss"] = state["val_loss"]
             if rank == 0:
                 saved = {**state, "position": step * step_windows, "settings": dataclasses.asdict(cfg)}
-                checkpoint.save(out_dir, step, model, optimizer, data.tokenizer, saved, best, cfg.keep_checkpoints)
+                keep = cfg.keep_checkpoints
+                checkpoint.save(out_dir, step, model, optimizer, data.tokenizer, saved, best, keep, carried)
         if last or stop:
             break
 

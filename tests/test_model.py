@@ -17,6 +17,7 @@ from checkpoint import hf_config
 from model import (
     IGNORE,
     Cache,
+    Linear,
     LinearCrossEntropy,
     Llama,
     ModelConfig,
@@ -301,6 +302,34 @@ def test_rope_equals_transformers_to_the_bit_far_out(D, scaling):
 
 
 @pytest.mark.filterwarnings("error")  # torch.rms_norm warns of mixed types, once in a process
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_few_rows_times_a_cut_weight_equal_the_whole_product(bias, monkeypatch):
+    """Cut where it helps: not in training, not for many rows, not where the parts would be uneven."""
+    monkeypatch.setattr("model.WORTH_THREADS", 1000)
+    cuts, bmm = [], torch.bmm
+    monkeypatch.setattr(torch, "bmm", lambda a, b: cuts.append(len(b)) or bmm(a, b))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        for out, shape, parts in (
+            (24, (1, 1, 64), 12),
+            (24, (4, 8, 64), 12),
+            (18, (2, 1, 64), 6),
+            (24, (33, 64), 1),
+            (35, (1, 64), 1),
+            (8, (1, 64), 1),
+        ):
+            linear, x = Linear(64, out, bias=bias), torch.randn(shape)
+            with torch.inference_mode():
+                y = linear(x)
+            assert cuts == [parts] * (parts > 1)
+            assert linear(x).grad_fn is not None and len(cuts) == (parts > 1)
+            torch.testing.assert_close(y, F.linear(x, linear.weight, linear.bias), atol=1e-5, rtol=1e-5)
+            cuts.clear()
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_rms_norm_is_the_formula():
     norm = RMSNorm(8, 1e-5)
     torch.nn.init.normal_(norm.weight)

@@ -1,0 +1,177 @@
+"""Training on from a folder that transformers wrote: as if it were trained there, resumed exactly, published whole."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY
+from safetensors.torch import load_file
+from tokenizers import Tokenizer as HFTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Qwen2Config, Qwen3Config
+
+import checkpoint
+import prepare_wiki
+import train
+from model import Llama
+from shards import Shards
+from tokenizer import END_OF_TEXT, Tokenizer
+
+SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+SIZES |= {"num_key_value_heads": 2, "max_position_embeddings": 64, "vocab_size": 320}
+LLAMA3 = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+FAMILIES = {
+    "llama": LlamaConfig(**SIZES, rope_parameters=LLAMA3 | {"original_max_position_embeddings": 16}),
+    "qwen2": Qwen2Config(**SIZES, tie_word_embeddings=True),
+    "qwen3": Qwen3Config(**SIZES, head_dim=16, tie_word_embeddings=False),
+}
+# The model is the folder's: these settings stay at their defaults.
+SETTINGS = {key: value for key, value in TINY.items() if key not in train.MODEL} | {"max_iters": 6}
+
+
+@pytest.fixture(scope="module")
+def tokenizer_dir(data_dir, tmp_path_factory):
+    """A tokenizer whose end of text is named in tokenizer_config.json alone, as Qwen's is."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    text = (data_dir / "tokenizer.json").read_text(encoding="utf-8").replace(END_OF_TEXT, "<end>")
+    (folder / "tokenizer.json").write_text(text, encoding="utf-8")
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<end>", "chat_template": "{{ messages }}"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def corpus(data_dir, tokenizer_dir, tmp_path_factory):
+    """The small corpus, prepared with that tokenizer."""
+    out = tmp_path_factory.mktemp("corpus") / "data"
+    source = str(data_dir.parent / "*.jsonl")
+    cfg = prepare_wiki.PrepareConfig(source, str(out), tokenizer=str(tokenizer_dir), val_fraction=0.1, num_workers=1)
+    prepare_wiki.main(cfg)
+    return out
+
+
+def written(folder, tokenizer_dir, family):
+    """transformers writes a model with its tokenizer."""
+    torch.manual_seed(1)
+    model = AutoModelForCausalLM.from_config(FAMILIES[family])
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    shutil.copytree(tokenizer_dir, folder)
+    model.generation_config.eos_token_id = [299, 298]
+    model.save_pretrained(folder)
+    return model
+
+
+def config(corpus, out_dir, **changes):
+    return train.TrainConfig(**{**SETTINGS, "data": str(corpus), "out_dir": str(out_dir), **changes})
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_steps_equal_those_of_transformers(family, corpus, tokenizer_dir, tmp_path):
+    model = written(tmp_path / "theirs", tokenizer_dir, family)
+    cfg = config(corpus, tmp_path / "out", init_from=str(tmp_path / "theirs"))
+    train.main(cfg)
+    optimizer = torch.optim.AdamW(Llama.parameter_groups(model, 0.1), betas=(cfg.beta1, cfg.beta2))
+    windows, losses = train.Mixture(str(corpus), cfg.block_size, cfg.seed), []
+    for step in range(cfg.max_iters):
+        optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = train.learning_rate(step, cfg)
+        tokens = torch.from_numpy(windows.get(np.arange(8 * step, 8 * step + 8)))
+        loss = model(tokens[:, :-1], labels=tokens[:, 1:], shift_labels=tokens[:, 1:].contiguous()).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    rows = [json.loads(line) for line in (tmp_path / "out/metrics.jsonl").read_text().splitlines()]
+    assert [row["loss"] for row in rows if "loss" in row] == pytest.approx(losses, rel=1e-5)
+    ours, theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "out/latest").state_dict(), model.state_dict()
+    for name in theirs:
+        torch.testing.assert_close(ours[name], theirs[name], atol=1e-5, rtol=1e-5)
+
+
+def test_what_came_with_the_weights_leaves_with_them(corpus, tokenizer_dir, tmp_path):
+    """Tokenizer, chat template, end ids and a context longer than the windows; also from a checkpoint that resumed."""
+    theirs = tmp_path / "theirs"
+    written(theirs, tokenizer_dir, "qwen2")
+    train.main(config(corpus, tmp_path / "out", init_from=str(theirs), max_iters=2))
+    train.main(config(corpus, tmp_path / "out", init_from=str(theirs), max_iters=3))
+    out = tmp_path / "out/step_0000003"
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        assert (out / name).read_bytes() == (theirs / name).read_bytes(), name
+    found = json.loads((out / "config.json").read_text())
+    assert (found["model_type"], found["max_position_embeddings"]) == ("qwen2", 64)
+    assert AutoTokenizer.from_pretrained(out).eos_token == "<end>" and Tokenizer.load(out).stops == {298, 299}
+    settings = json.loads((tmp_path / "out/settings.json").read_text())
+    assert {settings[key] for key in ("n_layer", "n_embd", "ffn_hidden")} == {2, 32, 48}
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one_without_the_first_folder(corpus, tokenizer_dir, tmp_path):
+    """The optimizer is new at the beginning and kept from then on; the weights it began from are not needed again."""
+    theirs = tmp_path / "theirs"
+    written(theirs, tokenizer_dir, "qwen3")
+    for out, stops in (("whole", [6]), ("parts", [3, 6])):
+        for stop in stops:
+            changes = {"max_iters": stop, "lr_decay_iters": 6}
+            train.main(config(corpus, tmp_path / out, init_from=str(theirs), **changes))
+            if stop == 3:
+                theirs.rename(tmp_path / "gone")
+    whole, parts = (load_file(tmp_path / out / "latest/model.safetensors") for out in ("whole", "parts"))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_a_run_of_ours_is_a_beginning_too(corpus, tokenizer_dir, tmp_path):
+    train.main(config(corpus, tmp_path / "first", max_iters=2))
+    train.main(config(corpus, tmp_path / "second", init_from=str(tmp_path / "first"), learning_rate=0.0, max_iters=1))
+    first, second = (load_file(tmp_path / out / "latest/model.safetensors") for out in ("first", "second"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert checkpoint.read_state(tmp_path / "second/latest")["step"] == 1
+
+
+def test_documents_end_with_the_token_that_the_folder_names(corpus, tokenizer_dir):
+    tokenizer = Tokenizer.load(corpus)
+    assert tokenizer.end_of_text_token == "<end>" and tokenizer.same(Tokenizer.load(tokenizer_dir))
+    ids = Shards(corpus, "val").all()
+    assert (
+        ids[-1]
+        == tokenizer.end_of_text
+        == HFTokenizer.from_file(f"{tokenizer_dir}/tokenizer.json").token_to_id("<end>")
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"n_layer": 3}, "n_layer=3, but .*theirs has 2; leave --n_layer out"),
+        ({"rope_theta": 5e5}, "rope_theta=500000.0, but .* has 10000.0"),
+        ({"block_size": 128, "batch_tokens": 1024}, r"block_size \(128\) is longer than .*; try --block_size=64"),
+        ({"init_from": "nowhere"}, "nowhere holds no checkpoint"),
+        ({"data": "ours"}, "the data has another tokenizer than .*theirs; prepare it with --tokenizer=.*theirs$"),
+        ({"data": "unnamed"}, "the data has another tokenizer than"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_is_written(
+    changes, message, corpus, data_dir, tokenizer_dir, tmp_path
+):
+    written(tmp_path / "theirs", tokenizer_dir, "qwen2")
+    if changes.get("data") == "ours":
+        changes = {"data": str(data_dir)}
+    elif "data" in changes:  # the same tokenizer.json, but its documents end with another token
+        changes = {"data": str(shutil.copytree(corpus, tmp_path / "data"))}
+        (tmp_path / "data/tokenizer_config.json").write_text('{"eos_token": "a"}')
+    with pytest.raises(ValueError, match=message):
+        train.main(
+            config(**{"corpus": corpus, "out_dir": tmp_path / "out", "init_from": str(tmp_path / "theirs")} | changes)
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_resuming_with_another_beginning_is_refused(corpus, tokenizer_dir, tmp_path):
+    written(tmp_path / "theirs", tokenizer_dir, "qwen2")
+    cfg = config(corpus, tmp_path / "out", init_from=str(tmp_path / "theirs"), max_iters=1)
+    train.main(cfg)
+    for other in (None, str(tmp_path / "other")):
+        with pytest.raises(ValueError, match=f"has init_from=.*theirs but the settings say {other}"):
+            train.main(dataclasses.replace(cfg, init_from=other, max_iters=2))
