@@ -54,9 +54,7 @@ class BenchConfig:
     part: str = "train"  # names separated by commas, or all
     rounds: int | None = None  # turns of each variant; None: train 7, reader 5, sample and sampler 3
     seconds: float = 1.0  # train, sample: about the length of a turn; at least one call
-    size: Literal["small", "10m", "124m"] = (
-        "small"  # train: 1.3M parameters, 1536 tokens a batch; 10.7M (characters), 4096; 124M
-    )
+    size: Literal["small", "10m", "124m"] = "small"  # train: 1536, 4096 and 4096 tokens a batch
     device: str = "auto"  # train, sample: cpu, cuda, mps; auto: cuda if there is one
     dtype: Literal["auto", "float32", "bfloat16"] = (
         "auto"  # train: of the matrix products (autocast); sample: of the weights; auto: as in train.py, sample.py

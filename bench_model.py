@@ -27,10 +27,7 @@ CHECK_STEPS = 3  # optimizer steps whose losses must agree before anything is ti
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 1e-3}
 SIZES = {  # name -> shape, windows in a batch
     "small": (ModelConfig(4096, 128, n_layer=4, n_head=4, n_kv_head=2, n_embd=128, ffn_hidden=384), 12),  # demo.py
-    "10m": (
-        ModelConfig(128, 256, n_layer=6, n_head=6, n_kv_head=3, n_embd=384, ffn_hidden=1152),
-        16,
-    ),  # 10.7M, as nanoGPT on characters
+    "10m": (ModelConfig(128, 256, 6, 6, 3, 384, 1152), 16),  # 10.7M: that of nanoGPT on characters
     "124m": (ModelConfig(50304, 1024, 12, 12, 12, 768, 2048), 4),  # the size of GPT-2's smallest
 }
 
