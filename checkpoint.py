@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 
 import atomic
 from model import Llama, ModelConfig, RopeScaling
+from parallel import put, whole
 from tokenizer import Tokenizer
 
 NAMES = {  # Hugging Face's config.json key -> ours
@@ -272,10 +273,11 @@ def _copy(model: Llama, stored: Stored) -> None:
     parameters = weights_of(model)
     for path in sorted({path for path, _ in stored.values()}):
         with _open(path) as file:
-            for name in parameters.keys() & file.keys():
-                parameters[name].copy_(file.get_tensor(name))
-                if not all(value.isfinite() for value in torch.aminmax(parameters[name])):  # one of them is NaN then
+            for name in sorted(parameters.keys() & file.keys()):
+                tensor = file.get_tensor(name).to(parameters[name].dtype)
+                if not all(value.isfinite() for value in torch.aminmax(tensor)):  # one of them is NaN then
                     raise ValueError(f"{path}: {name} holds NaN or infinity")
+                put(parameters[name], tensor)
 
 
 def optimizer_tensors(model: Llama, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
@@ -290,11 +292,16 @@ def optimizer_tensors(model: Llama, optimizer: torch.optim.Optimizer) -> dict[st
 
 
 def load_optimizer(model: Llama, optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
-    """Put back what optimizer_tensors took out, on each parameter's device."""
+    """Put back what optimizer_tensors took out, on each parameter's device and divided as it is."""
     parameters = weights_of(model)
     for key, tensor in tensors.items():
         name, _, field = key.rpartition("/")
-        optimizer.state[parameters[name]][field] = tensor.to(parameters[name].device)
+        parameter = parameters[name].detach()
+        if tensor.shape == parameter.shape:
+            put(moved := torch.empty_like(parameter, dtype=tensor.dtype), tensor)
+        else:  # the number of steps
+            moved = tensor.to(parameter.device)
+        optimizer.state[parameters[name]][field] = moved
 
 
 def companions(folder: str | Path) -> dict[str, bytes]:
@@ -325,7 +332,7 @@ def _files(model: Llama, tokenizer: Tokenizer, carried: dict[str, bytes]) -> dic
 
 
 def _save_weights(weights: dict[str, torch.Tensor], folder: Path, max_shard_bytes: int) -> None:
-    """model.safetensors, or shards and their index. Takes no memory on a CPU, that of a shard elsewhere."""
+    """model.safetensors, or shards and their index; `weights` are on the CPU."""
     shards: list[list[str]] = [[]]
     size = 0
     for name, tensor in weights.items():
@@ -336,7 +343,7 @@ def _save_weights(weights: dict[str, torch.Tensor], folder: Path, max_shard_byte
     places = {}
     for i, names in enumerate(shards, 1):
         file = "model.safetensors" if len(shards) == 1 else f"model-{i:05d}-of-{len(shards):05d}.safetensors"
-        save_file({name: weights[name].detach().cpu().contiguous() for name in names}, folder / file, {"format": "pt"})
+        save_file({name: weights[name] for name in names}, folder / file, {"format": "pt"})
         places |= dict.fromkeys(names, file)
     if len(shards) > 1:
         total = sum(tensor.nbytes for tensor in weights.values())
@@ -355,22 +362,30 @@ def save(
     keep: int,
     carried: dict[str, bytes] | None = None,
     max_shard_bytes: int = SHARD_BYTES,
+    rank: int = 0,
 ) -> Path:
     """Write out_dir/step_<step>, move `latest` (and `best`) to it, delete all but the `keep` newest and the best.
 
-    carried: what `companions` read where the model came from.
+    carried: what `companions` read where the model came from. Every process of a run calls it: tensors that are divided
+    are gathered, one by one, in the host memory of rank 0, which writes.
     """
-    folder = out_dir / f"step_{step:07d}"
+    folder, memory, weights = out_dir / f"step_{step:07d}", {}, {}
+    for kept, tensors in ((memory, optimizer_tensors(model, optimizer)), (weights, weights_of(model))):
+        for name, tensor in tensors.items():
+            full = whole(tensor.detach())
+            if rank == 0:
+                kept[name] = full.cpu().contiguous()
+    if rank:
+        return folder
     if folder.is_dir():
         if (out_dir / "latest").resolve() == folder.resolve():
             return folder  # resumed and stopped again without a step between
         shutil.rmtree(folder)  # left by a run that was killed before `latest` moved, or went back to an earlier step
-    memory = {name: tensor.cpu().contiguous() for name, tensor in optimizer_tensors(model, optimizer).items()}
     with atomic.new_folder(folder) as temporary:
         (temporary / "training").mkdir()
         for name, content in (_files(model, tokenizer, carried or {}) | {"training/state.json": _json(state)}).items():
             (temporary / name).write_bytes(content)
-        _save_weights(weights_of(model), temporary, max_shard_bytes)
+        _save_weights(weights, temporary, max_shard_bytes)
         save_file(memory | {"rng": torch.get_rng_state()}, temporary / "training/optimizer.safetensors")
         for path in temporary.rglob("*.safetensors"):  # written readable by their owner alone: no folder to publish
             shutil.copymode(temporary / "config.json", path)

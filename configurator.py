@@ -52,7 +52,9 @@ def run(main: Callable, cls: type, show: bool = True) -> None:
     except (ValueError, OSError) as error:
         if os.environ.get("NONLLAMA_DEBUG"):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        # What all processes of torchrun find, one on each machine says; what happened later, each that it happened to.
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
 
 

@@ -7,7 +7,7 @@ V vocabulary (rows of the embedding), L layers.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,8 +94,9 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x: (..., width); computed in float32, returned in the dtype of x."""
-        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).to(x.dtype)
+        """x: (..., width); computed in float32 at least, returned in the dtype of x."""
+        wide = torch.promote_types(x.dtype, torch.float32)
+        return F.rms_norm(x.to(wide), self.weight.shape, self.weight.to(wide), self.eps).to(x.dtype)
 
 
 def rope_frequencies(D: int, theta: float, scaling: RopeScaling | None = None) -> torch.Tensor:
@@ -236,7 +237,8 @@ class Attention(nn.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         q, k = apply_rope(q.transpose(1, 2), cos, sin), apply_rope(k.transpose(1, 2), cos, sin)  # (B, H or Hkv, T, D)
         if x.device.type == "cpu":  # torch's CPU attention is 7 times slower in bf16 than in fp32 (docs/LOG.md)
-            q, k, v = q.float(), k.float(), v.float()
+            wide = torch.promote_types(q.dtype, torch.float32)
+            q, k, v = q.to(wide), k.to(wide), v.to(wide)
         mask = None
         if cache is not None:
             (k, v), mask = cache.write(self.layer, k, v), cache.mask  # (B, Hkv, S, D), S the tokens so far
@@ -364,7 +366,9 @@ class Llama(nn.Module):
         self.lm_head = Linear(cfg.n_embd, cfg.vocab_size, bias=False)
         if cfg.tie_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
-        self.init_weights()
+        with torch.no_grad():
+            for parameter, value in self.initial_weights():
+                parameter.copy_(value)
 
     def _apply(self, *args: Any, **kwargs: Any) -> nn.Module:
         super()._apply(*args, **kwargs)
@@ -372,17 +376,20 @@ class Llama(nn.Module):
             self.lm_head.weight = self.model.embed_tokens.weight
         return self
 
-    def init_weights(self) -> None:
-        """Normal, std 0.02; 0.02 / sqrt(2L) for matrices that write to the stream (GPT-2, Radford et al. 2019, 2.3).
+    def initial_weights(self) -> Iterator[tuple[nn.Parameter, torch.Tensor]]:
+        """Each parameter with its first value, drawn on the CPU whatever the parameter's device.
 
+        Normal, std 0.02; 0.02 / sqrt(2L) for matrices that write to the stream (GPT-2, Radford et al. 2019, 2.3).
         Biases are 0, norm gains 1.
         """
         for name, parameter in self.named_parameters():
+            value = torch.empty(parameter.shape)
             if parameter.dim() == 2:
                 writes = name.endswith(("o_proj.weight", "down_proj.weight"))
-                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * self.cfg.n_layer) if writes else 0.02)
+                value.normal_(std=0.02 / math.sqrt(2 * self.cfg.n_layer) if writes else 0.02)
             else:
-                nn.init.constant_(parameter, 0.0 if name.endswith("bias") else 1.0)
+                value.fill_(0.0 if name.endswith("bias") else 1.0)
+            yield parameter, value
 
     def forward(
         self, idx: torch.Tensor, targets: torch.Tensor | None = None, cache: Cache | None = None, last: bool = False

@@ -95,8 +95,7 @@ def draw(p: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
     return torch.searchsorted(total, u.double()[:, None] * total[:, -1:], right=True)[:, 0]
 
 
-@torch.inference_mode()
-def generate(
+def decode(
     model: Llama,
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
@@ -140,6 +139,9 @@ def generate(
         if len(ended) == len(prompts):
             return
         yield [None if row in ended else token for row, token in enumerate(found)]
+
+
+generate = torch.inference_mode()(decode)  # decode itself, under no_grad, for models whose buffers training needs again
 
 
 def check_prompts(prompts: Sequence[Sequence[int]], block_size: int) -> None:

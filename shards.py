@@ -247,15 +247,20 @@ class EvalWindows:
         return int(self.first[-1])
 
     def batches(self, batch_size: int, rank: int = 0, world_size: int = 1) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield this rank's (inputs, targets), int64 (B, block_size); targets beyond a shard's end are -100."""
+        """Yield this rank's (inputs, targets), int64 (B, block_size); targets beyond a shard's end are -100.
+
+        All ranks get as many batches of the same sizes: a window beyond the last is all -100.
+        """
         T = self.block_size
-        mine = np.arange(rank, len(self), world_size)
+        mine = np.arange(rank, -(-len(self) // world_size) * world_size, world_size)
         for begin in range(0, len(mine), batch_size):
             indices = mine[begin : begin + batch_size]
             x = np.zeros((len(indices), T), dtype=np.int64)
             y = np.full((len(indices), T), -100, dtype=np.int64)
             owners = np.searchsorted(self.first, indices, side="right") - 1
             for row, (index, shard) in enumerate(zip(indices.tolist(), owners.tolist(), strict=True)):
+                if index >= len(self):
+                    continue
                 start = (index - int(self.first[shard])) * T
                 tokens = self.shards.read(shard, start, min(T + 1, int(self.shards.sizes[shard]) - start))
                 x[row, : len(tokens) - 1] = tokens[:-1]

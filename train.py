@@ -1,7 +1,7 @@
 """Train a Llama-like model on prepared token shards.
 
     python train.py config/demo.py                                              one process
-    torchrun --standalone --nproc_per_node=8 train.py config/demo.py            DDP
+    torchrun --standalone --nproc_per_node=8 train.py config/demo.py            DDP; --parallel=fsdp divides the model
     python train.py config/demo.py --out_dir=out/x --learning_rate=1e-3         any setting; --help lists them
     python train.py config/demo.py --data=wiki_en:0.8,wiki_zh:0.2               several corpora, mixed by weight
     python train.py --init_from=path/to/SmolLM --data=wiki --block_size=1024    on from a Hugging Face folder's weights
@@ -14,21 +14,19 @@ import configurator  # before torch and the others: Ctrl-C during their import i
 # isort: split
 import contextlib
 import dataclasses
-import gc
 import math
-import os
+import resource
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.distributed as dist
-from torch.nn.parallel import DistributedDataParallel
+from torch.distributed.elastic.multiprocessing.errors import record
 from tqdm import tqdm
 
 import atomic
@@ -36,9 +34,24 @@ import checkpoint
 import journal
 from mixture import Mixture
 from model import IGNORE, Llama, ModelConfig
-from sample import generate, pick_device
+from optim import Optimizer, learning_rate
+from parallel import World, accumulating, put, replicate, shard, whole
+from sample import decode, generate, pick_device
 from shards import EvalWindows
 from tokenizer import Tokenizer
+
+PEAK_FLOPS = {  # of dense matrix products in bfloat16, by a part of the device's name: the makers' data sheets
+    "B200": 2250e12,
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+    "A10": 125e12,
+    "RTX 4090": 165e12,
+    "RTX 3090": 71e12,
+}
 
 
 @dataclass(frozen=True)
@@ -48,6 +61,7 @@ class TrainConfig:
     data: str = "pydocs"  # folder made by prepare_wiki.py (a name below data/, or a path), or several: a:0.8,b:0.2
     out_dir: str = "out/run"  # checkpoints, metrics.jsonl, loss.png
     init_from: str | None = None  # start from these weights: a Hugging Face folder of the Llama family, or a run here
+    resume_from: str | None = None  # go on from this checkpoint, its optimizer and place in the data, in a new out_dir
     # model; with init_from it is the folder's
     n_layer: int = 4
     n_head: int = 4  # query heads
@@ -57,27 +71,32 @@ class TrainConfig:
     block_size: int = 128  # tokens in a training window, and the longest context
     rope_theta: float = 10000.0  # base of the rotary frequencies
     tie_embeddings: bool = True  # the output head is the embedding
-    # the optimizer (AdamW) and its schedule
+    # the optimizer and its schedule
+    optimizer: Literal["adamw", "muon"] = "adamw"  # muon: for the blocks' matrices, AdamW for the rest
     batch_tokens: int = 1536  # tokens of one optimizer step, over all processes
     batch_size: int = 12  # windows in one forward-backward of one process
     max_iters: int = 2000  # optimizer steps
     learning_rate: float = 3e-3  # at its peak
+    muon_lr: float = 0.02  # Muon's at its peak
     min_lr: float = 0.0  # at the end of the decay
     warmup_iters: int = 100  # steps of linear increase from 0
     lr_decay_iters: int | None = None  # step at which min_lr is reached; None: max_iters
-    schedule: Literal["linear", "cosine"] = "linear"  # shape of the decay
+    schedule: Literal["linear", "cosine", "wsd"] = "linear"  # shape of the decay; wsd: at the end only
+    decay_iters: int = 400  # wsd: steps of the decay; it can begin at any checkpoint: raise max_iters by these
     weight_decay: float = 0.1  # on the matrices inside the blocks
     beta1: float = 0.9
     beta2: float = 0.95
     grad_clip: float = 1.0  # largest global norm of the gradient; 0: no clipping
+    max_skipped: int = 10  # steps in a row with a loss or gradient that is no number, each skipped, until the run stops
     seed: int = 1337  # of the initial weights and the order of the data
     shuffle_run: int = 1  # neighbouring windows that the shuffle keeps together; 16 for disks that are slow to seek
     # seeing and saving
     eval_interval: int = 250  # steps between evaluations on the whole validation split
     log_interval: int = 20  # steps between log lines
     checkpoint_interval: int = 250  # steps between checkpoints; one is written at the end as well
+    checkpoint_minutes: float | None = None  # also after so many minutes without one
     keep_checkpoints: int = 2  # newest ones kept; the best is kept besides
-    sample_prompt: str = "Return the"  # text continued after training
+    sample_prompt: str = "Return the"  # text continued at each evaluation
     wandb: bool = False  # log to Weights & Biases too (WANDB_MODE=offline needs no account)
     wandb_project: str = "nonllama"
     # machine
@@ -85,45 +104,29 @@ class TrainConfig:
     dtype: Literal["auto", "float32", "bfloat16"] = (
         "auto"  # of the matrix products; auto: bfloat16 where the device has it
     )
+    parallel: Literal["ddp", "fsdp"] = "ddp"  # each process has the whole model, or (fsdp) its share of it
+    recompute: bool = False  # compute blocks again for the gradient: a third more work, much less memory
     compile: bool = False  # torch.compile (needs a C++ compiler; the first step takes 10-60 s)
     num_threads: int | None = None  # CPU threads of a process; None: torch's choice
 
     def check(self) -> None:
         """Raise ValueError for settings that cannot work."""
-        for key in (
-            "max_iters",
-            "batch_size",
-            "batch_tokens",
-            "block_size",
-            "shuffle_run",
-            "eval_interval",
-            "log_interval",
-            "checkpoint_interval",
-        ):
-            if getattr(self, key) < 1:
-                raise ValueError(f"{key} ({getattr(self, key)}) must be at least 1")
-        for key in ("learning_rate", "min_lr", "weight_decay", "grad_clip", "warmup_iters"):
-            if not getattr(self, key) >= 0:
-                raise ValueError(f"{key} ({getattr(self, key)}) must be at least 0")
-        if self.keep_checkpoints < 1:
-            raise ValueError(f"keep_checkpoints ({self.keep_checkpoints}) must be at least 1")
-        if self.num_threads is not None and self.num_threads < 1:
-            raise ValueError(f"num_threads ({self.num_threads}) must be at least 1")
+        ones = ("max_iters", "batch_size", "batch_tokens", "block_size", "shuffle_run", "max_skipped", "num_threads")
+        ones += ("eval_interval", "log_interval", "checkpoint_interval", "keep_checkpoints")
+        zeros = ("learning_rate", "muon_lr", "min_lr", "weight_decay", "grad_clip", "warmup_iters", "decay_iters")
+        least = dict.fromkeys(ones, 1) | dict.fromkeys((*zeros, "checkpoint_minutes"), 0)
+        for key, value in least.items():
+            if getattr(self, key) is not None and not getattr(self, key) >= value:
+                raise ValueError(f"{key} ({getattr(self, key)}) must be at least {value}")
+        if self.optimizer == "muon" and self.parallel == "fsdp":
+            raise ValueError("optimizer=muon needs whole matrices, fsdp divides them; choose --parallel=ddp or adamw")
+        if self.optimizer == "muon" and not self.learning_rate:
+            raise ValueError("optimizer=muon follows the schedule of learning_rate, which must be above 0")
 
 
 # What a resumed run may not change: the model, the data, and which tokens make a step.
 MODEL = ("n_layer", "n_head", "n_kv_head", "n_embd", "ffn_hidden", "rope_theta", "tie_embeddings")
-RESUME_FIXED = ("data", "init_from", *MODEL, "block_size", "batch_tokens", "seed", "shuffle_run")
-
-
-def learning_rate(step: int, cfg: TrainConfig) -> float:
-    """The rate of the update that makes step `step` + 1: linear warm-up, then linear or cosine decay to min_lr."""
-    if step < cfg.warmup_iters:
-        return cfg.learning_rate * (step + 1) / cfg.warmup_iters
-    end = cfg.lr_decay_iters if cfg.lr_decay_iters is not None else cfg.max_iters
-    done = min(1.0, (step - cfg.warmup_iters) / max(1, end - cfg.warmup_iters))
-    left = 1 - done if cfg.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
-    return cfg.min_lr + left * (cfg.learning_rate - cfg.min_lr)
+RESUME_FIXED = ("data", "init_from", *MODEL, "block_size", "optimizer", "batch_tokens", "seed", "shuffle_run")
 
 
 def micro_steps(cfg: TrainConfig, world_size: int) -> int:
@@ -150,31 +153,38 @@ def micro_steps(cfg: TrainConfig, world_size: int) -> int:
     return mine // cfg.batch_size
 
 
-def batch(data: Mixture, first: int, batch_size: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Inputs and targets, each (batch_size, block_size): the windows at global positions first, first + 1, ..."""
+def batch(data: Mixture, first: int, batch_size: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """The windows at global positions first, first + 1, ...: inputs and targets, each (batch_size, block_size).
+
+    Also how many of the targets are scored, counted before they leave for the device.
+    """
     tokens = torch.from_numpy(data.get(np.arange(first, first + batch_size)))  # (batch_size, block_size + 1)
+    scored = int((tokens[:, 1:] != IGNORE).sum())
     if device.type == "cuda":
         tokens = tokens.pin_memory().to(device, non_blocking=True)
-    return tokens[:, :-1], tokens[:, 1:]
+    return tokens[:, :-1], tokens[:, 1:], scored
 
 
 @torch.no_grad()
 def evaluate(
-    model: torch.nn.Module, windows: EvalWindows, batch_size: int, precision: Callable, device: torch.device
+    model: torch.nn.Module,
+    windows: EvalWindows,
+    batch_size: int,
+    precision: Callable,
+    device: torch.device,
+    world: World,
 ) -> float:
     """Mean loss in nats per token over the whole validation split; every process takes its share, then all reduce."""
-    rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     wide = torch.float32 if device.type == "mps" else torch.float64
     total = torch.zeros(2, dtype=wide, device=device)  # nats, tokens scored
     model.eval()
-    for x, y in windows.batches(batch_size, rank, world_size):
+    for x, y in windows.batches(batch_size, world.rank, world.size):
         x, y = torch.from_numpy(x).to(device), torch.from_numpy(y).to(device)
         with precision():
             total[0] += model(x, y)
         total[1] += (y != IGNORE).sum()
     model.train()
-    if dist.is_initialized():
-        dist.all_reduce(total)
+    world.sum(total)
     return (total[0] / total[1]).item()
 
 
@@ -237,77 +247,139 @@ def adopt(cfg: TrainConfig, folder: Path, data: Tokenizer) -> tuple[TrainConfig,
     return dataclasses.replace(cfg, **{key: getattr(shape, key) for key in MODEL}), shape, tokenizer
 
 
-def report(cfg: TrainConfig, step: int, val_loss: float, data: Mixture, model: Llama) -> None:
-    """Draw the plot, then print the result beside the yardsticks, and a few generated lines."""
-    bits, tokenizer = val_loss / data.nats_per_bit_per_byte, data.tokenizer
+@contextlib.contextmanager
+def memory_advice(cfg: TrainConfig) -> Iterator[None]:
+    """Raise ValueError with the numbers to change for any error that says the memory of the device is full."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+        raise ValueError(
+            f"out of memory: {str(error).splitlines()[0]:.200}; lower --batch_size ({cfg.batch_size}; the steps stay "
+            f"the same), or block_size ({cfg.block_size}), or give --recompute=True, or --parallel=fsdp on more devices"
+        ) from None
+
+
+def continuation(cfg: TrainConfig, model: Llama, tokenizer: Tokenizer, precision: Callable, max_new_tokens: int) -> str:
+    """sample_prompt and the text that the model continues it with; with fsdp every process must ask."""
+    ids = (tokenizer.encode_prompt(cfg.sample_prompt) or [tokenizer.start])[: cfg.block_size - 1]
+    model.eval()
+    steps = torch.no_grad()(decode) if cfg.parallel == "fsdp" else generate
+    steps = steps(model, [ids], max_new_tokens, tokenizer.vocab_size, tokenizer.stops, 0.8, seeds=[cfg.seed])
+    with precision():
+        new = [token for (token,) in steps]
+    model.train()
+    return tokenizer.decode(ids + new)
+
+
+def draw_loss(cfg: TrainConfig, data: Mixture) -> dict[str, dict[str, float]]:
+    """Draw loss.png; returns the yardsticks of each corpus."""
     yardsticks = {corpus.name: corpus.val.shards.meta["yardsticks"] for corpus in data.corpora}
     one = yardsticks[data.corpora[0].name] if len(yardsticks) == 1 else {}
     journal.plot(Path(cfg.out_dir), one, data.nats_per_bit_per_byte)
+    return yardsticks
+
+
+def report(cfg: TrainConfig, step: int, val_loss: float, data: Mixture, text: str) -> None:
+    """Draw the plot, then print the result beside the yardsticks, and a few generated lines."""
+    yardsticks, bits = draw_loss(cfg, data), val_loss / data.nats_per_bit_per_byte
     print(f"\nstep {step}: validation loss {val_loss:.4f} nats per token = {bits:.4f} bits per byte")
     for name, found in yardsticks.items():
         if found:
             values = ", ".join(f"{key} {value:.3f}" for key, value in found.items())
-            print(f"on {'the same text' if one else f'the text of {name}'}: {values} bits per byte")
-    ids = (tokenizer.encode_prompt(cfg.sample_prompt) or [tokenizer.start])[: cfg.block_size - 1]
-    steps = generate(model.eval(), [ids], 100, tokenizer.vocab_size, tokenizer.stops, temperature=0.8, seeds=[cfg.seed])
-    new = [token for (token,) in steps]
-    print(f"\n--- {cfg.sample_prompt!r}, continued at temperature 0.8 ---")
-    print(f"{tokenizer.decode(ids + new)}\n---")
+            print(f"on {'the same text' if len(yardsticks) == 1 else f'the text of {name}'}: {values} bits per byte")
+    print(f"\n--- {cfg.sample_prompt!r}, continued at temperature 0.8 ---\n{text}\n---")
     print(f"wrote {cfg.out_dir}/latest (a Hugging Face Llama folder), metrics.jsonl and loss.png beside it")
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """What the device could do, None where it is not known."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    return next((flops for part, flops in PEAK_FLOPS.items() if part in name), None)
+
+
+def peak_memory(device: torch.device) -> str:
+    """The most memory that this process has had, on its device or else on the host."""
+    if device.type == "cuda":
+        return f"{torch.cuda.max_memory_allocated(device) / 1e9:.2f} GB on the GPU of process 0"
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return f"{peak / 1e6:,.0f} MB of process 0"
 
 
 def main(cfg: TrainConfig) -> None:
     """One training run, or the rest of one."""
     # setup: check what can be checked before anything is slow
     cfg.check()
-    world_size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    out_dir = Path(cfg.out_dir)
-    accumulate, step_windows = micro_steps(cfg, world_size), cfg.batch_tokens // cfg.block_size
+    world, out_dir = World(), Path(cfg.out_dir)
+    accumulate, step_windows = micro_steps(cfg, world.size), cfg.batch_tokens // cfg.block_size
     data = Mixture(cfg.data, cfg.block_size, cfg.seed, cfg.shuffle_run)
-    folder, resuming = out_dir / (out_dir / "latest").resolve().name, (out_dir / "latest").exists()
+    folder = None  # the checkpoint to resume from
+    if (out_dir / "latest").exists():
+        folder = out_dir / (out_dir / "latest").resolve().name
+    elif cfg.resume_from is not None:
+        folder = checkpoint.resolve(cfg.resume_from).resolve()
     if cfg.init_from is None:
         shape, carried = model_shape(cfg, data.tokenizer.vocab_size), {}
     else:
-        origin = folder if resuming else checkpoint.resolve(cfg.init_from)
+        origin = folder or checkpoint.resolve(cfg.init_from)
         cfg, shape, data.tokenizer = adopt(cfg, origin, data.tokenizer)
         carried = checkpoint.companions(origin)
     device = pick_device(cfg.device)
-    if device.type == "cuda" and world_size > 1:
-        device = pick_device(f"cuda:{os.environ['LOCAL_RANK']}")
+    if device.type == "cuda" and world.size > 1:
+        device = pick_device(f"cuda:{world.local_rank}")
+        torch.cuda.set_device(device)
     dtype = pick_dtype(cfg.dtype, device)
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
     if cfg.num_threads is not None:
         torch.set_num_threads(cfg.num_threads)
+    state = {"step": 0, "evaluated": -1, "val_loss": math.inf, "best_val_loss": math.inf}
+    if folder is not None:
+        saved = checkpoint.read_state(folder)
+        check_resume(cfg, folder, saved, data.tokenizer)
+        state = {key: saved[key] for key in state}
 
     def precision() -> torch.autocast:
         return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
-    # model and optimizer
-    torch.manual_seed(cfg.seed)
-    model = Llama(shape).to(device) if cfg.init_from is None or resuming else checkpoint.load_model(origin, device)
-    groups, betas = model.parameter_groups(cfg.weight_decay), (cfg.beta1, cfg.beta2)
-    optimizer = torch.optim.AdamW(groups, lr=cfg.learning_rate, betas=betas, fused=device.type != "mps")
-
-    # resume: everything that must survive a restart is in the checkpoint and in `state`
-    state = {"step": 0, "evaluated": -1, "val_loss": math.inf, "best_val_loss": math.inf}
-    if resuming:
-        saved = checkpoint.read_state(folder)
-        check_resume(cfg, folder, saved, data.tokenizer)
+    # model and optimizer: made without memory, divided, then filled
+    world.start(device)
+    with torch.device("meta"):
+        model = Llama(shape)
+    model.model.recompute_blocks = cfg.recompute
+    divided = cfg.parallel == "fsdp" and world.size > 1
+    if divided:
+        for layer in model.model.layers if cfg.compile else ():
+            layer.compile()
+        shard(model, device, dtype)
+    model.to_empty(device=device)
+    optimizer = Optimizer(model, cfg, device)
+    if folder is not None:
         checkpoint.restore(folder, model, optimizer)
-        state = {key: saved[key] for key in state}
-        if state["step"] >= cfg.max_iters:
-            if rank == 0:
-                print(
-                    f"{folder} has had its {cfg.max_iters} steps; raise --max_iters to go on, or give another --out_dir"
-                )
-                report(cfg, state["step"], state["val_loss"], data, model)
-            return
-    if world_size > 1:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    compiled = torch.compile(model) if cfg.compile else model
-    parallel = DistributedDataParallel(compiled) if world_size > 1 else compiled
-    if rank == 0:
+    elif cfg.init_from is not None:
+        checkpoint.load_weights(model, origin)
+    else:
+        torch.manual_seed(cfg.seed)
+        with torch.no_grad():
+            for parameter, value in model.initial_weights():
+                put(parameter, value)
+    if divided:
+        compiled = parallel = model
+    else:
+        compiled = torch.compile(model) if cfg.compile else model
+        parallel = replicate(compiled, world)
+    if state["step"] >= cfg.max_iters:
+        text = continuation(cfg, model, data.tokenizer, precision, 100)
+        if world.rank == 0:
+            print(f"{folder} has had its {cfg.max_iters} steps; raise --max_iters to go on, or give another --out_dir")
+            report(cfg, state["step"], state["val_loss"], data, text)
+        del parallel
+        world.stop()
+        return
+
+    # the journal of rank 0
+    if world.rank == 0:
         out_dir.mkdir(parents=True, exist_ok=True)
         settings = dataclasses.asdict(cfg)
         atomic.write_json(out_dir / "settings.json", settings)
@@ -316,11 +388,13 @@ def main(cfg: TrainConfig) -> None:
         print(
             f"{model.num_parameters():,} parameters; {cfg.max_iters:,} steps of {cfg.batch_tokens:,} tokens; "
             f"{device.type}, {str(dtype).removeprefix('torch.')}, "
-            f"processes: {world_size}, threads in each: {torch.get_num_threads()}"
+            f"processes: {world.size}, threads in each: {torch.get_num_threads()}"
         )
         print(data.describe(cfg.max_iters * step_windows))
-        if state["step"]:
+        if folder is not None:
             print(f"resumed from {folder}", flush=True)
+            if saved.get("threads", torch.get_num_threads()) != torch.get_num_threads():
+                print(f"note: it ran with --num_threads={saved['threads']}; the last bits of the results will differ")
         bar = tqdm(total=cfg.max_iters, initial=state["step"], unit=" steps", desc="train", disable=None)
     interrupted: list[int] = []
     previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -333,16 +407,22 @@ def main(cfg: TrainConfig) -> None:
         signal.signal(number, on_signal)
 
     # loop
-    update_s, logged_step = 0.0, state["step"]
+    update_s, logged_step, saved_s = 0.0, state["step"], time.monotonic()
+    skips = torch.zeros(4, device=device)  # since the last log line; in a row; most in a row; of this process' making
     while True:
         # once in a while: evaluate, save, stop
         step = state["step"]
         last = step >= cfg.max_iters
         if (step % cfg.eval_interval == 0 or last) and step > state["evaluated"]:
-            losses = [evaluate(compiled, corpus.val, cfg.batch_size, precision, device) for corpus in data.corpora]
+            losses = [
+                evaluate(compiled, corpus.val, cfg.batch_size, precision, device, world) for corpus in data.corpora
+            ]
             val_loss = sum(share * loss for share, loss in zip(data.shares, losses, strict=True))
             state |= {"evaluated": step, "val_loss": val_loss}
-            if rank == 0:
+            text = continuation(cfg, model, data.tokenizer, precision, 100 if last else 40)
+            if divided:
+                model.reshard()  # without a backward pass the root's parameters are left whole
+            if world.rank == 0:
                 bits = val_loss / data.nats_per_bit_per_byte
                 metrics = {"step": step, "val_loss": val_loss, "val_bits_per_byte": bits}
                 if len(losses) > 1:
@@ -350,86 +430,108 @@ def main(cfg: TrainConfig) -> None:
                     metrics |= {f"val_loss/{corpus.name}": loss for corpus, loss in pairs}
                 log.log(metrics)
                 bar.write(f"step {step:>6} | validation loss {val_loss:.4f} | {bits:.4f} bits per byte")
-        stop = bool(interrupted)
-        if world_size > 1:  # a signal may have reached one process only: all stop at the same step
-            count = torch.tensor(len(interrupted), device=device)
-            dist.all_reduce(count)
-            stop = bool(count)
-        if last or stop or (step and step % cfg.checkpoint_interval == 0):
+                if not last:
+                    bar.write(f"step {step:>6} | {text!r}")
+                    draw_loss(cfg, data)
+        overdue = cfg.checkpoint_minutes is not None and time.monotonic() - saved_s >= 60 * cfg.checkpoint_minutes
+        # a signal may have reached one process only, and clocks differ: all stop, and save, at the same step
+        stop, due = world.agree(bool(interrupted), overdue and world.rank == 0)
+        if last or stop or due or (step and step % cfg.checkpoint_interval == 0):
             best = state["evaluated"] == step and state["val_loss"] < state["best_val_loss"]
             if best:
                 state["best_val_loss"] = state["val_loss"]
-            if rank == 0:
-                saved = {**state, "position": step * step_windows, "settings": dataclasses.asdict(cfg)}
-                keep = cfg.keep_checkpoints
-                checkpoint.save(out_dir, step, model, optimizer, data.tokenizer, saved, best, keep, carried)
+            saved = {**state, "position": step * step_windows, "settings": dataclasses.asdict(cfg)}
+            saved["threads"], keep, failure = torch.get_num_threads(), cfg.keep_checkpoints, None
+            what = (out_dir, step, model, optimizer, data.tokenizer, saved, best, keep, carried)
+            try:
+                checkpoint.save(*what, rank=world.rank)
+            except OSError as error:  # a full disk: the others must not wait for rank 0
+                failure = error
+            if any(world.agree(failure is not None)):
+                raise failure or SystemExit(1)
+            saved_s = time.monotonic()
         if last or stop:
             break
 
         # one optimizer step on the windows at positions [step * step_windows, (step + 1) * step_windows)
         start_s = time.perf_counter()
-        rate = learning_rate(step, cfg)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        first = step * step_windows + world.rank * cfg.batch_size
+        stride = world.size * cfg.batch_size
+        batches = [batch(data, first + i * stride, cfg.batch_size, device) for i in range(accumulate)]
+        scored = max(1, *world.agree(sum(n for _, _, n in batches)))
         loss = torch.zeros((), device=device)
-        for micro_step in range(accumulate):
-            first = step * step_windows + (micro_step * world_size + rank) * cfg.batch_size
-            x, y = batch(data, first, cfg.batch_size, device)
-            syncing = world_size == 1 or micro_step == accumulate - 1
-            with contextlib.nullcontext() if syncing else parallel.no_sync():
-                with precision():
-                    part = parallel(x, y) / cfg.batch_tokens  # summed over the micro-batch, divided by the step's count
-                (part * world_size).backward()  # DDP averages over processes; the loss is a sum
-            loss += part.detach()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip or math.inf)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        with memory_advice(cfg):
+            for i, (x, y, _) in enumerate(batches):
+                with accumulating(parallel, last=i == accumulate - 1):
+                    with precision():
+                        part = parallel(x, y) / scored  # summed over the micro-batch, divided by the step's count
+                    (part * world.size).backward()  # the mean over processes is taken; the loss is a sum
+                loss += part.detach()
+            mine = loss.clone()
+            loss = world.sum(loss)
+            norm = whole(torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip or math.inf))
+            finite = loss.isfinite() & norm.isfinite()
+            rate = learning_rate(step, cfg)
+            optimizer.step(rate, finite)
+        skipped, in_a_row, most, own = skips.unbind()
+        in_a_row.add_(1).mul_(~finite)
+        torch.maximum(most, in_a_row, out=most)
+        skipped.add_(~finite)
+        own.add_(~mine.isfinite())
         state["step"] = step = step + 1
 
         # log
         logging = step % cfg.log_interval == 0 or step == cfg.max_iters
         if logging:
-            if world_size > 1:
-                dist.all_reduce(loss)
-            metrics = {"step": step, "loss": loss.item(), "lr": rate, "grad_norm": norm.item()}
-            metrics |= data.progress(step * step_windows)
-            if not math.isfinite(metrics["loss"]):
+            values = torch.stack([loss, norm, *skips]).tolist()  # the device is waited for here only
+            found = [value if math.isfinite(value) else None for value in values]  # JSON has no NaN
+            metrics = {"step": step, "loss": found[0], "lr": rate, "grad_norm": found[1]}
+            metrics |= data.progress(step * step_windows) | ({"skipped": values[2]} if values[2] else {})
+            if values[4] >= cfg.max_skipped:
+                guilty = world.agree(*[bool(values[5]) and rank == world.rank for rank in range(world.size)])
+                ranks = ", ".join(str(rank) for rank, bad in enumerate(guilty) if bad) or "none, the gradient alone"
                 raise ValueError(
-                    f"the loss is {metrics['loss']} at step {step}; lower --learning_rate ({cfg.learning_rate}); "
+                    f"{values[4]:.0f} steps in a row were skipped (rank: {ranks}); at step {step} the loss is "
+                    f"{values[0]} and the gradient's norm {values[1]}; lower --learning_rate ({cfg.learning_rate}); "
                     f"the newest checkpoint is {out_dir}/latest"
                 )
+            skips[[0, 2, 3]] = 0
         update_s += time.perf_counter() - start_s
-        if rank == 0:
+        if world.rank == 0:
             bar.update(1)
-        if rank == 0 and logging:
+        if world.rank == 0 and logging:
             dt_s = update_s / (step - logged_step)
             tokens_per_s, left_s = cfg.batch_tokens / dt_s, round((cfg.max_iters - step) * dt_s)
-            log.log(metrics, {"tokens_per_s": round(tokens_per_s, 1), "dt_ms": round(1000 * dt_s, 3)})
+            speed = {"tokens_per_s": round(tokens_per_s, 1), "dt_ms": round(1000 * dt_s, 3)}
+            peak = peak_flops(device) if dtype == torch.bfloat16 else None
+            if peak is not None:
+                speed["mfu"] = model.flops_per_token(cfg.block_size) * tokens_per_s / (peak * world.size)
+            log.log(metrics, speed)
             bar.write(
-                f"step {step:>6} | loss {metrics['loss']:.4f} | lr {rate:.2e} | grad norm {metrics['grad_norm']:.2f} | "
-                f"{tokens_per_s:,.0f} tokens/s | {left_s // 60}:{left_s % 60:02d} left"
+                f"step {step:>6} | loss {values[0]:.4f} | lr {rate:.2e} | grad norm {values[1]:.2f} | "
+                + f"{tokens_per_s:,.0f} tokens/s | "
+                + (f"MFU {100 * speed['mfu']:.1f} % | " if peak else "")
+                + (f"skipped {values[2]:.0f} | " if values[2] else "")
+                + f"{left_s // 60}:{left_s % 60:02d} left"
             )
             update_s, logged_step = 0.0, step
 
     # end
     for number, handler in previous.items():
         signal.signal(number, handler)
-    if world_size > 1:
-        # DDP must not be the last owner of the process group: its destructor, which holds the interpreter's lock, waits
-        # for gloo's thread, and that may be waiting for the lock (seen once: a run hung after its last line).
-        del parallel
-        gc.collect()
-        dist.destroy_process_group()
-    if rank == 0:
+    del parallel
+    world.stop()
+    if world.rank == 0:
         bar.close()
         log.close()
         if last:
-            report(cfg, step, state["val_loss"], data, model)
+            report(cfg, step, state["val_loss"], data, text)
+            print(f"peak memory: {peak_memory(device)}")
     if stop and not last:
-        if rank == 0:
+        if world.rank == 0:
             raise KeyboardInterrupt(f"stopped at step {step}, saved in {out_dir}/latest; the same command continues")
         sys.exit(130)
 
 
 if __name__ == "__main__":
-    configurator.run(main, TrainConfig)
+    configurator.run(record(main), TrainConfig)

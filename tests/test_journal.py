@@ -1,9 +1,11 @@
 """metrics.jsonl is rewound on resume, and loss.png is a picture with what it should say."""
 
 import json
+import types
 
 import matplotlib.pyplot as plt
 import pytest
+import wandb
 
 import journal
 
@@ -49,3 +51,13 @@ def test_plot_shows_both_losses_yardsticks_and_units(tmp_path, monkeypatch):
     assert axes.get_xlabel() == "optimizer step" and "nats per token" in axes.get_ylabel()
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
     plt.close(seen[0])
+
+
+def test_wandb_goes_on_under_the_same_id(tmp_path, monkeypatch):
+    seen = []
+    run = types.SimpleNamespace(finish=lambda: None, log=lambda *args, **kwargs: None)
+    monkeypatch.setattr(wandb, "init", lambda **options: seen.append(options) or run)
+    for folder, step in (("a", 0), ("a", 5), ("b", 0)):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        journal.Journal(tmp_path / folder, step, {"project": "p"}).close()
+    assert seen[0] == seen[1] and seen[0]["resume"] == "allow" and seen[0]["id"] != seen[2]["id"]

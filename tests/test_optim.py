@@ -1,0 +1,76 @@
+"""The schedule against its formula, Muon against torch's own, and steps that are skipped against steps never taken."""
+
+import math
+
+import pytest
+import torch
+from test_model import random_model
+
+from model import ModelConfig
+from optim import Optimizer, learning_rate
+from train import TrainConfig
+
+SHAPE = ModelConfig(64, 16, 2, 4, 2, 32, 48)
+
+
+def gradients(model, seed: int) -> None:
+    """The gradient of a random batch."""
+    ids = torch.randint(64, (4, 17), generator=torch.Generator().manual_seed(seed))
+    (model(ids[:, :-1], ids[:, 1:]) / 64).backward()
+
+
+def taken(cfg: TrainConfig, steps: list[bool | None]) -> dict[str, torch.Tensor]:
+    """Weights and state after these steps; False: one that is not finite, its gradient NaN; None: none at all."""
+    model = random_model(SHAPE)
+    optimizer = Optimizer(model, cfg, torch.device("cpu"))
+    for i, finite in enumerate(steps):
+        if finite is not None:
+            gradients(model, i)
+            if not finite:
+                model.lm_head.weight.grad.fill_(math.nan)
+            optimizer.step(0.01, torch.tensor(finite))
+            assert all(parameter.grad is None for parameter in model.parameters())
+    found = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    for name, parameter in model.named_parameters():
+        found |= {f"{name}/{field}": value for field, value in optimizer.state[parameter].items()}
+    return found
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_a_skipped_step_is_as_if_it_had_never_been(kind):
+    """Weights, both moments and the count of steps; the first step of all may be one, too."""
+    cfg = TrainConfig(optimizer=kind)
+    for skipped, never in (([True, False, True], [True, None, True]), ([False, True], [None, True])):
+        a, b = taken(cfg, skipped), taken(cfg, never)
+        assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest():
+    cfg = TrainConfig(optimizer="muon", learning_rate=0.01, muon_lr=0.03, weight_decay=0.2)
+    ours, theirs = random_model(SHAPE), random_model(SHAPE)
+    optimizer = Optimizer(ours, cfg, torch.device("cpu"))
+    inner = [p for name, p in theirs.named_parameters() if p.dim() == 2 and "layers" in name]
+    outer = [p for name, p in theirs.named_parameters() if p.dim() != 2 or "layers" not in name]
+    muon = torch.optim.Muon(inner, lr=0.03, weight_decay=0.2, momentum=0.95, adjust_lr_fn="match_rms_adamw")
+    adamw = torch.optim.AdamW(outer, lr=0.01, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
+    for step in range(4):
+        gradients(ours, step)
+        gradients(theirs, step)
+        optimizer.step(0.005, torch.tensor(True))  # half the peak, for both
+        muon.param_groups[0]["lr"], adamw.param_groups[0]["lr"] = 0.015, 0.005
+        muon.step()
+        adamw.step()
+        theirs.zero_grad()
+    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+
+
+def test_wsd_keeps_the_peak_and_decays_at_the_end_wherever_that_is():
+    cfg = TrainConfig(schedule="wsd", learning_rate=1.0, min_lr=0.1, warmup_iters=10, max_iters=100, decay_iters=20)
+    rates = [learning_rate(step, cfg) for step in range(101)]
+    assert rates[:10] == pytest.approx([0.1 * (step + 1) for step in range(10)])
+    assert rates[10:81] == [1.0] * 71
+    assert rates[81:] == pytest.approx([1 - 0.9 * (step - 80) / 20 for step in range(81, 101)])
+    longer = TrainConfig(schedule="wsd", learning_rate=1.0, warmup_iters=10, max_iters=300, decay_iters=20)
+    assert [learning_rate(step, longer) for step in (80, 100, 280)] == [1.0] * 3 and learning_rate(290, longer) == 0.5
+    short = TrainConfig(schedule="wsd", learning_rate=1.0, warmup_iters=10, max_iters=20, decay_iters=400)
+    assert learning_rate(15, short) == 0.5  # a decay longer than the run begins after the warm-up
