@@ -99,8 +99,8 @@ def test_killed_at_random_moments_it_ends_as_if_nothing_had_been(data_dir, tmp_p
                 for victim in victims:
                     victim.kill()
             process.communicate(timeout=120)
-            for worker in psutil.process_iter():
-                if str(settings["out_dir"]) in " ".join(worker.cmdline()):
+            for worker in psutil.process_iter(["cmdline"]):
+                if str(settings["out_dir"]) in " ".join(worker.info["cmdline"] or ()):
                     worker.kill()  # left by a launcher that was killed
             if process.returncode == 0:
                 break
