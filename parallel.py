@@ -5,6 +5,7 @@ torchrun sets RANK, LOCAL_RANK and WORLD_SIZE; without them a run is a world of 
 
 import gc
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -65,9 +66,18 @@ def shard(model: Llama, device: torch.device, dtype: torch.dtype) -> None:
     fully_shard(model, mesh=mesh)
 
 
-def replicate(model: torch.nn.Module, world: World) -> torch.nn.Module:
-    """The model itself, or DDP around it when there are several processes."""
-    return DistributedDataParallel(model) if world.size > 1 else model
+def replicate(model: torch.nn.Module, ids: torch.Tensor, precision: Callable) -> DistributedDataParallel:
+    """DDP around the model, after a backward pass on `ids`, (B, T), that changes nothing.
+
+    DDP lays out its buckets anew after the first pass, and three numbers or more are summed in an order that depends on
+    where they lie: without this pass the first step after a restart would differ in its last bits.
+    """
+    parallel = DistributedDataParallel(model)
+    with precision():
+        loss = parallel(ids, ids)
+    loss.backward()
+    model.zero_grad(set_to_none=True)
+    return parallel
 
 
 def accumulating(model: torch.nn.Module, last: bool) -> AbstractContextManager:

@@ -364,11 +364,12 @@ def main(cfg: TrainConfig) -> None:
         with torch.no_grad():
             for parameter, value in model.initial_weights():
                 put(parameter, value)
-    if divided:
-        compiled = parallel = model
-    else:
-        compiled = torch.compile(model) if cfg.compile else model
-        parallel = replicate(compiled, world)
+    compiled = torch.compile(model) if cfg.compile and not divided else model
+    parallel = compiled
+    if world.size > 1 and not divided:
+        zeros = torch.zeros((cfg.batch_size, cfg.block_size), dtype=torch.int64, device=device)
+        with memory_advice(cfg):
+            parallel = replicate(compiled, zeros, precision)
     if state["step"] >= cfg.max_iters:
         text = continuation(cfg, model, data.tokenizer, precision, 100)
         if world.rank == 0:

@@ -54,7 +54,10 @@ def test_micro_batches_change_nothing(one):
         assert worst(weights(one / str(size)), weights(one / "8")) < 1e-9
 
 
-@pytest.mark.parametrize(("processes", "mode", "size"), [(2, "ddp", 2), (4, "ddp", 2), (2, "fsdp", 2), (4, "fsdp", 1)])
+@pytest.mark.parametrize(
+    ("processes", "mode", "size"),
+    [(2, "ddp", 2), (4, "ddp", 2), (2, "fsdp", 2), pytest.param(4, "fsdp", 1, marks=pytest.mark.slow)],
+)
 def test_processes_change_nothing(processes, mode, size, one, data_dir, tmp_path):
     out, sums = tmp_path / "out", tmp_path / "sums"
     changes = {"data": data_dir, "out_dir": out, "batch_size": size, "parallel": mode, "recompute": mode == "fsdp"}
@@ -99,9 +102,10 @@ def test_fsdp_in_bfloat16_is_ddp_under_autocast(data_dir, tmp_path):
         assert tensor.dtype == torch.float32 and not torch.equal(tensor, tensor.bfloat16().float())
 
 
-@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("processes", [pytest.param(2, marks=pytest.mark.slow), 4])
 @pytest.mark.parametrize("compile", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_resumed_equals_uninterrupted_bit_for_bit(processes, compile, data_dir, tmp_path):
+    # With 4 the sum of gradients depends on the order in which DDP adds them; with 2 it does not.
     settings = TINY | {"data": data_dir, "batch_size": 2, "lr_decay_iters": 20, "compile": compile}
     runs = [{"out_dir": f"{tmp_path}/whole"}]
     runs += [{"out_dir": f"{tmp_path}/parts", "max_iters": steps} for steps in (7, 20)]
