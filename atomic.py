@@ -8,9 +8,10 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 
 @contextlib.contextmanager
@@ -64,6 +65,26 @@ def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as indented JSON: equal values give equal bytes."""
     with new_file(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def lock(folder: str | Path, wait_s: float) -> IO:
+    """Hold `folder`/lock until what is returned is closed, at the latest when the process ends, however it ends.
+
+    Raises ValueError when another process has held it for wait_s seconds.
+    """
+    import fcntl  # not on Windows
+
+    file = open(Path(folder) / "lock", "w")  # noqa: SIM115
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return file
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                file.close()
+                raise ValueError(f"another process is writing to {folder}; stop it, or give another folder") from None
+            time.sleep(0.1)
 
 
 def sha256(path: str | Path) -> str:

@@ -7,6 +7,7 @@ import gc
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -22,7 +23,7 @@ class World:
 
     def __init__(self) -> None:
         self.size, self.rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-        self.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        self.local_rank, self.parent = int(os.environ.get("LOCAL_RANK", "0")), os.getppid()
 
     def start(self, device: torch.device) -> None:
         """Join the others: nccl between CUDA devices, gloo between CPUs; numbers of the host always go by gloo."""
@@ -36,6 +37,21 @@ class World:
             dist.all_reduce(total)
             return total.tolist()
         return list(numbers)
+
+    def together(self, work: Callable[[], Any]) -> Any:
+        """work() in every process. An OSError or ValueError in one ends all: raised there, the others leave quietly."""
+        result = failure = None
+        try:
+            result = work()
+        except (OSError, ValueError) as error:
+            failure = error
+        if any(self.agree(failure is not None)):
+            raise failure or SystemExit(1)
+        return result
+
+    def orphaned(self) -> bool:
+        """Whether the launcher is gone: nobody would stop this process, and the next launch writes the same files."""
+        return "TORCHELASTIC_RUN_ID" in os.environ and os.getppid() != self.parent
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """A tensor summed over all processes, in place."""

@@ -14,6 +14,7 @@ import configurator  # before torch and the others: Ctrl-C during their import i
 # isort: split
 import contextlib
 import dataclasses
+import functools
 import math
 import resource
 import signal
@@ -40,6 +41,7 @@ from sample import decode, generate, pick_device
 from shards import EvalWindows
 from tokenizer import Tokenizer
 
+LOCK_WAIT_S = 120  # for a run whose launcher was killed: it stops after the step that it is in
 PEAK_FLOPS = {  # of dense matrix products in bfloat16, by a part of the device's name: the makers' data sheets
     "B200": 2250e12,
     "H200": 989e12,
@@ -308,12 +310,29 @@ def peak_memory(device: torch.device) -> str:
 
 
 def main(cfg: TrainConfig) -> None:
-    """One training run, or the rest of one."""
+    """One training run, or the rest of one; no other may write to its out_dir meanwhile."""
+    with contextlib.ExitStack() as held:
+        train(cfg, held)
+
+
+def train(cfg: TrainConfig, held: contextlib.ExitStack) -> None:
+    """The run, top to bottom; `held` gives back what it enters there."""
     # setup: check what can be checked before anything is slow
     cfg.check()
     world, out_dir = World(), Path(cfg.out_dir)
     accumulate, step_windows = micro_steps(cfg, world.size), cfg.batch_tokens // cfg.block_size
     data = Mixture(cfg.data, cfg.block_size, cfg.seed, cfg.shuffle_run)
+    device = pick_device(cfg.device)
+    if device.type == "cuda" and world.size > 1:
+        device = pick_device(f"cuda:{world.local_rank}")
+        torch.cuda.set_device(device)
+    world.start(device)
+
+    def lock() -> None:
+        if world.rank == 0:
+            held.enter_context(atomic.lock(out_dir, LOCK_WAIT_S))
+
+    locked = world.together(lambda: out_dir.is_dir() and (lock() or True))
     folder = None  # the checkpoint to resume from
     if (out_dir / "latest").exists():
         folder = out_dir / (out_dir / "latest").resolve().name
@@ -325,10 +344,6 @@ def main(cfg: TrainConfig) -> None:
         origin = folder or checkpoint.resolve(cfg.init_from)
         cfg, shape, data.tokenizer = adopt(cfg, origin, data.tokenizer)
         carried = checkpoint.companions(origin)
-    device = pick_device(cfg.device)
-    if device.type == "cuda" and world.size > 1:
-        device = pick_device(f"cuda:{world.local_rank}")
-        torch.cuda.set_device(device)
     dtype = pick_dtype(cfg.dtype, device)
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
@@ -344,7 +359,6 @@ def main(cfg: TrainConfig) -> None:
         return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
     # model and optimizer: made without memory, divided, then filled
-    world.start(device)
     with torch.device("meta"):
         model = Llama(shape)
     model.model.recompute_blocks = cfg.recompute
@@ -382,6 +396,8 @@ def main(cfg: TrainConfig) -> None:
     # the journal of rank 0
     if world.rank == 0:
         out_dir.mkdir(parents=True, exist_ok=True)
+        if not locked:
+            lock()
         settings = dataclasses.asdict(cfg)
         atomic.write_json(out_dir / "settings.json", settings)
         wandb = {"project": cfg.wandb_project, "name": out_dir.name, "config": settings} if cfg.wandb else None
@@ -436,20 +452,15 @@ def main(cfg: TrainConfig) -> None:
                     draw_loss(cfg, data)
         overdue = cfg.checkpoint_minutes is not None and time.monotonic() - saved_s >= 60 * cfg.checkpoint_minutes
         # a signal may have reached one process only, and clocks differ: all stop, and save, at the same step
-        stop, due = world.agree(bool(interrupted), overdue and world.rank == 0)
+        stop, due = world.agree(bool(interrupted) or world.orphaned(), overdue and world.rank == 0)
         if last or stop or due or (step and step % cfg.checkpoint_interval == 0):
             best = state["evaluated"] == step and state["val_loss"] < state["best_val_loss"]
             if best:
                 state["best_val_loss"] = state["val_loss"]
             saved = {**state, "position": step * step_windows, "settings": dataclasses.asdict(cfg)}
-            saved["threads"], keep, failure = torch.get_num_threads(), cfg.keep_checkpoints, None
-            what = (out_dir, step, model, optimizer, data.tokenizer, saved, best, keep, carried)
-            try:
-                checkpoint.save(*what, rank=world.rank)
-            except OSError as error:  # a full disk: the others must not wait for rank 0
-                failure = error
-            if any(world.agree(failure is not None)):
-                raise failure or SystemExit(1)
+            saved["threads"] = torch.get_num_threads()
+            what = (out_dir, step, model, optimizer, data.tokenizer, saved, best, cfg.keep_checkpoints, carried)
+            world.together(functools.partial(checkpoint.save, *what, rank=world.rank))  # the disk may be full
             saved_s = time.monotonic()
         if last or stop:
             break

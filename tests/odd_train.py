@@ -1,10 +1,15 @@
 """train.py made odd for tests: what ODD says in JSON, then the settings on the command line.
 
 runs: settings of several runs, one after another in one launch (the command line's are common to all)
-float64: default type of all tensors        mask: targets to leave out differ from window to window
-mutant: a defect that the tests must see    checksums: file for the weights' hash on each rank at each checkpoint
-kill: [rank, point, n]: kill -9 at the n-th time that this rank comes to the point
+float64: default type of all tensors
+mask: targets to leave out differ from window to window
+mutant: a defect that the tests must see
+checksums: file for the weights' hash on each rank at each checkpoint
+kill: [who, rank, point, n]: kill -9 of "one" (the rank), "all" processes or the "launcher", the n-th time that this rank
+    comes to the point
 poison: [rank, steps]: no number comes out of these steps on this rank
+full_disk: n: there is no room for the n-th checkpoint
+slow_save: seconds that each file of a checkpoint takes longer
 """
 
 import dataclasses
@@ -18,6 +23,7 @@ import time
 import configurator  # noqa: F401
 
 # isort: split
+import psutil
 import torch
 
 import atomic
@@ -41,13 +47,16 @@ def masked_batch(data, first, batch_size, device):
     return x, y, int((y != model.IGNORE).sum())
 
 
-def come_to(place, name: str, wait: int):
-    """`place.name` kills the process the `wait`-th time that it is called."""
-    function, count = getattr(place, name), iter(range(1, 1 << 40))
+def come_to(who: str, place, name: str, wait: int):
+    """`place.name` kills `who` the `wait`-th time that it is called."""
+    function, count, launcher = getattr(place, name), iter(range(1, 1 << 40)), os.getppid()
 
     def deadly(*args, **kwargs):
         if next(count) == wait:
-            os.kill(os.getpid(), signal.SIGKILL)
+            workers = [child.pid for child in psutil.Process(launcher).children()]
+            mine = os.getpid()
+            for pid in {"one": [mine], "launcher": [launcher], "all": sorted(workers, key=lambda i: i == mine)}[who]:
+                os.kill(pid, signal.SIGKILL)
         return function(*args, **kwargs)
 
     setattr(place, name, deadly)
@@ -121,8 +130,8 @@ if "mutant" in ODD:
     mutate(ODD["mutant"])
 if "checksums" in ODD:
     note_checksums(ODD["checksums"])
-if "kill" in ODD and ODD["kill"][0] == RANK:
-    come_to(*POINTS[ODD["kill"][1]], ODD["kill"][2])
+if "kill" in ODD and ODD["kill"][1] == RANK:
+    come_to(ODD["kill"][0], *POINTS[ODD["kill"][2]], ODD["kill"][3])
 if "poison" in ODD and ODD["poison"][0] == RANK:
     forward, calls = model.Llama.forward, iter(range(1 << 40))
 

@@ -272,3 +272,16 @@ def test_kill_9_inside_leaves_the_old_version_and_the_next_run_writes_the_new(tm
     assert "thing.tmp" in os.listdir(tmp_path)  # what was half-written lies beside it
     write(path, "new")
     assert read(path) == version("new") and os.listdir(tmp_path) == ["thing"]
+
+
+def test_a_lock_is_held_by_one_and_goes_with_its_process(tmp_path):
+    with atomic.lock(tmp_path, 0), pytest.raises(ValueError, match=f"another process is writing to {tmp_path}"):
+        atomic.lock(tmp_path, 0.2)
+    program = "import sys, time, atomic; held = atomic.lock(sys.argv[1], 0); print('held', flush=True); time.sleep(60)"
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    with subprocess.Popen(command, cwd=REPO, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(ValueError, match="another process"):
+            atomic.lock(tmp_path, 0)
+        process.kill()
+        atomic.lock(tmp_path, 10).close()

@@ -26,6 +26,7 @@ POINTS = [  # rank, point, which time: saves at 4, 8, ...; evaluations at 0, 10,
     (0, "fsync", 20),
     (0, "pruning", 2),
 ]
+KILLED = ["one", "all", "launcher"]
 SETTINGS = TINY | {"batch_size": 4, "max_iters": 32, "checkpoint_interval": 4, "keep_checkpoints": 1}
 
 
@@ -53,17 +54,23 @@ def uninterrupted(data_dir, tmp_path_factory):
     return content(out)
 
 
-def test_killed_at_every_point_it_ends_as_if_nothing_had_been(data_dir, tmp_path, uninterrupted):
+@pytest.mark.parametrize("who", ["mixed", *(pytest.param(who, marks=pytest.mark.slow) for who in KILLED)])
+def test_killed_at_every_point_it_ends_as_if_nothing_had_been(who, data_dir, tmp_path, uninterrupted):
     """One run, killed at each point in turn: the other process is gone within a minute, and no hand is needed.
+
+    Processes whose launcher was killed stop after the step that they are in; the next launch waits for that.
 
     Then asked to stop, by SIGTERM to the launcher: both processes save at the same step, and one says so.
     """
     settings = SETTINGS | {"data": data_dir, "out_dir": tmp_path / "run"}
-    for rank, point, wait in POINTS:
-        process, begun = start(settings, {"kill": [rank, point, wait]}), time.monotonic()
-        error = process.communicate(timeout=120)[1]
-        assert process.returncode and time.monotonic() - begun < 90, (point, error)
-        assert f"rank      : {rank} " in error and "Signal 9 (SIGKILL)" in error, (point, error)
+    for i, (rank, point, wait) in enumerate(POINTS):
+        victim = KILLED[i % 3] if who == "mixed" else who
+        process, begun = start(settings, {"kill": [victim, rank, point, wait]}), time.monotonic()
+        process.wait(timeout=120)
+        assert process.returncode and time.monotonic() - begun < 90, (victim, point, process.stderr.read())
+        if victim == "one":
+            error = process.stderr.read()
+            assert f"rank      : {rank} " in error and "Signal 9 (SIGKILL)" in error, (point, error)
     process, before = start(settings, {"slow_save": 0.1}), (tmp_path / "run/latest").resolve().name
     while (tmp_path / "run/latest").resolve().name == before and process.poll() is None:
         time.sleep(0.02)
@@ -73,7 +80,7 @@ def test_killed_at_every_point_it_ends_as_if_nothing_had_been(data_dir, tmp_path
     finished(2, settings, {})
     assert content(tmp_path / "run") == uninterrupted
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == sorted(
-        ["best", "latest", "loss.png", "metrics.jsonl", "settings.json", "speed.jsonl", "step_0000032"]
+        ["best", "latest", "lock", "loss.png", "metrics.jsonl", "settings.json", "speed.jsonl", "step_0000032"]
         + ([] if (tmp_path / "run/best").resolve().name == "step_0000032" else [(tmp_path / "run/best").resolve().name])
     )
 
@@ -98,11 +105,7 @@ def test_killed_at_random_moments_it_ends_as_if_nothing_had_been(data_dir, tmp_p
                 kills += 1
                 for victim in victims:
                     victim.kill()
-            process.communicate(timeout=120)
-            for worker in psutil.process_iter(["cmdline"]):
-                if str(settings["out_dir"]) in " ".join(worker.info["cmdline"] or ()):
-                    worker.kill()  # left by a launcher that was killed
-            if process.returncode == 0:
+            if process.wait(timeout=120) == 0:
                 break
         assert content(settings["out_dir"]) == uninterrupted
     print(f"{kills} kills in {runs} runs, {in_saves} of them inside a save; all ended as the uninterrupted run")

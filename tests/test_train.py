@@ -18,6 +18,7 @@ from conftest import PYTHON, REPO, TINY, flags
 from safetensors.torch import load_file
 from test_parallel import finished
 
+import atomic
 import checkpoint
 import configurator
 import train
@@ -400,3 +401,16 @@ def test_the_share_of_the_peak_is_shown_where_the_device_is_known(data_dir, tmp_
 def test_peaks_go_by_the_name_of_the_device(name, peak, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
     assert train.peak_flops(torch.device("cuda")) == peak and train.peak_flops(torch.device("cpu")) is None
+
+
+def test_two_runs_in_one_folder_do_not_mix(data_dir, run_dir, tmp_path, monkeypatch):
+    """The second waits, then says why it does not begin; where a folder is new, too."""
+    monkeypatch.setattr(train, "LOCK_WAIT_S", 0.2)
+    with atomic.lock(run_dir, 0), pytest.raises(ValueError, match=f"another process is writing to {run_dir}"):
+        train.main(config(data_dir, run_dir, max_iters=30))
+    before = (run_dir / "latest").resolve()
+    train.main(config(data_dir, run_dir))
+    assert (run_dir / "latest").resolve() == before
+    (tmp_path / "new").mkdir()
+    with atomic.lock(tmp_path / "new", 0), pytest.raises(ValueError, match="another process is writing to"):
+        train.main(config(data_dir, tmp_path / "new"))
