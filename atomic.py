@@ -74,7 +74,7 @@ def lock(folder: str | Path, wait_s: float) -> IO:
     """
     import fcntl  # not on Windows
 
-    file = open(Path(folder) / "lock", "w")  # noqa: SIM115
+    file = open(Path(folder) / "lock", "a")  # noqa: SIM115
     deadline = time.monotonic() + wait_s
     while True:
         try:

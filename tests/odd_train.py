@@ -5,8 +5,8 @@ float64: default type of all tensors
 mask: targets to leave out differ from window to window
 mutant: a defect that the tests must see
 checksums: file for the weights' hash on each rank at each checkpoint
-kill: [who, rank, point, n]: kill -9 of "one" (the rank), "all" processes or the "launcher", the n-th time that this rank
-    comes to the point
+kill: [who, rank, point, n]: kill -9 of "one" (the rank), "all" processes or the "launcher", when this rank comes to the
+    point for the n-th time
 poison: [rank, steps]: no number comes out of these steps on this rank
 full_disk: n: there is no room for the n-th checkpoint
 slow_save: seconds that each file of a checkpoint takes longer
