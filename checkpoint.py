@@ -13,7 +13,7 @@ import contextlib
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -291,10 +291,10 @@ def optimizer_tensors(model: Llama, optimizer: torch.optim.Optimizer) -> dict[st
     }
 
 
-def load_optimizer(model: Llama, optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+def load_optimizer(model: Llama, optimizer: torch.optim.Optimizer, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
     """Put back what optimizer_tensors took out, on each parameter's device and divided as it is."""
     parameters = weights_of(model)
-    for key, tensor in tensors.items():
+    for key, tensor in tensors:
         name, _, field = key.rpartition("/")
         parameter = parameters[name].detach()
         if tensor.shape == parameter.shape:
@@ -410,10 +410,11 @@ def read_state(folder: Path) -> dict[str, Any]:
 def restore(folder: Path, model: Llama, optimizer: torch.optim.Optimizer) -> None:
     """Load weights, optimizer and random generator of a checkpoint written by `save`."""
     load_weights(model, folder)
-    with _open(folder / "training/optimizer.safetensors") as file:
-        tensors = file.get_tensors()
-    try:
-        torch.set_rng_state(tensors.pop("rng"))
-        load_optimizer(model, optimizer, tensors)
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise ValueError(f"{folder}/training/optimizer.safetensors is not of this model: {error}") from None
+    path = folder / "training/optimizer.safetensors"
+    with _open(path) as file:
+        tensors = ((name, file.get_tensor(name)) for name in file.keys() if name != "rng")  # one at a time
+        try:
+            load_optimizer(model, optimizer, tensors)
+            torch.set_rng_state(file.get_tensor("rng"))
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise ValueError(f"{path} is not of this model: {error}") from None

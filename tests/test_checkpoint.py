@@ -457,7 +457,7 @@ def test_damaged_training_state_is_one_line(run_dir, folder):
     tensors = load_file(path)
     for content in ({}, tensors | {"other.weight/exp_avg": torch.zeros(1)}, tensors | {"rng": torch.zeros(3)}):
         save_file(content, path)
-        with pytest.raises(ValueError, match="optimizer.safetensors is not of this model"):
+        with pytest.raises(ValueError, match="optimizer.safetensors is (not of this model|damaged: .* tensor rng)"):
             checkpoint.restore(folder, model, optimizer)
     path.write_bytes(pickle.dumps("text"))
     with pytest.raises(ValueError, match="optimizer.safetensors is damaged"):
