@@ -16,6 +16,8 @@ import pytest
 from conftest import PYTHON, REPO, TINY, flags
 from test_parallel import finished
 
+import atomic
+
 POINTS = [  # rank, point, which time: near enough that launches which save before they stop reach them all in 32 steps
     (0, "append", 3),
     (1, "backward", 3),
@@ -71,7 +73,9 @@ def test_killed_at_every_point_it_ends_as_if_nothing_had_been(who, data_dir, tmp
         if victim == "one":
             error = process.stderr.read()
             assert f"rank      : {rank} " in error and "Signal 9 (SIGKILL)" in error, (point, error)
-    process, before = start(settings, {"slow_save": 0.1}), (tmp_path / "run/latest").resolve().name
+    atomic.lock(tmp_path / "run", 60).close()  # what the last kill left has stopped
+    before = (tmp_path / "run/latest").resolve().name
+    process = start(settings, {"slow_save": 0.1})
     while (tmp_path / "run/latest").resolve().name == before and process.poll() is None:
         time.sleep(0.02)
     process.terminate()
