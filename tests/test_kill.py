@@ -18,7 +18,7 @@ from test_parallel import finished
 
 import atomic
 
-POINTS = [  # rank, point, which time: near enough that launches which save before they stop reach them all in 32 steps
+POINTS = [  # rank, point, which time: near enough that launches which save before they stop reach them all in 40 steps
     (0, "append", 3),
     (1, "backward", 3),
     (0, "write", 1),
@@ -29,7 +29,7 @@ POINTS = [  # rank, point, which time: near enough that launches which save befo
     (0, "pruning", 3),
 ]
 KILLED = ["one", "all", "launcher"]
-SETTINGS = TINY | {"batch_size": 4, "max_iters": 32, "checkpoint_interval": 4, "keep_checkpoints": 1}
+SETTINGS = TINY | {"batch_size": 4, "max_iters": 40, "checkpoint_interval": 4, "keep_checkpoints": 1}
 
 
 def start(settings: dict, odd: dict) -> subprocess.Popen:
@@ -84,8 +84,8 @@ def test_killed_at_every_point_it_ends_as_if_nothing_had_been(who, data_dir, tmp
     finished(2, settings, {})
     assert content(tmp_path / "run") == uninterrupted
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == sorted(
-        ["best", "latest", "lock", "loss.png", "metrics.jsonl", "settings.json", "speed.jsonl", "step_0000032"]
-        + ([] if (tmp_path / "run/best").resolve().name == "step_0000032" else [(tmp_path / "run/best").resolve().name])
+        ["best", "latest", "lock", "loss.png", "metrics.jsonl", "settings.json", "speed.jsonl", "step_0000040"]
+        + ([] if (tmp_path / "run/best").resolve().name == "step_0000040" else [(tmp_path / "run/best").resolve().name])
     )
 
 
