@@ -14,6 +14,7 @@ import io
 import operator
 import os
 import sys
+import time
 import typing
 from collections.abc import Callable
 from pathlib import Path
@@ -52,8 +53,9 @@ def run(main: Callable, cls: type, show: bool = True) -> None:
     except (ValueError, OSError) as error:
         if os.environ.get("NONLLAMA_DEBUG"):
             raise
-        # What all processes of torchrun find, one on each machine says; what happened later, each that it happened to.
-        if os.environ.get("LOCAL_RANK", "0") == "0":
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            time.sleep(5)  # process 0 finds the same and says it; the launcher, who ends all when one has ended, lets it
+        else:
             print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
 

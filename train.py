@@ -16,6 +16,7 @@ import contextlib
 import dataclasses
 import functools
 import math
+import os
 import resource
 import signal
 import sys
@@ -257,7 +258,8 @@ def memory_advice(cfg: TrainConfig) -> Iterator[None]:
     except RuntimeError as error:
         if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
             raise
-        raise ValueError(
+        alone = os.environ.get("LOCAL_RANK", "0") != "0"  # process 0 says in one line what others leave to torchrun
+        raise (RuntimeError if alone else ValueError)(
             f"out of memory: {str(error).splitlines()[0]:.200}; lower --batch_size ({cfg.batch_size}; the steps stay "
             f"the same), or block_size ({cfg.block_size}), or give --recompute=True, or --parallel=fsdp on more devices"
         ) from None
@@ -546,4 +548,4 @@ def train(cfg: TrainConfig, held: contextlib.ExitStack) -> None:
 
 
 if __name__ == "__main__":
-    configurator.run(record(main), TrainConfig)
+    record(configurator.run)(main, TrainConfig)  # what is not a user's mistake goes into torchrun's summary

@@ -158,4 +158,4 @@ if "slow_save" in ODD:
 
     checkpoint.save_file = slow_save
 main.__module__ = "train"
-configurator.run(train.record(main), train.TrainConfig)
+train.record(configurator.run)(main, train.TrainConfig)
