@@ -54,7 +54,7 @@ def run(main: Callable, cls: type, show: bool = True) -> None:
         if os.environ.get("NONLLAMA_DEBUG"):
             raise
         if os.environ.get("LOCAL_RANK", "0") != "0":
-            time.sleep(5)  # process 0 finds the same and says it; the launcher, who ends all when one has ended, lets it
+            time.sleep(5)  # process 0 finds the same and says it: the launcher ends all when one has ended
         else:
             print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
