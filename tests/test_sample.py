@@ -1,7 +1,9 @@
 """Generation: the same greedy text as transformers', the filters against its own, batches, stops and streams."""
 
+import io
 import json
 import subprocess
+import sys
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.generation import logits_process as theirs
 
 import checkpoint
+import configurator
 import sample
 from model import Llama, ModelConfig
 from sample import SampleConfig, Text, probabilities
@@ -39,6 +42,24 @@ def run(*args, stdin=None):
     """python sample.py, as a user types it."""
     command = [PYTHON, "sample.py", *args]
     return subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=120, input=stdin)
+
+
+@pytest.fixture
+def run_here(monkeypatch, capsys):
+    """The same in this process: what it prints, without the seconds that importing torch takes."""
+
+    def run_here(*args, stdin=""):
+        monkeypatch.setattr(sys, "argv", ["sample.py", *args])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+        capsys.readouterr()
+        code = 0
+        try:
+            configurator.run(sample.main, SampleConfig, show=False)
+        except SystemExit as leave:
+            code = leave.code
+        return subprocess.CompletedProcess(args, code, *capsys.readouterr())
+
+    return run_here
 
 
 # --- the same text as transformers ---
@@ -263,30 +284,34 @@ def test_text_appears_while_it_is_generated(run_dir, capsys, monkeypatch):
     assert "tokens/s)" in rest.err
 
 
-def test_prompts_come_from_a_file_standard_input_or_lines(run_dir, tmp_path):
+def test_prompts_come_from_a_file_standard_input_or_lines(run_dir, tmp_path, run_here):
     plain, lines = tmp_path / "prompt.txt", tmp_path / "prompts.jsonl"
     plain.write_text("the \nba\n")
     lines.write_text('"the "\n{"prompt": "ba"}\n"é"\n')
     arguments = [f"--checkpoint={run_dir}", "--temperature=0", "--max_new_tokens=5"]
-    one = run(*arguments, "--prompt=the \nba")
+    one = run_here(*arguments, "--prompt=the \nba")
     assert one.returncode == 0 and one.stdout.startswith("the \nba")
-    assert run(*arguments, f"--prompt_file={plain}").stdout == one.stdout
-    assert run(*arguments, "--prompt_file=-", stdin="the \nba\n").stdout == one.stdout
-    many = run(*arguments, f"--prompt_file={lines}", "--num_samples=2", "--batch_size=4").stdout[:-1].split("\n\n---\n")
-    expected = [run(*arguments, f"--prompt={prompt}").stdout[:-1] for prompt in ("the ", "ba", "é")]
+    assert run_here(*arguments, f"--prompt_file={plain}").stdout == one.stdout
+    assert run_here(*arguments, "--prompt_file=-", stdin="the \nba\n").stdout == one.stdout
+    many = (
+        run_here(*arguments, f"--prompt_file={lines}", "--num_samples=2", "--batch_size=4")
+        .stdout[:-1]
+        .split("\n\n---\n")
+    )
+    expected = [run_here(*arguments, f"--prompt={prompt}").stdout[:-1] for prompt in ("the ", "ba", "é")]
     assert many == [text for text in expected for _ in range(2)]
 
 
-def test_stop_strings_on_the_command_line(run_dir):
+def test_stop_strings_on_the_command_line(run_dir, run_here):
     arguments = [f"--checkpoint={run_dir}", "--prompt=the ", "--max_new_tokens=25"]
-    whole = run(*arguments).stdout.removesuffix("\n")
+    whole = run_here(*arguments).stdout.removesuffix("\n")
     new = whole.removeprefix("the ")
     stop = new[4:6]
     for given_as in (stop, json.dumps([stop, "never to be seen"])):
-        assert run(*arguments, f"--stop={given_as}").stdout == "the " + new[: new.find(stop)] + "\n"
+        assert run_here(*arguments, f"--stop={given_as}").stdout == "the " + new[: new.find(stop)] + "\n"
 
 
-def test_mistakes_are_one_line(run_dir, tmp_path):
+def test_mistakes_are_one_line(run_dir, tmp_path, run_here):
     (tmp_path / "latin.txt").write_bytes(b"\xe9t\xe9")
     (tmp_path / "bad.jsonl").write_text('"fine"\n{"text": 1}\n')
     (tmp_path / "number.jsonl").write_text("7\n")
@@ -308,11 +333,11 @@ def test_mistakes_are_one_line(run_dir, tmp_path):
         ([f"--checkpoint={run_dir}", f"--prompt_file={tmp_path}/number.jsonl"], "number.jsonl:1: the prompt is 7"),
         ([f"--checkpoint={run_dir}", f"--prompt_file={tmp_path}/none.jsonl"], "none.jsonl holds no prompt"),
     ):
-        done = run(*args)
+        done = run_here(*args)
         assert done.returncode == 1 and message in done.stderr and done.stderr.count("\n") == 1, done.stderr
 
 
-def test_says_when_the_context_is_full(run_dir):
-    done = run(f"--checkpoint={run_dir}", "--max_new_tokens=500", "--num_samples=2", "--prompt=")
+def test_says_when_the_context_is_full(run_dir, run_here):
+    done = run_here(f"--checkpoint={run_dir}", "--max_new_tokens=500", "--num_samples=2", "--prompt=")
     assert done.returncode == 0, done.stderr
     assert "---" in done.stdout and ("context of 32 tokens is full" in done.stderr or len(done.stdout) < 400)
