@@ -40,8 +40,8 @@ from tqdm import tqdm
 import atomic
 import bench_data
 from bench_model import PARTS, SAMPLE_PARTS, Part, need
+from documents import worker_pool
 from sample import pick_device
-from sources import worker_pool
 
 # sampler, reader: a turn begins with a new process and its imports, 3 seconds; sample: one takes up to a minute
 ROUNDS = {"train": 7, "sample": 3, "sampler": 3, "reader": 5}

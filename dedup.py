@@ -26,7 +26,7 @@ from datasketch import LeanMinHash, MinHash, MinHashLSH
 from tqdm import tqdm
 
 import atomic
-from sources import map_parts, read_documents
+from documents import map_parts, read_documents
 
 SHINGLE = 5
 BANDS, ROWS = 25, 5
@@ -118,7 +118,7 @@ def find_duplicates(parts: list[Path], out: Path, threshold: float, num_workers:
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold ({threshold}) must be above 0 and at most 1; 0.7 is usual")
     sizes = [path.stat().st_size for path in parts]
-    sketched = map_parts(sketch_part, list(parts), num_workers, "sketches", sizes)
+    sketched = map_parts(sketch_part, zip(parts, sizes, strict=True), num_workers, "sketches", sum(sizes))
     places: dict[str, str] = {}
     for path, sketches in zip(parts, sketched, strict=True):
         for row, sketch in enumerate(sketches):

@@ -33,11 +33,14 @@ import atomic
 import yardsticks
 from clean import FILTERS, normalise, reason_to_drop
 from dedup import find_duplicates
+from documents import DocumentWriter, map_parts, read_counts, read_documents
 from shards import FORMAT_VERSION, Shards, join_parts, token_dtype
-from sources import DocumentWriter, Piece, find_parts, map_parts, read_counts, read_documents, read_part
+from sources import Piece, Truncated, cut_parts, find_pieces, read_part
 from tokenizer import Tokenizer, train_bpe, train_characters
 
 TOKENIZER_CHARS = 100_000_000  # the vocabulary is trained on at most this much text
+EXAMPLES, EXAMPLE_CHARS = 20, 300  # of what each filter dropped, in the report
+COUNTS = ("other_namespace", "redirect", "damaged", "in", *FILTERS, "kept", "bytes")
 YARDSTICK_TRAIN, YARDSTICK_VAL = 20_000_000, 2_000_000  # tokens: the n-grams' memory is about 100 bytes a token
 
 
@@ -45,12 +48,24 @@ YARDSTICK_TRAIN, YARDSTICK_VAL = 20_000_000, 2_000_000  # tokens: the n-grams' m
 class PrepareConfig:
     """Settings of `python prepare_wiki.py`."""
 
-    source: str = ""  # 'pydocs', or a quoted pattern: 'path/*.jsonl' (.parquet, .txt; also .gz, .bz2, .zst)
+    source: str = (
+        ""  # hub data set (wikimedia/wikipedia/20231101.en), dump, pattern such as 'path/*.jsonl', or 'pydocs'
+    )
     data_dir: str = ""  # folder to write, such as data/mine
     text_column: str = "text"  # field with the text in jsonl and parquet files
     id_column: str | None = "id"  # field with unique ids; where it is absent, ids are made from place and content
+    allow_truncated: bool = False  # of a damaged or cut off file keep what comes before
+    until: Literal["documents", "dedup", "shards"] = "shards"  # the stage after which to stop; a later call goes on
     clean: bool = True  # normalise Unicode and whitespace; False keeps every character
+    # filters: a document is dropped for the first that applies; None: the filter is off
     min_chars: int = 1  # shorter documents are dropped
+    drop_disambiguation: bool = False  # pages that list the meanings of their title
+    max_list_lines: float | None = None  # largest share of lines that are items of lists (Gopher: 0.9)
+    max_repeated_lines: float | None = None  # of lines and paragraphs that stood there before (Gopher: 0.3)
+    max_repeated_ngrams: float | None = None  # repeated n-grams, as a multiple of Gopher's limits (1.0)
+    script: str | None = None  # that the letters belong to, as Unicode names it: LATIN, or 'CJK,HIRAGANA,KATAKANA'
+    min_script: float = 0.5  # smallest share of the letters that do
+    english: bool = False  # two of eight stop words, words of 3 to 10 letters on average (Gopher)
     dedup_threshold: float = 0.7  # Jaccard similarity of 5-word shingles at which a document is a duplicate
     tokenizer: str = "bpe"  # 'bpe' (byte-level, trained here), 'char', or a folder's tokenizer.json to use
     vocab_size: int = 8192  # ids of a BPE trained here, end-of-text token included
@@ -87,8 +102,8 @@ def main(cfg: PrepareConfig) -> None:
     """Run the stages that are not finished yet."""
     cfg.check()
     folder, workers = Path(cfg.data_dir), cfg.num_workers or os.cpu_count() or 1
-    parts, identity = find_parts(cfg.source, cfg.text_column)
-    claim(folder, cfg, identity, len(parts))
+    pieces, identity = find_pieces(cfg.source, cfg.text_column)
+    claim(folder, cfg, identity)
     if (folder / "meta.json").is_file():
         print(summary(json.loads((folder / "report.json").read_text(encoding="utf-8"))))
         print(f"{folder} is complete; delete it to make it again")
@@ -96,11 +111,17 @@ def main(cfg: PrepareConfig) -> None:
         return
     seconds: dict[str, float] = {}
     with stage("documents", seconds):
-        documents, counts = make_documents(cfg, parts, folder, workers)
+        documents, counts = make_documents(cfg, pieces, folder, workers)
+    if cfg.until == "documents":
+        print(f"{len(documents)} parts of documents are in {folder}/documents: {counts}")
+        return
     with stage("duplicates", seconds):
         if not (folder / "dedup/report.json").is_file():
             find_duplicates(documents, folder / "dedup", cfg.dedup_threshold, workers)
         duplicates = json.loads((folder / "dedup/report.json").read_text(encoding="utf-8"))
+    if cfg.until == "dedup":
+        print(f"{duplicates['kept']} of {duplicates['documents']} documents stay, see {folder}/dedup/report.json")
+        return
     split = Splitter(cfg.split_by, cfg.val_fraction, folder)
     with stage("tokenizer", seconds):
         make_tokenizer(cfg, documents, split, folder)
@@ -118,7 +139,12 @@ def main(cfg: PrepareConfig) -> None:
     }
     with stage("yardsticks", seconds):
         meta["yardsticks"] = make_yardsticks(meta, folder)
-    report = {"source": cfg.source, "documents": counts, "duplicates": duplicates}
+    report = {
+        "source": cfg.source,
+        "documents": counts["counts"],
+        "dropped": counts["examples"],
+        "duplicates": duplicates,
+    }
     report |= {"splits": meta["splits"], "vocab_size": meta["vocab_size"], "yardsticks": meta["yardsticks"]}
     atomic.write_json(folder / "report.json", report)
     atomic.write_json(folder / "times.json", {name: round(value, 2) for name, value in seconds.items()})
@@ -142,26 +168,29 @@ class stage:
 
 
 def settings(cfg: PrepareConfig) -> dict[str, Any]:
-    """The settings that decide what is written: all but where to and by how many processes."""
-    return {key: value for key, value in dataclasses.asdict(cfg).items() if key not in ("data_dir", "num_workers")}
+    """The settings that decide what is written: all but where to, by how many processes, and how far."""
+    free = ("data_dir", "num_workers", "until", "allow_truncated")
+    return {key: value for key, value in dataclasses.asdict(cfg).items() if key not in free}
 
 
+FILTER_SETTINGS = ("min_chars", "drop_disambiguation", "max_list_lines", "max_repeated_lines", "max_repeated_ngrams")
+FILTER_SETTINGS += ("script", "min_script", "english")
 # Which settings a finished file depends on: from then on they may not change.
 FIXED_BY = {
-    "documents/part_*.parquet": ("source", "text_column", "id_column", "clean", "min_chars"),
+    "documents/part_*.parquet": ("source", "text_column", "id_column", "clean", *FILTER_SETTINGS),
     "dedup/report.json": ("dedup_threshold",),
     "tokenizer.json": ("tokenizer", "vocab_size", "val_fraction", "split_by"),
     "*.bin": ("shard_tokens",),
 }
 
 
-def claim(folder: Path, cfg: PrepareConfig, identity: dict, parts: int) -> None:
+def claim(folder: Path, cfg: PrepareConfig, identity: dict) -> None:
     """Write folder/manifest.json. Refuse what contradicts a finished file: other settings, or a source that changed.
 
     A setting that no finished file depends on may change, so that the remedy an error names can be typed as it is.
     """
     path = folder / "manifest.json"
-    manifest = {"settings": settings(cfg), "source": identity, "parts": parts}
+    manifest = {"settings": settings(cfg), "source": identity}
     if path.is_file():
         found = json.loads(path.read_text(encoding="utf-8"))
         fixed = {key for pattern, keys in FIXED_BY.items() if any(folder.glob(pattern)) for key in keys}
@@ -169,7 +198,7 @@ def claim(folder: Path, cfg: PrepareConfig, identity: dict, parts: int) -> None:
         for key, value in manifest["settings"].items():
             if key in fixed and found["settings"].get(key) != value:
                 raise ValueError(f"{folder} was begun with {key}={found['settings'].get(key)!r}, not {value!r}; {ways}")
-        if "source" in fixed and (found["source"] != identity or found["parts"] != parts):
+        if "source" in fixed and found["source"] != identity:
             change = difference(found["source"], identity)
             raise ValueError(f"{folder} was begun from another state of the source ({change}); {ways}")
         if {key: found[key] for key in manifest} == manifest:
@@ -195,41 +224,70 @@ def difference(old: dict, new: dict) -> str:
 # --- documents ---
 
 
-def make_documents(cfg: PrepareConfig, parts: list[list[Piece]], folder: Path, workers: int) -> tuple[list[Path], dict]:
+def make_documents(cfg: PrepareConfig, pieces: list[Piece], folder: Path, workers: int) -> tuple[list[Path], dict]:
     """Stage 1: read and clean each part into documents/part_00000.parquet and on; returns (paths, counts)."""
-    paths = [folder / f"documents/part_{i:05d}.parquet" for i in range(len(parts))]
-    work = functools.partial(make_documents_part, cfg)
-    jobs = [(part, path) for part, path in zip(parts, paths, strict=True) if not path.is_file()]
-    map_parts(work, jobs, workers, "documents", [sum(piece.size_bytes for piece in part) for part, _ in jobs])
-    counts: Counter = Counter(dict.fromkeys(("in", *FILTERS, "kept", "bytes"), 0))
-    for path in paths:
-        counts.update(read_counts(path))
-    if not counts["kept"]:
-        shutil.rmtree(folder / "documents")  # nothing finished: the settings may change
-        dropped = ", ".join(f"{counts[name]} {name}" for name in FILTERS)
-        raise ValueError(
-            f"--source={cfg.source}: no document left of {counts['in']} ({dropped}); check the source and --min_chars"
-        )
-    return paths, dict(counts)
+    done = folder / "documents.json"  # written last
+    if not done.is_file():
+        paths: list[Path] = []
+
+        def jobs() -> Iterator[tuple[tuple[list[Piece], Path], int]]:
+            for part in cut_parts(pieces):
+                paths.append(folder / f"documents/part_{len(paths):05d}.parquet")
+                missing = [] if paths[-1].is_file() else part
+                yield (missing, paths[-1]), sum(piece.size_bytes for piece in part)
+
+        total = sum(piece.size_bytes for piece in pieces)
+        map_parts(functools.partial(make_documents_part, cfg), jobs(), workers, "documents", total)
+        counts: Counter = Counter(dict.fromkeys(COUNTS, 0))
+        examples: dict[str, list] = {}
+        for path in paths:
+            found = read_counts(path)
+            for name, rows in found.pop("examples").items():
+                examples[name] = [*examples.get(name, []), *rows][:EXAMPLES]
+            counts.update(found)
+        if not counts["kept"]:
+            shutil.rmtree(folder / "documents")  # nothing finished: the settings may change
+            dropped = ", ".join(f"{counts[name]} {name}" for name in FILTERS if counts[name])
+            raise ValueError(
+                f"--source={cfg.source}: no document left of {counts['in']} ({dropped}); check the source, the filters"
+            )
+        atomic.write_json(done, {"parts": len(paths), "counts": counts, "examples": examples})
+    found = json.loads(done.read_text(encoding="utf-8"))
+    return [folder / f"documents/part_{i:05d}.parquet" for i in range(found["parts"])], found
 
 
 def make_documents_part(cfg: PrepareConfig, job: tuple[list[Piece], Path]) -> None:
     """Read, clean and write one part; a pure function of the part and the settings."""
     part, path = job
-    counts: Counter = Counter(dict.fromkeys(("in", *FILTERS, "kept", "bytes"), 0))
+    counts: Counter = Counter(dict.fromkeys(COUNTS, 0))
+    examples: dict[str, list] = {}
+    if not part:
+        return
     with atomic.new_file(path) as temporary:
         writer = DocumentWriter(temporary)
-        for document in read_part(part, cfg.text_column, cfg.id_column):
-            if cfg.split_by == "file":
-                source_file(document.id)  # refuses ids that name none while nothing is written yet
-            counts["in"] += 1
-            text = normalise(document.text) if cfg.clean else document.text
-            reason = reason_to_drop(text, cfg.min_chars)
-            counts[reason or "kept"] += 1
-            if reason is None:
-                counts["bytes"] += len(text.encode())
-                writer.add(dataclasses.replace(document, text=text))
-        writer.close(dict(counts))
+        for piece in part:
+            try:
+                for document in read_part([piece], cfg.text_column, cfg.id_column):
+                    if isinstance(document, str):
+                        counts[document] += 1
+                        continue
+                    if cfg.split_by == "file":
+                        source_file(document.id)  # refuses ids that name none while nothing is written yet
+                    counts["in"] += 1
+                    text = normalise(document.text) if cfg.clean else document.text
+                    reason = reason_to_drop(document.title, text, cfg)
+                    counts[reason or "kept"] += 1
+                    if reason is None:
+                        counts["bytes"] += len(text.encode())
+                        writer.add(dataclasses.replace(document, text=text))
+                    elif len(examples.setdefault(reason, [])) < EXAMPLES:
+                        examples[reason].append([document.id, document.title, text[:EXAMPLE_CHARS]])
+            except Truncated as error:
+                if not cfg.allow_truncated:
+                    raise Truncated(f"{error}; --allow_truncated=True keeps what comes before") from None
+                counts["damaged"] += 1
+                examples.setdefault("damaged", []).append([piece.name, "", str(error)])
+        writer.close({**counts, "examples": examples})
 
 
 # --- the split ---
@@ -358,7 +416,8 @@ def make_shards(
         (path, part, start) for path, part, start in zip(documents, parts, starts, strict=False) if not part.is_dir()
     ]
     work = functools.partial(encode_part, split, folder, dtype, cut)
-    map_parts(work, jobs, workers, "tokens", [read_counts(path)["bytes"] for path, _, _ in jobs])
+    sizes = [read_counts(path)["bytes"] for path, _, _ in jobs]
+    map_parts(work, zip(jobs, sizes, strict=True), workers, "tokens", sum(sizes))
     counts = [json.loads((part / "counts.json").read_text(encoding="utf-8")) for part in parts]
     splits = {
         name: join_parts(
@@ -411,7 +470,10 @@ def make_yardsticks(meta: dict[str, Any], folder: Path) -> dict[str, float]:
 def summary(report: dict[str, Any]) -> str:
     """The table that a person reads after preparation."""
     counts, duplicates = report["documents"], report["duplicates"]
-    rows = [("documents read", counts["in"], None)]
+    rows = [
+        (f"skipped: {name}", counts[name], None) for name in ("other_namespace", "redirect", "damaged") if counts[name]
+    ]
+    rows += [("documents read", counts["in"], None)]
     rows += [(f"  dropped: {name}", counts[name], counts["in"]) for name in FILTERS if counts[name]]
     rows += [("after the filters", counts["kept"], None)]
     rows += [(f"  dropped: {kind} duplicates", duplicates[kind], counts["kept"]) for kind in ("exact", "near")]

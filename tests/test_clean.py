@@ -1,12 +1,23 @@
 """Clean text: against a slow character by character reference, and idempotent."""
 
+import dataclasses
 import unicodedata
+from collections import Counter
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from clean import FILTERS, normalise, reason_to_drop
+from clean import (
+    FILTERS,
+    REPEATED_NGRAMS,
+    TOP_NGRAM,
+    normalise,
+    reason_to_drop,
+    repeats_ngrams,
+    script_share,
+)
+from prepare_wiki import PrepareConfig
 
 
 def reference(text: str) -> str:
@@ -117,6 +128,16 @@ def test_a_long_run_of_spaces_is_not_searched_again_from_every_place():
     assert unchanged
 
 
+OFF = PrepareConfig()
+ENGLISH = "The cat sat on the mat and looked at a bird that had come to the garden with a worm.\n"
+CHINESE = "猫坐在垫子上，看着一只带着虫子来到花园里的小鸟。它没有动，只是安静地等待天黑。\n"
+
+
+def drop(text: str, title: str = "", **limits) -> str | None:
+    """The filter that drops a text with these settings and no others."""
+    return reason_to_drop(title, text, dataclasses.replace(OFF, **limits))
+
+
 @pytest.mark.parametrize(
     "text, min_chars, reason",
     [
@@ -131,11 +152,97 @@ def test_a_long_run_of_spaces_is_not_searched_again_from_every_place():
         (" a ", 3, None),
     ],
 )
-def test_a_filter_drops_by_its_name(text, min_chars, reason):
-    assert reason_to_drop(text, min_chars) == reason
-    assert reason is None or reason in FILTERS
+def test_short_texts_are_dropped(text, min_chars, reason):
+    assert drop(text, min_chars=min_chars) == reason
 
 
-def test_every_filter_is_listed_once():
-    reasons = {reason_to_drop(text, 3) for text in ("", "ab", "abc")}
-    assert reasons - {None} == set(FILTERS) and len(set(FILTERS)) == len(FILTERS)
+DROPPED = {
+    "disambiguation": (
+        "Mercury may refer to:\n\n- Mercury (planet)\n- Mercury (element)",
+        {"drop_disambiguation": True},
+    ),
+    "mostly_lists": ("Works\n" + "- a work of hers\n" * 19, {"max_list_lines": 0.9}),
+    "repeated_lines": ("one\ntwo\n" + "the same line\n" * 3, {"max_repeated_lines": 0.3}),
+    "repeated_ngrams": (ENGLISH * 3, {"max_repeated_ngrams": 1.0}),
+    "wrong_script": (CHINESE + "cat", {"script": "LATIN"}),
+    "not_english": ("Die Katze sitzt auf der Matte und sieht den Vogel an.", {"english": True}),
+}
+
+
+@pytest.mark.parametrize("reason", DROPPED)
+def test_a_filter_drops_by_its_name_and_only_when_it_is_on(reason):
+    text, limits = DROPPED[reason]
+    assert drop(text, **limits) == reason and reason in FILTERS
+    assert drop(text) is None
+
+
+def test_ordinary_text_passes_all_filters():
+    limits = {"drop_disambiguation": True, "max_list_lines": 0.9, "max_repeated_lines": 0.3, "max_repeated_ngrams": 1.0}
+    assert drop(ENGLISH, **limits, script="LATIN", english=True) is None
+    assert drop(CHINESE, **limits, script="CJK") is None
+    assert drop(ENGLISH + "- another list\n- with items\n", **limits, script="LATIN,CJK", english=True) is None
+
+
+@pytest.mark.parametrize(
+    "title, text, dropped",
+    [
+        ("Mercury (disambiguation)", "Mercury is a planet and a god.", True),
+        ("水星 (消歧义)", "水星是一颗行星。", True),
+        ("Mercury", "Mercury\n\nMercury can also refer to:\n- the god", True),
+        ("苹果", "苹果可以指：\n- 水果", True),
+        ("Mercury", "Mercury is a planet. The name may refer to a god.\n\nMore text.", False),
+        ("Law", "Law\n\nA text.\n\nThe word may refer to:\n- this", False),
+    ],
+)
+def test_disambiguation_pages_are_known_by_title_or_first_line(title, text, dropped):
+    assert (drop(text, title, drop_disambiguation=True) == "disambiguation") == dropped
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.5])
+def test_repeated_lines_are_counted_as_gopher_does(share):
+    """Lines or paragraphs that stood there before: their share of the units, or 2/3 of it of the characters."""
+    for repeated in range(1, 12):
+        units = [f"line number {i}" for i in range(20 - repeated)] + ["line number 0"] * repeated
+        for separator in ("\n", "\n\n"):
+            by_units = repeated / 20 > share
+            by_chars = repeated * len("line number 0") / sum(map(len, units)) > share * 2 / 3
+            text = separator.join(units)
+            assert (drop(text, max_repeated_lines=share) == "repeated_lines") == (by_units or by_chars)
+
+
+def gopher(words: list[str], n: int) -> float:
+    """Share of the characters in the most frequent n-gram (n < 5), or in n-grams that stood there before."""
+    grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+    whole = sum(map(len, words))
+    if n < 5:
+        most = max(Counter(grams).values())
+        counts = [sum(map(len, gram)) * most for gram, count in Counter(grams).items() if count == most]
+        return max(counts) / whole if most > 1 else 0
+    covered, seen = set(), set()
+    for i, gram in enumerate(grams):
+        if gram in seen:
+            covered.update(range(i, i + n))
+        seen.add(gram)
+    return sum(len(words[i]) for i in covered) / whole
+
+
+@given(
+    st.lists(st.sampled_from(["a", "bb", "ccc", "dddd", "机", "器"]), max_size=40),
+    st.sampled_from([0.5, 1.0, 2.0, 3.0]),
+)
+def test_repeated_ngrams_are_those_of_a_count_by_hand(words, scale):
+    text, limits = " ".join(words), TOP_NGRAM | REPEATED_NGRAMS
+    expected = any(gopher(words, n) > scale * limits[n] for n in limits if len(words) >= n)
+    assert repeats_ngrams(text, scale) == expected
+
+
+def test_no_filter_takes_spaces_between_words_for_granted():
+    """The same text with and without spaces is judged alike where characters count as words."""
+    for text in (CHINESE, CHINESE * 3):
+        assert repeats_ngrams(text, 1.0) == repeats_ngrams(" ".join(text), 1.0) == (text != CHINESE)
+
+
+def test_scripts_are_those_of_unicode():
+    assert script_share("abc 机器", "latin") == 0.6 and script_share("abc 机器", "CJK,LATIN") == 1
+    assert script_share("ひらがなカタカナ漢字", "CJK,HIRAGANA,KATAKANA") == 1
+    assert script_share("Привет, мир! 123", "CYRILLIC") == 1 and script_share("123 !?", "LATIN") == 0

@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import dedup
 import shards
+from docstrings import python_packages
 from prepare_wiki import Splitter
-from sources import python_packages
 
 FOLDER = REPO / "data/pydocs"
 RUNS = [path for name in ("demo", "demo-short") if (path := REPO / "out" / name / "latest").exists()]

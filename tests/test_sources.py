@@ -21,19 +21,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import documents as documents_module
 import sources
-from sources import (
-    Document,
-    DocumentWriter,
-    Piece,
-    docstrings,
-    find_parts,
-    map_parts,
-    python_packages,
-    read_counts,
-    read_documents,
-    read_part,
-)
+from docstrings import docstrings, python_packages
+from documents import Document, DocumentWriter, map_parts, read_counts, read_documents
+from sources import Piece, cut_parts, find_pieces, read_part
 
 REPO = Path(__file__).parents[1]
 PACK = {
@@ -53,9 +45,14 @@ def lines(rows: list[dict]) -> bytes:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
 
 
+def parts_of(*args) -> list[list[Piece]]:
+    """The parts of a source."""
+    return list(cut_parts(find_pieces(*args)[0]))
+
+
 def read(source: str | Path, text_column: str = "text", id_column: str | None = "id") -> list[Document]:
     """All documents of a source."""
-    parts, _ = find_parts(str(source), text_column)
+    parts = parts_of(str(source), text_column)
     return [document for part in parts for document in read_part(part, text_column, id_column)]
 
 
@@ -185,7 +182,7 @@ def test_parts_hold_every_file_once_and_about_the_wanted_size(tmp_path, monkeypa
     sizes = [300, 300, 300, 300, 5000, 10, 990, 10]
     for i, size in enumerate(sizes):
         (tmp_path / f"{i}.txt").write_text("x" * size)
-    parts, _ = find_parts(f"{tmp_path}/*.txt")
+    parts = parts_of(f"{tmp_path}/*.txt")
     names = [[piece.name for piece in part] for part in parts]
     assert names == [["0.txt", "1.txt", "2.txt"], ["3.txt"], ["4.txt"], ["5.txt", "6.txt"], ["7.txt"]]
 
@@ -193,7 +190,7 @@ def test_parts_hold_every_file_once_and_about_the_wanted_size(tmp_path, monkeypa
 def test_row_groups_of_one_parquet_file_are_work_for_several_parts(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "PART_BYTES", 1)
     pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "rows.parquet", row_group_size=1)
-    parts, _ = find_parts(f"{tmp_path}/*.parquet")
+    parts = parts_of(f"{tmp_path}/*.parquet")
     assert [[document.id for document in read_part(part)] for part in parts] == [["a/1"], ["a/2"], ["a/3"]]
 
 
@@ -202,7 +199,7 @@ def test_identity_changes_with_the_files_and_is_json(tmp_path):
         (tmp_path / f"{name}.txt").write_text(name)
 
     def identity() -> dict:
-        return find_parts(f"{tmp_path}/*.txt")[1]
+        return find_pieces(f"{tmp_path}/*.txt")[1]
 
     first = identity()
     assert identity() == first == json.loads(json.dumps(first))
@@ -453,13 +450,13 @@ def every_docstring(source: str) -> list[tuple[int, str]]:
     return sorted(found)
 
 
-def piece_of(path: Path, name: str = "thing-1.2/pkg/mod.py") -> Piece:
-    return Piece(str(path), name, "pydocs", path.stat().st_size)
+def piece_of(path: Path, name: str = "thing-1.2/pkg/mod.py") -> tuple[str, str]:
+    return str(path), name
 
 
 def test_docstrings_are_those_that_ast_finds_with_names_and_unique_ids(tmp_path):
     (tmp_path / "mod.py").write_text(MODULE, encoding="utf-8")
-    documents = list(docstrings(piece_of(tmp_path / "mod.py")))
+    documents = list(docstrings(*piece_of(tmp_path / "mod.py")))
     found = [(int(document.id.split("#L")[1].split("-")[0]), document.text) for document in documents]
     assert found == every_docstring(MODULE) and len(found) == 20
     assert len({document.id for document in documents}) == len(documents)
@@ -480,7 +477,7 @@ def test_docstrings_of_the_standard_library_are_those_that_ast_finds(package):
     paths = sorted((Path(sysconfig.get_paths()["stdlib"]) / package).glob("*.py"))
     for path in paths:
         source = path.read_text(encoding="utf-8")
-        found = [document.text for document in docstrings(piece_of(path))]
+        found = [document.text for document in docstrings(*piece_of(path))]
         quoted = '"""' in source or "'''" in source  # others are not looked at
         assert found == [text for _, text in every_docstring(source) if quoted], path
     assert len(paths) > 3
@@ -491,7 +488,7 @@ def test_text_and_title_are_what_inspect_shows_of_the_imported_module(tmp_path):
     spec = importlib.util.spec_from_file_location("textwrap", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    documents = list(docstrings(piece_of(path, "python-3.11.7/textwrap.py")))
+    documents = list(docstrings(*piece_of(path, "python-3.11.7/textwrap.py")))
     for document in documents:
         names = document.title.split(".")
         assert names[0] == "textwrap" and document.url == "https://docs.python.org/3.11/"
@@ -503,7 +500,7 @@ def test_text_and_title_are_what_inspect_shows_of_the_imported_module(tmp_path):
 def test_the_module_is_never_imported(tmp_path, monkeypatch):
     (tmp_path / "mod.py").write_text('"""Text."""\nopen("marker", "w")\nraise SystemExit("imported")\n')
     monkeypatch.chdir(tmp_path)
-    assert [document.text for document in docstrings(piece_of(tmp_path / "mod.py"))] == ["Text."]
+    assert [document.text for document in docstrings(*piece_of(tmp_path / "mod.py"))] == ["Text."]
     assert not (tmp_path / "marker").exists() and "mod" not in sys.modules
 
 
@@ -515,18 +512,18 @@ def test_the_module_is_never_imported(tmp_path, monkeypatch):
 )
 def test_a_file_that_this_python_cannot_parse_has_no_docstrings(tmp_path, source, recwarn):
     (tmp_path / "mod.py").write_bytes(source)
-    assert list(docstrings(piece_of(tmp_path / "mod.py"))) == []
+    assert list(docstrings(*piece_of(tmp_path / "mod.py"))) == []
 
 
 def test_a_file_of_another_encoding_and_with_bad_escapes_is_read_in_silence(tmp_path, recwarn):
     (tmp_path / "mod.py").write_bytes('# coding: latin-1\n"""caf\xe9 \\d"""\n'.encode("latin-1"))
-    assert [document.text for document in docstrings(piece_of(tmp_path / "mod.py"))] == ["caf\xe9 \\d"]
+    assert [document.text for document in docstrings(*piece_of(tmp_path / "mod.py"))] == ["caf\xe9 \\d"]
     assert not recwarn.list
 
 
 def test_names_of_packages_leave_out_init(tmp_path):
     (tmp_path / "__init__.py").write_text('"""Text."""\n')
-    (document,) = docstrings(piece_of(tmp_path / "__init__.py", "a-b-1.0/pkg/sub/__init__.py"))
+    (document,) = docstrings(*piece_of(tmp_path / "__init__.py", "a-b-1.0/pkg/sub/__init__.py"))
     assert document.title == "pkg.sub" and document.url == "https://pypi.org/project/a-b/1.0/"
 
 
@@ -534,7 +531,7 @@ def test_help_topics_are_documents_one_for_each_entry():
     from pydoc_data.topics import topics
 
     path = Path(sysconfig.get_paths()["stdlib"]) / "pydoc_data/topics.py"
-    documents = list(docstrings(piece_of(path, "python-3.11.7/pydoc_data/topics.py")))
+    documents = list(docstrings(*piece_of(path, "python-3.11.7/pydoc_data/topics.py")))
     assert {document.title: document.text for document in documents} == topics
     assert len({document.id for document in documents}) == len(topics)
 
@@ -605,7 +602,8 @@ def test_pydocs_are_the_files_of_these_packages_without_tests(tmp_path, installe
     installed("nl-top", "1.0", (), files)
     (tmp_path / "nl_top/unlisted.py").write_text('"""Unlisted."""')
     monkeypatch.setattr(sources, "python_packages", lambda path: [("python", "3.11.7"), ("nl-top", "1.0")])
-    parts, identity = find_parts("pydocs")
+    pieces, identity = find_pieces("pydocs")
+    parts = list(cut_parts(pieces))
     pieces = [piece for part in parts for piece in part]
     own = [piece for piece in pieces if piece.name.startswith("nl-top-")]
     assert [piece.name for piece in own] == ["nl-top-1.0/nl_top/__init__.py", "nl-top-1.0/nl_top/mod.py"]
@@ -624,7 +622,7 @@ FIELD = st.text(max_size=20)
 @given(st.lists(st.builds(Document, FIELD, FIELD, FIELD, FIELD), max_size=20), st.integers(1, 50))
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_documents_are_read_back_as_they_were_written(tmp_path, monkeypatch, documents, row_group_bytes):
-    monkeypatch.setattr(sources, "ROW_GROUP_BYTES", row_group_bytes)
+    monkeypatch.setattr(documents_module, "ROW_GROUP_BYTES", row_group_bytes)
     writer = DocumentWriter(tmp_path / "part.parquet")
     for document in documents:
         writer.add(document)
@@ -638,7 +636,7 @@ def test_documents_are_read_back_as_they_were_written(tmp_path, monkeypatch, doc
 
 
 def test_a_row_group_holds_no_more_text_than_it_should(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "ROW_GROUP_BYTES", 1000)
+    monkeypatch.setattr(documents_module, "ROW_GROUP_BYTES", 1000)
     writer = DocumentWriter(tmp_path / "part.parquet")
     for i in range(100):
         writer.add(Document(str(i), "", "", "x" * 99))
@@ -665,27 +663,29 @@ def test_any_row_that_can_be_read_can_be_written(tmp_path):
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_results_come_in_the_order_of_the_jobs_for_any_number_of_workers(num_workers):
     jobs = [3, 20, 1, 0, 7, 150]
-    assert map_parts(math.factorial, jobs, num_workers, "work", jobs) == [math.factorial(job) for job in jobs]
-    assert map_parts(math.factorial, [], num_workers, "work", []) == []
+    assert map_parts(math.factorial, [(job, job) for job in jobs], num_workers, "work", sum(jobs)) == [
+        math.factorial(job) for job in jobs
+    ]
+    assert map_parts(math.factorial, [], num_workers, "work", 0) == []
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_an_error_in_a_worker_arrives_as_it_is(num_workers):
     with pytest.raises(ValueError, match="invalid literal for int.*'seven'"):
-        map_parts(int, ["1", "2", "seven", "4"], num_workers, "work", [1] * 4)
+        map_parts(int, [(job, 1) for job in ("1", "2", "seven", "4")], num_workers, "work", 4)
 
 
 def test_a_killed_worker_is_an_error_that_says_what_to_try():
     with pytest.raises(ValueError, match="work: a worker process was killed.*--num_workers=1"):
-        map_parts(os._exit, [9, 9], 2, "work", [1, 1])
+        map_parts(os._exit, [(9, 1), (9, 1)], 2, "work", 2)
 
 
 def test_parts_are_read_by_workers_as_by_one_process(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "PART_BYTES", 1)
     for i in range(4):
         (tmp_path / f"{i}.txt").write_text(f"text {i}")
-    parts, _ = find_parts(f"{tmp_path}/*.txt")
-    results = [map_parts(read_list, parts, workers, "read", [1] * 4) for workers in (1, 2)]
+    parts = parts_of(f"{tmp_path}/*.txt")
+    results = [map_parts(read_list, [(part, 1) for part in parts], workers, "read", 4) for workers in (1, 2)]
     assert results[0] == results[1] and [part[0].text for part in results[0]] == [f"text {i}" for i in range(4)]
 
 
@@ -696,5 +696,5 @@ def read_list(part: list[Piece]) -> list[Document]:
 def test_a_byte_order_mark_and_brackets_in_a_name_do_no_harm(tmp_path):
     path = tmp_path / "part [1].jsonl"
     path.write_text('{"text": "hello"}\n', encoding="utf-8-sig")
-    parts, _ = sources.find_parts(str(path))
-    assert [document.text for document in sources.read_part(parts[0])] == ["hello"]
+    parts = parts_of(str(path))
+    assert [document.text for document in read_part(parts[0])] == ["hello"]

@@ -1,0 +1,106 @@
+"""The docstrings of Python and of the packages that requirements.txt pins: documents that are on every machine."""
+
+import ast
+import gc
+import importlib.metadata
+import inspect
+import platform
+import re
+import sysconfig
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+from documents import Document, short_hash
+
+
+def python_packages(requirements: Path) -> list[tuple[str, str]]:
+    """Python and the closure of a requirements file as sorted (name, version), whatever else is installed."""
+    wanted = []
+    for line in requirements.read_text(encoding="utf-8").splitlines():
+        if line.strip() and not line.startswith("#"):
+            wanted.append(Requirement(line))
+    versions: dict[str, str] = {}
+    done: set[tuple[str, str]] = set()
+    while wanted:
+        requirement = wanted.pop()
+        name = re.sub("[-_.]+", "-", requirement.name).lower()
+        for extra in ("", *sorted(requirement.extras)):
+            if (name, extra) in done:
+                continue
+            done.add((name, extra))
+            try:
+                package = importlib.metadata.distribution(name)
+            except importlib.metadata.PackageNotFoundError:
+                raise ValueError(f"the package {name} is not installed; run: pip install -r requirements.txt") from None
+            versions[name] = package.version
+            for text in package.requires or []:
+                inner = Requirement(text)
+                if inner.marker is None or inner.marker.evaluate({"extra": extra}):
+                    wanted.append(inner)
+    return [("python", platform.python_version()), *sorted(versions.items())]
+
+
+def python_files(package: str, version: str) -> list[tuple[str, str]]:
+    """(path, package-version/path) of the Python files of an installed package, or of 'python', tests left out."""
+    if package == "python":
+        root = Path(sysconfig.get_paths()["stdlib"])
+        found = [path.relative_to(root) for path in root.rglob("*.py")]
+        found = [path for path in found if path.parts[0] not in ("site-packages", "dist-packages")]
+    else:
+        distribution = importlib.metadata.distribution(package)
+        root = Path(distribution.locate_file(""))
+        found = [Path(str(path)) for path in distribution.files or [] if path.suffix == ".py" and path.parts[0] != ".."]
+    found = [path for path in found if not {"test", "tests"} & set(path.parts) and (root / path).is_file()]
+    return [(str(root / path), f"{package}-{version}/{path.as_posix()}") for path in sorted(set(found), key=str)]
+
+
+def docstrings(path: str, name: str) -> Iterator[Document]:
+    """Yield the docstrings of modules, classes and functions in one Python file, read with `ast`, never imported.
+
+    Of pydoc_data/topics.py the entries of its dictionary are the documents. A file that this Python cannot parse (a
+    template, a file for another version) has none.
+    """
+    source = Path(path).read_bytes()
+    if b'"""' not in source and b"'''" not in source and not name.endswith("pydoc_data/topics.py"):
+        return  # no docstring of several lines: parsing is most of the cost
+    tree = _parse(source)
+    if tree is None:
+        return
+    package, _, inner = name.partition("/")
+    module = inner.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    project, version = package.rsplit("-", 1)
+    url = f"https://pypi.org/project/{project}/{version}/"
+    if project == "python":
+        url = f"https://docs.python.org/{version[:4]}/"
+    for line, title, text in sorted(_walk(tree, module)):
+        yield Document(f"{name}#L{line}-{short_hash(text)}", title, url, text)
+
+
+def _parse(source: bytes) -> ast.Module | None:
+    gc.disable()  # a large tree without cycles: looking for them doubled the time
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError):
+        return None
+    finally:
+        gc.enable()
+
+
+def _walk(node: ast.AST, name: str) -> Iterator[tuple[int, str, str]]:
+    """Statements only: expressions hold no docstrings, and are most of a tree."""
+    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        if text := ast.get_docstring(node, clean=False):
+            yield node.body[0].lineno, name, inspect.cleandoc(text)
+    if isinstance(node, ast.Assign) and name == "pydoc_data.topics" and isinstance(node.value, ast.Dict):
+        for key, value in zip(node.value.keys, node.value.values, strict=True):
+            yield value.lineno, ast.literal_eval(key), ast.literal_eval(value)
+    for field in ("body", "handlers", "orelse", "finalbody", "cases"):
+        for child in getattr(node, field, []) or []:
+            inner = getattr(child, "name", None)
+            inner = inner if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) else None
+            yield from _walk(child, f"{name}.{inner}" if inner else name)

@@ -1,0 +1,141 @@
+"""Documents on disk, parquet parts with the columns id, title, url, text, and processes that work on parts.
+
+A part is the unit of work of the data stages: a pure function makes it, written aside and renamed, so that any number
+of processes gives the same files and an interrupted run goes on with the parts that are missing.
+"""
+
+import concurrent.futures
+import contextlib
+import itertools
+import json
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+from tqdm import tqdm
+
+ROW_GROUP_BYTES = 8 << 20  # text in one row group of a document part: the memory a reader needs
+SCHEMA = pa.schema([("id", pa.string()), ("title", pa.string()), ("url", pa.string()), ("text", pa.string())])
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text with its unique id."""
+
+    id: str
+    title: str
+    url: str
+    text: str
+
+
+def short_hash(text: str) -> str:
+    """12 hex digits: the part of an id that is made of the content."""
+    return xxhash.xxh3_128_hexdigest(text.encode("utf-8", "replace"))[:12]
+
+
+class DocumentWriter:
+    """Writes documents to one parquet file in bounded memory; `counts` go into the file's metadata on close."""
+
+    def __init__(self, path: str | Path):
+        self.writer = pq.ParquetWriter(path, SCHEMA, compression="zstd")
+        self.rows: list[Document] = []
+        self.waiting_bytes = 0
+
+    def add(self, document: Document) -> None:
+        """Append one document."""
+        self.rows.append(document)
+        self.waiting_bytes += len(document.text)
+        if self.waiting_bytes >= ROW_GROUP_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        columns = [[getattr(row, name) for row in self.rows] for name in SCHEMA.names]
+        self.writer.write_table(pa.table(columns, schema=SCHEMA))
+        self.rows, self.waiting_bytes = [], 0
+
+    def close(self, counts: dict[str, Any]) -> None:
+        """Write what waits, the counts and the footer."""
+        if self.rows:
+            self._flush()
+        self.writer.add_key_value_metadata({"counts": json.dumps(counts)})
+        self.writer.close()
+
+
+def read_counts(path: str | Path) -> dict[str, Any]:
+    """The counts that DocumentWriter.close left in a part."""
+    return json.loads(pq.read_metadata(path).metadata[b"counts"])
+
+
+def read_documents(path: str | Path, columns: tuple[str, ...] = ("id", "text")) -> Iterator[tuple]:
+    """Yield tuples of `columns` from one document part, in order, a row group in memory at a time."""
+    for batch in pq.ParquetFile(path).iter_batches(batch_size=1024, columns=list(columns), use_threads=False):
+        yield from zip(*(batch.column(name).to_pylist() for name in columns), strict=True)
+
+
+@contextlib.contextmanager
+def worker_pool(num_workers: int, killed: str) -> Iterator[Callable[..., concurrent.futures.Future]]:
+    """A function submit(work, *args) to fresh processes, which an interrupt or an error in the block stops at once.
+
+    killed: the message of the ValueError that says a worker was killed from outside.
+    """
+    # spawn: the same on every platform, and no thread of pyarrow or tokenizers is copied half-alive
+    pool = concurrent.futures.ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn"))
+
+    def submit(work: Callable, *args: Any) -> concurrent.futures.Future:
+        # Workers inherit that Ctrl-C is ignored: it reaches the parent, which stops them.
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            return pool.submit(work, *args)
+        finally:
+            signal.signal(signal.SIGINT, handler)
+
+    try:
+        yield submit
+    except concurrent.futures.process.BrokenProcessPool:
+        raise ValueError(killed) from None
+    except BaseException:
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def map_parts(work: Callable, jobs: Iterable[tuple[Any, int]], num_workers: int, desc: str, total: int) -> list:
+    """Run work(job) for every (job, size) in `num_workers` processes with a progress bar; results in the order of jobs.
+
+    sizes: bytes, the unit of the bar, `total` together. Jobs are taken from their iterator only a few ahead of the
+    workers, so it may make them, large ones, while they work. An interrupt or an error stops the workers at once: what
+    they had begun is lost, what they had finished stays.
+    """
+    results: dict[int, Any] = {}
+    jobs = iter(jobs)
+    first = list(itertools.islice(jobs, 2))
+    with tqdm(total=total, desc=desc, unit="B", unit_scale=True, disable=None if total else True) as bar:
+        if num_workers == 1 or len(first) < 2:
+            for i, (job, size) in enumerate(itertools.chain(first, jobs)):
+                results[i] = work(job)
+                bar.update(size)
+            return list(results.values())
+        waiting: dict[concurrent.futures.Future, tuple[int, int]] = {}
+
+        def take(when: str) -> None:
+            for future in concurrent.futures.wait(waiting, return_when=when).done:
+                i, size = waiting.pop(future)
+                results[i] = future.result()
+                bar.update(size)
+
+        killed = f"{desc}: a worker process was killed (out of memory?); try --num_workers=1"
+        with worker_pool(num_workers, killed) as submit:
+            for i, (job, size) in enumerate(itertools.chain(first, jobs)):
+                waiting[submit(work, job)] = (i, size)
+                if len(waiting) >= 2 * num_workers:
+                    take(concurrent.futures.FIRST_COMPLETED)
+            take(concurrent.futures.ALL_COMPLETED)
+    return [results[i] for i in range(len(results))]
