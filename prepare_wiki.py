@@ -36,7 +36,7 @@ from dedup import find_duplicates
 from documents import DocumentWriter, map_parts, read_counts, read_documents
 from shards import FORMAT_VERSION, Shards, join_parts, token_dtype
 from sources import Piece, Truncated, cut_parts, find_pieces, read_part
-from tokenizer import Tokenizer, train_bpe, train_characters
+from tokenizer import Tokenizer, from_tiktoken, train_bpe, train_characters
 
 TOKENIZER_CHARS = 100_000_000  # the vocabulary is trained on at most this much text
 EXAMPLES, EXAMPLE_CHARS = 20, 300  # of what each filter dropped, in the report
@@ -67,7 +67,9 @@ class PrepareConfig:
     min_script: float = 0.5  # smallest share of the letters that do
     english: bool = False  # two of eight stop words, words of 3 to 10 letters on average (Gopher)
     dedup_threshold: float = 0.7  # Jaccard similarity of 5-word shingles at which a document is a duplicate
-    tokenizer: str = "bpe"  # 'bpe' (byte-level, trained here), 'char', or a folder's tokenizer.json to use
+    tokenizer: str = (
+        "bpe"  # 'bpe' (trained here), 'char', a tokenizer.json or its folder, gpt2, cl100k_base, x.tiktoken
+    )
     vocab_size: int = 8192  # ids of a BPE trained here, end-of-text token included
     val_fraction: float = 0.01  # share of the documents held out for validation
     split_by: Literal["id", "file", "position"] = (
@@ -94,8 +96,8 @@ class PrepareConfig:
             raise ValueError(
                 f"vocab_size ({self.vocab_size}) must be at least 257: 256 bytes and the end-of-text token"
             )
-        if self.tokenizer not in ("bpe", "char"):
-            Tokenizer.load(self.tokenizer)
+        if self.tokenizer not in ("bpe", "char") and not Path(self.data_dir, "tokenizer.json").is_file():
+            load_tokenizer(self.tokenizer)
 
 
 def main(cfg: PrepareConfig) -> None:
@@ -383,11 +385,20 @@ def make_tokenizer(cfg: PrepareConfig, documents: list[Path], split: Splitter, f
             cfg.vocab_size,
         )
     else:
-        tokenizer = Tokenizer.load(cfg.tokenizer)
+        tokenizer = load_tokenizer(cfg.tokenizer)
         text = tokenizer.json
         atomic.write_json(folder / "tokenizer_config.json", tokenizer.special)
     with atomic.new_file(folder / "tokenizer.json") as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+@functools.lru_cache(
+    maxsize=1
+)  # a process loads it once for all parts: to prove that tiktoken may encode takes seconds
+def load_tokenizer(name: str | Path) -> Tokenizer:
+    """The tokenizer of a folder or file, or a named encoding of tiktoken."""
+    text = from_tiktoken(str(name))
+    return Tokenizer(text) if text is not None else Tokenizer.load(name)
 
 
 def first(texts: Iterator[str], max_chars: int) -> Iterator[str]:
@@ -442,7 +453,7 @@ def make_shards(
 def encode_part(split: Splitter, folder: Path, dtype: np.dtype, cut: int, job: tuple[Path, Path, int]) -> None:
     """Encode one document part to tokens/part_x/{train,val}.bin; documents end with the end-of-text id."""
     path, part, start = job
-    tokenizer = Tokenizer.load(folder)
+    tokenizer = load_tokenizer(folder)
     counts = {name: {"documents": 0, "bytes": 0} for name in ("train", "val")}
     with atomic.new_folder(part) as temporary:
         files = {name: open(temporary / f"{name}.bin", "wb") for name in counts}  # noqa: SIM115

@@ -10,11 +10,12 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import tiktoken
+import tiktoken.load
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as HFTokenizer
 
@@ -36,6 +37,17 @@ GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s
 # The ranges are numbers new in Unicode 17, which Digits knows and \p{N} does not.
 SMOLLM_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+|[NUMBER]| ?[^\s\p{L}NUMBER]+|\s+(?![^\sNUMBER])|\s+"
 SMOLLM_PATTERN = SMOLLM_PATTERN.replace("NUMBER", r"\p{N}\x{11DE0}-\x{11DE9}\x{16FF4}-\x{16FF6}")
+UPPER, LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+O200K_PATTERN = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?(?:{UPPER}*{LOWER}+|{UPPER}+{LOWER}*)(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+# tiktoken's encodings by name: how they cut text (in patterns of the same effect, without `$`), the end-of-text id.
+ENCODINGS = {
+    "gpt2": (GPT2_PATTERN, 50256),
+    "cl100k_base": (LLAMA3_PATTERN, 100257),
+    "o200k_base": (O200K_PATTERN, 199999),
+}
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> str:
@@ -75,7 +87,7 @@ def _pre_tokenizers() -> dict[str, pre_tokenizers.PreTokenizer]:
     digits = pre_tokenizers.Digits(individual_digits=True)
     found = {GPT2_PATTERN: words, SMOLLM_PATTERN: pre_tokenizers.Sequence([digits, words])}
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    for pattern in (PATTERN, LLAMA3_PATTERN, QWEN2_PATTERN):
+    for pattern in (PATTERN, LLAMA3_PATTERN, QWEN2_PATTERN, O200K_PATTERN):
         split = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
         found[pattern] = pre_tokenizers.Sequence([split, byte_level])
     return found
@@ -90,6 +102,39 @@ def train_characters(texts: Iterable[str]) -> str:
     tokenizer = HFTokenizer(models.WordLevel(vocab))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
     tokenizer.decoder = decoders.Fuse()
+    tokenizer.add_special_tokens([END_OF_TEXT])
+    return tokenizer.to_str()
+
+
+@lru_cache(maxsize=1)
+def from_tiktoken(name: str) -> str | None:
+    """tokenizer.json's text for a name in ENCODINGS, a file <name>.tiktoken, or a folder with GPT-2's encoder.json and
+    vocab.bpe; None for anything else. tiktoken downloads the table of a name that it has not got yet.
+    """
+    path = Path(name)
+    if path.is_dir() and (path / "vocab.bpe").is_file():
+        known = "gpt2"
+    elif path.suffix == ".tiktoken" or (name in ENCODINGS and not path.exists()):
+        known = path.stem
+    else:
+        return None
+    if known not in ENCODINGS:
+        raise ValueError(f"--tokenizer={name}: unknown encoding; known are {', '.join(ENCODINGS)}")
+    with _one_line(f"--tokenizer={name}: its table cannot be had; fetch {known}.tiktoken, give its path: "):
+        if path.is_dir():
+            ranks = tiktoken.load.data_gym_to_mergeable_bpe_ranks(str(path / "vocab.bpe"), str(path / "encoder.json"))
+        elif path.suffix:
+            ranks = tiktoken.load.load_tiktoken_bpe(name)
+        else:
+            ranks = tiktoken.get_encoding(name)._mergeable_ranks
+    pattern, end_of_text = ENCODINGS[known]
+    character = {byte: character for character, byte in _byte_of_character().items()}
+    spelt = {token: "".join(map(character.get, token)) for token in ranks}
+    cuts = [(token[:i], token[i:]) for token in sorted(ranks, key=ranks.get) for i in range(1, len(token))]
+    merges = [(spelt[a], spelt[b]) for a, b in cuts if a in ranks and b in ranks]
+    vocab = {spelt[token]: rank for token, rank in ranks.items()} | {END_OF_TEXT: end_of_text}
+    tokenizer = HFTokenizer(models.BPE(vocab, merges))
+    tokenizer.pre_tokenizer, tokenizer.decoder = _pre_tokenizers()[pattern], decoders.ByteLevel()
     tokenizer.add_special_tokens([END_OF_TEXT])
     return tokenizer.to_str()
 
