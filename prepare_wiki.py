@@ -21,7 +21,7 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -97,7 +97,7 @@ class PrepareConfig:
                 f"vocab_size ({self.vocab_size}) must be at least 257: 256 bytes and the end-of-text token"
             )
         if self.tokenizer not in ("bpe", "char") and not Path(self.data_dir, "tokenizer.json").is_file():
-            load_tokenizer(self.tokenizer)
+            given_tokenizer(self.tokenizer)
 
 
 def main(cfg: PrepareConfig) -> None:
@@ -306,6 +306,21 @@ def source_file(document_id: str) -> str:
     return name
 
 
+def once(read: Callable, path: Path) -> Any:
+    """read(path), once in each process for all parts."""
+    return _once(read, path, path.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=2)
+def _once(read: Callable, path: Path, mtime_ns: int) -> Any:
+    return read(path)
+
+
+def removed_ids(path: Path) -> frozenset[str]:
+    """The ids in a duplicates.parquet."""
+    return frozenset(pq.read_table(path, columns=["id"])["id"].to_pylist())
+
+
 @dataclass(frozen=True)
 class Splitter:
     """Which part of a kept document goes to which split."""
@@ -314,14 +329,15 @@ class Splitter:
     val_fraction: float
     folder: Path
 
-    @functools.cached_property
+    @property
     def removed(self) -> frozenset[str]:
         """Ids that dedup removed."""
-        return frozenset(pq.read_table(self.folder / "dedup/duplicates.parquet", columns=["id"])["id"].to_pylist())
+        return once(removed_ids, self.folder / "dedup/duplicates.parquet")
 
     def kept(self, path: Path) -> Iterator[tuple[str, str]]:
         """(id, text) of the documents of a part that dedup left."""
-        return (row for row in read_documents(path) if row[0] not in self.removed)
+        removed = self.removed
+        return (row for row in read_documents(path) if row[0] not in removed)
 
     def is_val(self, document_id: str) -> bool:
         """Whether a hash of the id, or of the source file in it (up to '#'), falls below val_fraction."""
@@ -341,7 +357,8 @@ class Splitter:
                     f"a split of {chars} characters would be empty; change --val_fraction ({self.val_fraction})"
                 )
             return
-        ids = (i for path in paths for (i,) in read_documents(path, ("id",)) if i not in self.removed)
+        removed = self.removed
+        ids = (i for path in paths for (i,) in read_documents(path, ("id",)) if i not in removed)
         sides = Counter(self.is_val(i) for i in ids)
         if len(sides) < 2:
             full = "val" if True in sides else "train"
@@ -385,19 +402,16 @@ def make_tokenizer(cfg: PrepareConfig, documents: list[Path], split: Splitter, f
             cfg.vocab_size,
         )
     else:
-        tokenizer = load_tokenizer(cfg.tokenizer)
+        tokenizer = given_tokenizer(cfg.tokenizer)
         text = tokenizer.json
         atomic.write_json(folder / "tokenizer_config.json", tokenizer.special)
     with atomic.new_file(folder / "tokenizer.json") as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-@functools.lru_cache(
-    maxsize=1
-)  # a process loads it once for all parts: to prove that tiktoken may encode takes seconds
-def load_tokenizer(name: str | Path) -> Tokenizer:
-    """The tokenizer of a folder or file, or a named encoding of tiktoken."""
-    text = from_tiktoken(str(name))
+def given_tokenizer(name: str) -> Tokenizer:
+    """A named encoding of tiktoken, or the tokenizer of a file or folder."""
+    text = from_tiktoken(name)
     return Tokenizer(text) if text is not None else Tokenizer.load(name)
 
 
@@ -453,7 +467,7 @@ def make_shards(
 def encode_part(split: Splitter, folder: Path, dtype: np.dtype, cut: int, job: tuple[Path, Path, int]) -> None:
     """Encode one document part to tokens/part_x/{train,val}.bin; documents end with the end-of-text id."""
     path, part, start = job
-    tokenizer = load_tokenizer(folder)
+    tokenizer = once(Tokenizer.load, folder / "tokenizer.json")
     counts = {name: {"documents": 0, "bytes": 0} for name in ("train", "val")}
     with atomic.new_folder(part) as temporary:
         files = {name: open(temporary / f"{name}.bin", "wb") for name in counts}  # noqa: SIM115
