@@ -5,7 +5,6 @@ blocks. A multistream .bz2 is cut where its streams begin, and who parses a piec
 """
 
 import bz2
-import contextlib
 import os
 import re
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ import pyarrow as pa
 from documents import Document
 
 COMPRESSION = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
-READ_BYTES = 1 << 14  # what a damaged place can cost of the text before it
+READ_BYTES = 1 << 12  # what a damaged place can cost of the text before it
 STREAM = re.compile(rb"BZh[1-9]1AY&SY")  # how a bz2 stream begins: its level, and the mark of its first block
 PAGE, PAGE_END, DUMP_END = b"<page>", b"</page>", b"</mediawiki>"
 NAMESPACE = re.compile(rb"<ns>(-?\d+)</ns>")
@@ -83,9 +82,12 @@ def cut_off(offset: int, data: bytes) -> str:
 def read_site(path: str) -> Site:
     """The Site that the head of a dump describes. Raises ValueError for what is no dump, or not UTF-8."""
     head, (raw, stream) = b"", open_compressed(path)
-    with raw, stream, contextlib.suppress(OSError):  # of a damaged file what comes before is looked at
-        while len(head) < 1 << 20 and PAGE not in head and (chunk := stream.read(READ_BYTES)):
-            head += chunk
+    with raw, stream:
+        try:
+            while len(head) < 1 << 20 and PAGE not in head and (chunk := stream.read(READ_BYTES)):
+                head += chunk
+        except OSError as error:
+            raise ValueError(f"{path}: damaged near byte {len(head)}, before its first page: {error}") from None
     if head[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in head[:64]:
         raise ValueError(f"{path}: UTF-16 from byte 0; convert it first: iconv -f UTF-16 -t UTF-8")
     if b"<mediawiki" not in head[:4096]:
@@ -126,7 +128,7 @@ def read_streams(path: str, start: int, end: int) -> tuple[bytes, int, str]:
     More streams follow in `data` where the last page goes on in them: pbzip2 and its like cut anywhere. failure: why
     the file ends there, or "".
     """
-    data, limit, size = bytearray(), None, os.path.getsize(path)
+    data, limit, size, failure = bytearray(), None, os.path.getsize(path), ""
     with open(path, "rb") as file:
         file.seek(start)
         try:
@@ -138,7 +140,8 @@ def read_streams(path: str, start: int, end: int) -> tuple[bytes, int, str]:
                     if not straddles and (last < 0 or data.find(PAGE_END, last) >= 0):
                         return bytes(data), limit, ""
                 _read_stream(file, data)
-            failure = "" if DUMP_END in data else cut_off(0, bytes(data))
+            if DUMP_END not in data and not DUMP_END.endswith(data.strip()):
+                failure = cut_off(0, bytes(data))
         except (OSError, EOFError) as error:
             failure = f"damaged near byte {file.tell():,}: {error}"
     return bytes(data), len(data) if limit is None else limit, failure

@@ -115,7 +115,7 @@ def main(cfg: PrepareConfig) -> None:
     with stage("documents", seconds):
         documents, counts = make_documents(cfg, pieces, folder, workers)
     if cfg.until == "documents":
-        print(f"{len(documents)} parts of documents are in {folder}/documents: {counts}")
+        print(f"{len(documents)} parts of documents are in {folder}/documents: {counts['counts']}")
         return
     with stage("duplicates", seconds):
         if not (folder / "dedup/report.json").is_file():
