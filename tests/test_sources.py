@@ -11,6 +11,7 @@ import math
 import operator
 import os
 import random
+import re
 import sys
 import sysconfig
 from pathlib import Path
@@ -18,6 +19,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import SHARED
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -698,3 +700,102 @@ def test_a_byte_order_mark_and_brackets_in_a_name_do_no_harm(tmp_path):
     path.write_text('{"text": "hello"}\n', encoding="utf-8-sig")
     parts = parts_of(str(path))
     assert [document.text for document in read_part(parts[0])] == ["hello"]
+
+
+# --- long files, and the output of WikiExtractor ---
+
+
+@pytest.mark.parametrize("suffix", PACK)
+@pytest.mark.parametrize("size", [1, 100, 5000])
+def test_a_long_file_is_cut_into_blocks_of_whole_rows(tmp_path, monkeypatch, suffix, size):
+    """The same documents, with the same ids and rows, as in one piece; an id of its own where a row has none."""
+    monkeypatch.setattr(documents_module, "ROW_GROUP_BYTES", 1000)
+    rows = [{"text": f"row {i} " + "ü" * (i % 50)} | ({"id": f"own {i}"} if i % 3 else {}) for i in range(2000)]
+    path = tmp_path / f"a.jsonl{suffix}"
+    path.write_bytes(PACK[suffix](b"\xef\xbb\xbf" + lines(rows).replace(b"\n", b"\n\n", 100).rstrip(b"\n")))
+    whole = read(path)
+    assert len(parts_of(str(path))) == 1 and len(whole) == 2000
+    monkeypatch.setattr(sources, "PART_BYTES", size)
+    parts = parts_of(str(path))
+    assert len(parts) > 3 and all(part[0].block is not None for part in parts)
+    assert read(path) == whole
+    broken = path.with_name(f"b.jsonl{suffix}")
+    broken.write_bytes(PACK[suffix](lines(rows[:1500]) + b"{broken\n" + lines(rows)))
+    assert "line 1501 cannot be read" in refusal(broken)
+
+
+def test_a_long_file_that_is_damaged_keeps_what_comes_before(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "PART_BYTES", 5000)
+    rows = [{"text": f"row {i} {random.Random(i).random()}"} for i in range(5000)]
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(lines(rows))[:-9000])
+    found = []
+    with pytest.raises(sources.Truncated, match="a.jsonl.gz: damaged near byte [0-9,]+ of its text"):
+        for part in parts_of(str(tmp_path / "a.jsonl.gz")):
+            for document in read_part(part):
+                found.append(document.text)
+    assert len(found) > 4000 and found == [row["text"] for row in rows[: len(found)]]
+
+
+def test_what_wikiextractor_writes_are_documents(tmp_path):
+    text = '<doc id="12" url="https://x/12" title="A "b"">\nA "b"\n\nText of <it>.\n\n</doc>\n'
+    text += '<doc id="13" url="u" title="">\n\n</doc>\n'
+    (tmp_path / "wiki_00.txt.gz").write_bytes(gzip.compress(text.encode()))
+    assert read(tmp_path / "*.txt.gz") == [
+        Document("12", 'A "b"', "https://x/12", 'A "b"\n\nText of <it>.'),
+        Document("13", "", "u", ""),
+    ]
+
+
+# documents and characters, or those of more than 100 characters, in each real file (shared/data/README.md)
+REAL = {
+    "text_en/dsl_wiki_00.jsonl.gz": (37, 1_003_411),
+    "text_en/dsl_wiki_01.jsonl.gz": (48, 1_028_204),
+    "text_en/dsl_wiki_02.jsonl.gz": (39, 977_936),
+    "text_en/dsl_wiki_03.jsonl.gz": (36, 1_029_817),
+    "text_en/dsl_wiki_04.jsonl.gz": (65, 998_518),
+    "text_en/dsl_wiki_05.jsonl.gz": (64, 1_028_885),
+    "text_zh/zhwiki_wiki_00.doc.txt.gz": (1138, 433),
+    "text_zh/zhwiki_wiki_07.doc.txt.gz": (1022, 386),
+    "text_zh/zhwiki_wiki_13.doc.txt.gz": (1199, 436),
+    "text_zh/zhwiki_wiki_18.doc.txt.gz": (1045, 407),
+    "text_zh/zhwiki_wiki_45.doc.txt.gz": (1166, 366),
+}
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("name", REAL)
+def test_real_files_hold_the_documents_that_are_known(name):
+    found = read(SHARED / "wiki" / name)
+    chars = [len(document.text) for document in found]
+    second = sum(chars) if "text_en" in name else sum(count > 100 for count in chars)
+    assert (len(found), second) == REAL[name]
+    assert len({document.id for document in found}) == len(found)
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [("cmrc2018_dev", 848), ("DRCD_dev", 1000)],
+)
+def test_real_paragraphs_of_questions_and_answers_become_jsonl(name, count, tmp_path):
+    """SQuAD's form is one JSON object of all: a line of Python makes rows of it."""
+    articles = json.loads(gzip.open(SHARED / f"wiki/text_zh/{name}.json.gz").read())["data"]
+    rows = [{"text": p["context"], "title": a.get("title", "")} for a in articles for p in a["paragraphs"]]
+    (tmp_path / "a.jsonl").write_bytes(lines(rows))
+    assert [document.text for document in read(tmp_path / "a.jsonl")] == [row["text"] for row in rows]
+    assert len(rows) == count
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize(
+    ("path", "lines_in"),
+    [
+        ("wikitext-2/wiki.valid.tokens.gz", 60),
+        ("wikitext-2/wiki.train.reexport.tokens.gz", 629),
+        ("text_en/llamafactory_wiki_demo.txt.gz", 0),
+    ],
+)
+def test_real_texts_are_one_document(path, lines_in, tmp_path):
+    (tmp_path / "a.txt.gz").write_bytes((SHARED / "wiki" / path).read_bytes())
+    (document,) = read(tmp_path / "a.txt.gz")
+    assert len(re.findall(r"^ = [^=].*[^=] = ?$", document.text, re.MULTILINE)) == lines_in

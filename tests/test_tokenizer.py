@@ -12,6 +12,7 @@ import unicodedata
 
 import pytest
 import tiktoken
+import tiktoken_ext.openai_public as openai_public
 from conftest import SHARED
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -29,6 +30,7 @@ from tokenizer import (
     SMOLLM_PATTERN,
     TextStream,
     Tokenizer,
+    from_tiktoken,
     train_bpe,
     train_characters,
 )
@@ -800,6 +802,61 @@ def test_real_tokenizers_give_the_ids_of_transformers_on_real_text(tmp_path, nam
     stream = TextStream(ours)
     ids = ours.encode(texts["emoji"][:1000] + texts["Chinese"][:1000])
     assert "".join(map(stream.feed, ids)) + stream.finish() == ours.decode(ids)
+
+
+# --- tiktoken's encodings ---
+
+
+def openai(name: str, monkeypatch) -> tiktoken.Encoding:
+    """tiktoken's own encoding, with its own pattern, from the tables here (for o200k_base those of cl100k_base)."""
+    tables = SHARED / "tokenizer"
+    ranks = load_tiktoken_bpe(str(tables / ("gpt2.tiktoken" if name == "gpt2" else "cl100k_base.tiktoken")))
+    monkeypatch.setattr(openai_public, "load_tiktoken_bpe", lambda *_, **__: ranks)
+    monkeypatch.setattr(openai_public, "data_gym_to_mergeable_bpe_ranks", lambda *_, **__: ranks)
+    return tiktoken.Encoding(**{**getattr(openai_public, name)(), "explicit_n_vocab": None})
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("name", ["gpt2", "cl100k_base", "o200k_base"])
+def test_named_encodings_give_the_ids_of_tiktoken(tmp_path, monkeypatch, name):
+    """From a file <name>.tiktoken, and by name where tiktoken has the table; the end of a text has tiktoken's id."""
+    theirs = openai(name, monkeypatch)
+    file = tmp_path / f"{name}.tiktoken"
+    file.write_bytes((SHARED / "tokenizer/gpt2.tiktoken").read_bytes())
+    if name != "gpt2":
+        file.write_bytes((SHARED / "tokenizer/cl100k_base.tiktoken").read_bytes())
+    text = from_tiktoken(str(file))
+    ours = Tokenizer(text)
+    assert ours.fast is not None and ours.end_of_text == theirs.eot_token
+    assert ours.end_of_text == {"gpt2": 50256, "cl100k_base": 100257, "o200k_base": 199999}[name]
+    for sample in [*real_texts().values(), *HARD]:
+        assert ours.encode(sample) == theirs.encode_ordinary(sample)
+        assert ours._encode(sample) == theirs.encode_ordinary(sample)  # what transformers will do with the file
+    monkeypatch.setattr(tiktoken, "get_encoding", lambda _: theirs)
+    assert from_tiktoken(name) == text
+
+
+@pytest.mark.real_data
+def test_the_two_files_of_gpt2_are_its_encoding():
+    folder = SHARED / "tokenizer"
+    assert from_tiktoken(str(folder / "gpt2")) == from_tiktoken(str(folder / "gpt2.tiktoken"))
+
+
+def test_a_table_that_cannot_be_had_is_one_line(tmp_path, monkeypatch):
+    def offline(name):
+        raise OSError("no route to host\nat all")
+
+    monkeypatch.setattr(tiktoken, "get_encoding", offline)
+    with pytest.raises(ValueError, match="fetch o200k_base.tiktoken, give its path: no route to host at all"):
+        from_tiktoken("o200k_base")
+    with pytest.raises(ValueError, match="unknown encoding; known are gpt2, cl100k_base, o200k_base"):
+        from_tiktoken(str(tmp_path / "other.tiktoken"))
+    (tmp_path / "gpt2.tiktoken").write_bytes(b"no table")
+    with pytest.raises(ValueError, match="gpt2.tiktoken: its table cannot be had"):
+        from_tiktoken(str(tmp_path / "gpt2.tiktoken"))
+    (tmp_path / "gpt2").mkdir()  # a data folder may have the name of an encoding
+    monkeypatch.chdir(tmp_path)
+    assert from_tiktoken("gpt2") is None and from_tiktoken(str(tmp_path / "gpt2")) is None
 
 
 # --- files ---
