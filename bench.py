@@ -5,6 +5,8 @@
     python bench.py --part=sample                 generated tokens, against transformers' generate and without a cache
     python bench.py --part=sampler                shuffled indices, up to n = 1e12, against torch's samplers
     python bench.py --part=reader                 random windows of a token file against np.memmap, cold and warm
+    python bench.py --part=tokens --encoding=gpt2.tiktoken    documents to shards, against datasets.map
+    python bench.py --part=dump --dump=x.xml.bz2  a MediaWiki dump to documents, against bzcat
     OMP_NUM_THREADS=1 python bench.py             beside other jobs: threads that wait for each other spoil every number
 
 All variants of a part take turns, A B, A B, ...: what disturbs the machine for a while disturbs each of them. The
@@ -13,7 +15,7 @@ compute the same before they are timed. Peak memory comes from a fresh process f
 every sample and the hardware, is kept in out/bench/<part>.json.
 
 A new part is a function from BenchConfig to Part, entered in bench_model.PARTS: its variants are timed in one process.
-Where every turn needs a fresh process it is a function that makes a record, entered in bench_data.PARTS.
+Where every turn needs a fresh process it is a function that makes a record, entered in FRESH below.
 """
 
 import configurator  # before torch and the others: Ctrl-C during their import is one line too
@@ -39,12 +41,15 @@ from tqdm import tqdm
 
 import atomic
 import bench_data
+import bench_wiki
 from bench_model import PARTS, SAMPLE_PARTS, Part, need
 from documents import worker_pool
 from sample import pick_device
 
 # sampler, reader: a turn begins with a new process and its imports, 3 seconds; sample: one takes up to a minute
-ROUNDS = {"train": 7, "sample": 3, "sampler": 3, "reader": 5}
+ROUNDS = {"train": 7, "sample": 3, "sampler": 3, "reader": 5, "tokens": 3, "dump": 3}
+FRESH = bench_data.PARTS | {"tokens": bench_wiki.tokens, "dump": bench_wiki.dump}
+TABLES = bench_data.TABLES | dict.fromkeys(("tokens", "dump"), bench_wiki.table)
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,10 @@ class BenchConfig:
     )
     largest: int = 10**8  # sampler: samplers that hold a list run up to this n (1e8: 4.8 GB); whole epochs and targets
     file_mb: int = 2000  # reader: size of the token file, which is made beside the record and removed afterwards
+    documents: int = 20_000  # tokens: how many, 3 kB each
+    encoding: str = ""  # tokens: the path of a file gpt2.tiktoken
+    dump: str = ""  # dump: a MediaWiki dump, whole or a slice, .xml or .xml.bz2; its pages are repeated
+    dump_mb: int = 100  # dump: decompressed size of what is read
     out: str = ""  # JSON record; empty: out/bench/<part>.json
 
     def check(self) -> list[str]:
@@ -69,7 +78,7 @@ class BenchConfig:
             raise ValueError(f"rounds ({self.rounds}) must be at least 1, seconds ({self.seconds}) at least 0")
         if self.largest < 1000 or self.file_mb < 1:
             raise ValueError(f"largest ({self.largest}) must be at least 1000, file_mb ({self.file_mb}) at least 1")
-        known = [*PARTS, *bench_data.PARTS]
+        known = [*PARTS, *FRESH]
         names = known if self.part == "all" else self.part.split(",")
         names = [full for name in names for full in (list(SAMPLE_PARTS) if name == "sample" else [name])]
         if unknown := [name for name in names if name not in known]:
@@ -230,8 +239,8 @@ def origin(name: str, cfg: BenchConfig, device: torch.device) -> dict[str, Any]:
 def run_part(name: str, cfg: BenchConfig) -> dict[str, Any]:
     """Check, time and weigh the variants of a part; returns the record, JSON's types only."""
     cfg = dataclasses.replace(cfg, rounds=cfg.rounds or ROUNDS.get(name.partition("-")[0], 7))
-    if name in bench_data.PARTS:
-        return origin(name, cfg, torch.device("cpu")) | bench_data.PARTS[name](cfg, take_turns)
+    if name in FRESH:
+        return origin(name, cfg, torch.device("cpu")) | FRESH[name](cfg, take_turns)
     device = pick_device(cfg.device)
     measured, part = origin(name, cfg, device), PARTS[name](cfg)
     variants = {key: build() for key, build in part.variants.items()}
@@ -262,7 +271,7 @@ def table(record: dict[str, Any]) -> str:
         f"{machine['gpu'] or machine['cpu']}, {machine['threads']} of {machine['cores']} cores, "
         f"torch {machine['torch']}, load average {machine['load_average'][0]:.1f}",
     ]
-    return "\n".join(lines + bench_data.TABLES.get(record["part"], times_table)(record))
+    return "\n".join(lines + TABLES.get(record["part"], times_table)(record))
 
 
 def times_table(record: dict[str, Any]) -> list[str]:
