@@ -218,17 +218,11 @@ def check_resume(cfg: TrainConfig, folder: Path, saved: dict[str, Any], tokenize
 
 def model_shape(cfg: TrainConfig, vocab_size: int) -> ModelConfig:
     """The decoder that the settings describe, for a tokenizer of `vocab_size` ids."""
-    return ModelConfig(
-        vocab_size=-(-vocab_size // 64) * 64,  # padded: GPUs multiply multiples of 64 faster
-        block_size=cfg.block_size,
-        n_layer=cfg.n_layer,
-        n_head=cfg.n_head,
-        n_kv_head=cfg.n_kv_head,
-        n_embd=cfg.n_embd,
-        ffn_hidden=cfg.ffn_hidden if cfg.ffn_hidden is not None else -(-8 * cfg.n_embd // (3 * 64)) * 64,
-        rope_theta=cfg.rope_theta,
-        tie_embeddings=cfg.tie_embeddings,
-    )
+    shape = {key: getattr(cfg, key) for key in (*MODEL, "block_size")}
+    shape["vocab_size"] = -(-vocab_size // 64) * 64  # padded: GPUs multiply multiples of 64 faster
+    if cfg.ffn_hidden is None:
+        shape["ffn_hidden"] = -(-8 * cfg.n_embd // (3 * 64)) * 64
+    return ModelConfig(**shape)
 
 
 def adopt(cfg: TrainConfig, folder: Path, data: Tokenizer) -> tuple[TrainConfig, ModelConfig, Tokenizer]:
