@@ -43,18 +43,9 @@ from shards import EvalWindows
 from tokenizer import Tokenizer
 
 LOCK_WAIT_S = 120  # for a run whose launcher was killed: it stops after the step that it is in
-PEAK_FLOPS = {  # of dense matrix products in bfloat16, by a part of the device's name: the makers' data sheets
-    "B200": 2250e12,
-    "H200": 989e12,
-    "H100 PCIe": 756e12,
-    "H100": 989e12,
-    "A100": 312e12,
-    "L40S": 362e12,
-    "L4": 121e12,
-    "A10": 125e12,
-    "RTX 4090": 165e12,
-    "RTX 3090": 71e12,
-}
+# Of dense matrix products in bfloat16, by a part of the device's name: the makers' data sheets.
+PEAK_TFLOPS = {"B200": 2250, "H200": 989, "H100 PCIe": 756, "H100": 989, "A100": 312, "L40S": 362, "L4": 121}
+PEAK_TFLOPS |= {"A10": 125, "RTX 4090": 165, "RTX 3090": 71}
 
 
 @dataclass(frozen=True)
@@ -294,7 +285,7 @@ def report(cfg: TrainConfig, step: int, val_loss: float, data: Mixture, text: st
 def peak_flops(device: torch.device) -> float | None:
     """What the device could do, None where it is not known."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-    return next((flops for part, flops in PEAK_FLOPS.items() if part in name), None)
+    return next((tflops * 1e12 for part, tflops in PEAK_TFLOPS.items() if part in name), None)
 
 
 def peak_memory(device: torch.device) -> str:
