@@ -95,9 +95,7 @@ class TrainConfig:
     wandb_project: str = "nonllama"
     # machine
     device: str = "auto"  # cpu, cuda, mps; auto: cuda if there is one
-    dtype: Literal["auto", "float32", "bfloat16"] = (
-        "auto"  # of the matrix products; auto: bfloat16 where the device has it
-    )
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of matrix products; auto: bfloat16 if the device has it
     parallel: Literal["ddp", "fsdp"] = "ddp"  # each process has the whole model, or (fsdp) its share of it
     recompute: bool = False  # compute blocks again for the gradient: a third more work, much less memory
     compile: bool = False  # torch.compile (needs a C++ compiler; the first step takes 10-60 s)
@@ -126,7 +124,7 @@ RESUME_FIXED = ("data", "init_from", *MODEL, "block_size", "optimizer", "batch_t
 def micro_steps(cfg: TrainConfig, world_size: int) -> int:
     """Forward-backward passes of one process in a step. Raises ValueError when the step cannot be cut evenly."""
     windows = cfg.batch_tokens // cfg.block_size
-    if cfg.batch_tokens % cfg.block_size or not windows:
+    if cfg.batch_tokens % cfg.block_size:
         nearest = max(1, round(cfg.batch_tokens / cfg.block_size)) * cfg.block_size
         raise ValueError(
             f"batch_tokens ({cfg.batch_tokens}) must be a multiple of block_size ({cfg.block_size}); try {nearest}"
@@ -418,9 +416,8 @@ def train(cfg: TrainConfig, held: contextlib.ExitStack) -> None:
         step = state["step"]
         last = step >= cfg.max_iters
         if (step % cfg.eval_interval == 0 or last) and step > state["evaluated"]:
-            losses = [
-                evaluate(compiled, corpus.val, cfg.batch_size, precision, device, world) for corpus in data.corpora
-            ]
+            vals = [corpus.val for corpus in data.corpora]
+            losses = [evaluate(compiled, val, cfg.batch_size, precision, device, world) for val in vals]
             val_loss = sum(share * loss for share, loss in zip(data.shares, losses, strict=True))
             state |= {"evaluated": step, "val_loss": val_loss}
             text = continuation(cfg, model, data.tokenizer, precision, 100 if last else 40)
