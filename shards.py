@@ -5,9 +5,9 @@ python shards.py verify data/pydocs        check every shard's size and SHA-256
 A bare nanoGPT folder (train.bin, val.bin) is read as well.
 """
 
-import hashlib
 import json
 import os
+import shutil
 import sys
 import weakref
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,6 @@ import numpy as np
 import atomic
 
 FORMAT_VERSION = 1
-COPY_BYTES = 8 << 20
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
@@ -43,20 +42,15 @@ def join_parts(
             groups.append([])
         if part.stat().st_size:
             groups[-1].append(i)
-    for group in groups:
-        if not group:
-            continue
-        name, digest, size = f"{split}_{len(shards):05d}.bin", hashlib.sha256(), 0
-        with atomic.new_file(folder / name) as temporary, open(temporary, "wb") as out:
+    for group in filter(None, groups):
+        path = folder / f"{split}_{len(shards):05d}.bin"
+        with atomic.new_file(path) as temporary, open(temporary, "wb") as out:
             for i in group:
                 with open(parts[i], "rb") as file:
-                    while block := file.read(COPY_BYTES):
-                        out.write(block)
-                        digest.update(block)
-                        size += len(block)
+                    shutil.copyfileobj(file, out)
         documents, size_bytes = (sum(counts[i][key] for i in group) for key in ("documents", "bytes"))
-        entry = {"file": name, "tokens": size // itemsize, "documents": documents, "bytes": size_bytes}
-        shards.append(entry | {"sha256": digest.hexdigest()})
+        entry = {"file": path.name, "tokens": path.stat().st_size // itemsize, "documents": documents}
+        shards.append(entry | {"bytes": size_bytes, "sha256": atomic.sha256(path)})
     return shards
 
 
