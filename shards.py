@@ -59,11 +59,8 @@ def read_meta(folder: str | Path) -> dict[str, Any]:
     folder = Path(folder)
     if (folder / "meta.json").is_file():
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        if meta.get("format_version") != FORMAT_VERSION:
-            version = meta.get("format_version")
-            raise ValueError(
-                f"{folder}/meta.json has format version {version}, this program reads {FORMAT_VERSION}; make it anew"
-            )
+        if (version := meta.get("format_version")) != FORMAT_VERSION:
+            raise ValueError(f"{folder}/meta.json has format version {version}, not {FORMAT_VERSION}; make it anew")
         return meta
     if (folder / "manifest.json").is_file():
         command = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["command"]
@@ -233,9 +230,7 @@ class EvalWindows:
         counts = np.maximum(0, -(-(shards.sizes - 1) // block_size))
         self.first = np.concatenate([[0], np.cumsum(counts)])
         if not len(self):
-            raise ValueError(
-                f"{shards.folder}: the {shards.split} split is empty; raise --val_fraction in its preparation"
-            )
+            raise ValueError(f"{shards.folder}: the {shards.split} split is empty; raise --val_fraction when preparing")
 
     def __len__(self) -> int:
         return int(self.first[-1])

@@ -200,9 +200,7 @@ def check_resume(cfg: TrainConfig, folder: Path, saved: dict[str, Any], tokenize
                 f"give --{key}={had} to resume, or another --out_dir"
             )
     if not Tokenizer.load(folder).same(tokenizer):
-        raise ValueError(
-            f"checkpoint {folder} was trained with another tokenizer than the data has now; give another --out_dir"
-        )
+        raise ValueError(f"checkpoint {folder} has another tokenizer than the data has now; give another --out_dir")
 
 
 def model_shape(cfg: TrainConfig, vocab_size: int) -> ModelConfig:
