@@ -158,15 +158,9 @@ def batch(data: Mixture, first: int, batch_size: int, device: torch.device) -> t
 
 
 @torch.no_grad()
-def evaluate(
-    model: torch.nn.Module,
-    windows: EvalWindows,
-    batch_size: int,
-    precision: Callable,
-    device: torch.device,
-    world: World,
-) -> float:
+def evaluate(model: torch.nn.Module, windows: EvalWindows, batch_size: int, precision: Callable, world: World) -> float:
     """Mean loss in nats per token over the whole validation split; every process takes its share, then all reduce."""
+    device = next(model.parameters()).device
     wide = torch.float32 if device.type == "mps" else torch.float64
     total = torch.zeros(2, dtype=wide, device=device)  # nats, tokens scored
     model.eval()
@@ -337,9 +331,7 @@ def train(cfg: TrainConfig, held: contextlib.ExitStack) -> None:
         saved = checkpoint.read_state(folder)
         check_resume(cfg, folder, saved, data.tokenizer)
         state = {key: saved[key] for key in state}
-
-    def precision() -> torch.autocast:
-        return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+    precision = functools.partial(torch.autocast, device.type, dtype, enabled=dtype != torch.float32)
 
     # model and optimizer: made without memory, divided, then filled
     with torch.device("meta"):
@@ -414,8 +406,7 @@ def train(cfg: TrainConfig, held: contextlib.ExitStack) -> None:
         step = state["step"]
         last = step >= cfg.max_iters
         if (step % cfg.eval_interval == 0 or last) and step > state["evaluated"]:
-            vals = [corpus.val for corpus in data.corpora]
-            losses = [evaluate(compiled, val, cfg.batch_size, precision, device, world) for val in vals]
+            losses = [evaluate(compiled, corpus.val, cfg.batch_size, precision, world) for corpus in data.corpora]
             val_loss = sum(share * loss for share, loss in zip(data.shares, losses, strict=True))
             state |= {"evaluated": step, "val_loss": val_loss}
             text = continuation(cfg, model, data.tokenizer, precision, 100 if last else 40)
@@ -501,13 +492,10 @@ def train(cfg: TrainConfig, held: contextlib.ExitStack) -> None:
             if peak is not None:
                 speed["mfu"] = model.flops_per_token(cfg.block_size) * tokens_per_s / (peak * world.size)
             log.log(metrics, speed)
-            bar.write(
-                f"step {step:>6} | loss {values[0]:.4f} | lr {rate:.2e} | grad norm {values[1]:.2f} | "
-                + f"{tokens_per_s:,.0f} tokens/s | "
-                + (f"MFU {100 * speed['mfu']:.1f} % | " if peak else "")
-                + (f"skipped {values[2]:.0f} | " if values[2] else "")
-                + f"{left_s // 60}:{left_s % 60:02d} left"
-            )
+            line = f"step {step:>6} | loss {values[0]:.4f} | lr {rate:.2e} | grad norm {values[1]:.2f} | "
+            line += f"{tokens_per_s:,.0f} tokens/s | " + (f"MFU {100 * speed['mfu']:.1f} % | " if peak else "")
+            line += f"skipped {values[2]:.0f} | " if values[2] else ""
+            bar.write(line + f"{left_s // 60}:{left_s % 60:02d} left")
             update_s, logged_step = 0.0, step
 
     # end
