@@ -44,9 +44,8 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     temporary.mkdir(parents=True)
     try:
         yield temporary
-        for inner in sorted(temporary.rglob("*")):
-            _fsync(inner)
-        _fsync(temporary)
+        for part in [*temporary.rglob("*"), temporary]:
+            _fsync(part)
         os.rename(temporary, path)
         _fsync(path.parent)
     finally:
