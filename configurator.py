@@ -72,11 +72,10 @@ def load(cls: type, argv: list[str], description: str | None = None) -> tuple[ty
             _tyro(cls, ["--help"], cfg, description)
         if arg.startswith("--"):
             key, equals, text = arg[2:].partition("=")
+            key = key.replace("-", "_")
             if not equals:
-                raise ValueError(
-                    f"{arg}: write --{key.replace('-', '_')}=VALUE (python {sys.argv[0]} --help lists the keys)"
-                )
-            assignments = [(key.replace("-", "_"), text, "command line")]
+                raise ValueError(f"{arg}: write --{key}=VALUE (python {sys.argv[0]} --help lists the keys)")
+            assignments = [(key, text, "command line")]
         else:
             assignments = read_config_file(arg)
         for key, value, origin in assignments:
