@@ -108,9 +108,8 @@ def quantize(weights: Sequence[float], period: int = PERIOD) -> list[int]:
 
     Raises ValueError for a weight that is negative, not finite, or positive and below one part in the period.
     """
-    for weight in weights:
-        if not 0 <= weight < math.inf:
-            raise ValueError(f"weight {weight} must be a finite number of at least 0 (weights {list(weights)})")
+    if bad := [weight for weight in weights if not 0 <= weight < math.inf]:
+        raise ValueError(f"weight {bad[0]} must be a finite number of at least 0 (weights {list(weights)})")
     total = sum(weights)
     if not total > 0:
         raise ValueError(f"weights {list(weights)} sum to {total}; at least one must be positive")
