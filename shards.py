@@ -201,11 +201,10 @@ class Windows:
         from sampler import hash_key  # here: it imports torch, which processes that only write shards can do without
 
         owners = np.searchsorted(self.first, indices, side="right") - 1
-        starts = ((indices - self.first[owners]) * self.block_size).tolist()
-        owners = owners.tolist()
-        for row, (shard, epoch) in enumerate(zip(owners, epochs.tolist(), strict=True)):
-            starts[row] += hash_key(self.seed, epoch, shard) % self.block_size  # the offset
-        tokens = self.shards.rows(owners, starts, self.block_size + 1)
+        places = zip(epochs.tolist(), owners.tolist(), strict=True)
+        offsets = [hash_key(self.seed, epoch, shard) % self.block_size for epoch, shard in places]
+        starts = (indices - self.first[owners]) * self.block_size + np.array(offsets, dtype=np.int64)
+        tokens = self.shards.rows(owners.tolist(), starts.tolist(), self.block_size + 1)
         self.shards.check_ids(tokens)
         return tokens.astype(np.int64)
 
