@@ -369,23 +369,22 @@ def train(cfg: TrainConfig, held: contextlib.ExitStack) -> None:
         return
 
     # the journal of rank 0
+    settings, threads = dataclasses.asdict(cfg), torch.get_num_threads()
     if world.rank == 0:
         out_dir.mkdir(parents=True, exist_ok=True)
         if not locked:
             lock()
-        settings = dataclasses.asdict(cfg)
         atomic.write_json(out_dir / "settings.json", settings)
         wandb = {"project": cfg.wandb_project, "name": out_dir.name, "config": settings} if cfg.wandb else None
         log = journal.Journal(out_dir, state["step"], wandb)
         print(
             f"{model.num_parameters():,} parameters; {cfg.max_iters:,} steps of {cfg.batch_tokens:,} tokens; "
-            f"{device.type}, {str(dtype).removeprefix('torch.')}, "
-            f"processes: {world.size}, threads in each: {torch.get_num_threads()}"
+            f"{device.type}, {str(dtype).removeprefix('torch.')}, processes: {world.size}, threads in each: {threads}"
         )
         print(data.describe(cfg.max_iters * step_windows))
         if folder is not None:
             print(f"resumed from {folder}", flush=True)
-            if saved.get("threads", torch.get_num_threads()) != torch.get_num_threads():
+            if saved.get("threads", threads) != threads:
                 print(f"note: it ran with --num_threads={saved['threads']}; the last bits of the results will differ")
         bar = tqdm(total=cfg.max_iters, initial=state["step"], unit=" steps", desc="train", disable=None)
     interrupted: list[int] = []
@@ -430,8 +429,7 @@ def train(cfg: TrainConfig, held: contextlib.ExitStack) -> None:
             best = state["evaluated"] == step and state["val_loss"] < state["best_val_loss"]
             if best:
                 state["best_val_loss"] = state["val_loss"]
-            saved = {**state, "position": step * step_windows, "settings": dataclasses.asdict(cfg)}
-            saved["threads"] = torch.get_num_threads()
+            saved = {**state, "position": step * step_windows, "settings": settings, "threads": threads}
             what = (out_dir, step, model, optimizer, data.tokenizer, saved, best, cfg.keep_checkpoints, carried)
             world.together(functools.partial(checkpoint.save, *what, rank=world.rank))  # the disk may be full
             saved_s = time.monotonic()
@@ -452,8 +450,8 @@ def train(cfg: TrainConfig, held: contextlib.ExitStack) -> None:
                         part = parallel(x, y) / scored  # summed over the micro-batch, divided by the step's count
                     (part * world.size).backward()  # the mean over processes is taken; the loss is a sum
                 loss += part.detach()
-            mine = loss.clone()
-            loss = world.sum(loss)
+            mine = loss.isfinite()
+            world.sum(loss)
             norm = whole(torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip or math.inf))
             finite = loss.isfinite() & norm.isfinite()
             rate = learning_rate(step, cfg)
@@ -462,7 +460,7 @@ def train(cfg: TrainConfig, held: contextlib.ExitStack) -> None:
         in_a_row.add_(1).mul_(~finite)
         torch.maximum(most, in_a_row, out=most)
         skipped.add_(~finite)
-        own.add_(~mine.isfinite())
+        own.add_(~mine)
         state["step"] = step = step + 1
 
         # log
