@@ -8,10 +8,11 @@ import hashlib
 import json
 import os
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
+
+import filelock
 
 
 @contextlib.contextmanager
@@ -43,9 +44,8 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     temporary.mkdir(parents=True)
     try:
         yield temporary
-        for inner in sorted(temporary.rglob("*")):
-            _fsync(inner)
-        _fsync(temporary)
+        for part in [*temporary.rglob("*"), temporary]:
+            _fsync(part)
         os.rename(temporary, path)
         _fsync(path.parent)
     finally:
@@ -67,24 +67,15 @@ def write_json(path: str | Path, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def lock(folder: str | Path, wait_s: float) -> IO:
-    """Hold `folder`/lock until what is returned is closed, at the latest when the process ends, however it ends.
+def lock(folder: str | Path, wait_s: float) -> contextlib.AbstractContextManager:
+    """Hold `folder`/lock until what is returned is left, at the latest when the process ends, however it ends.
 
     Raises ValueError when another process has held it for wait_s seconds.
     """
-    import fcntl  # not on Windows
-
-    file = open(Path(folder) / "lock", "a")  # noqa: SIM115
-    deadline = time.monotonic() + wait_s
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return file
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                file.close()
-                raise ValueError(f"another process is writing to {folder}; stop it, or give another folder") from None
-            time.sleep(0.1)
+    try:
+        return filelock.FileLock(Path(folder) / "lock").acquire(timeout=wait_s)
+    except filelock.Timeout:
+        raise ValueError(f"another process is writing to {folder}; stop it, or give another folder") from None
 
 
 def sha256(path: str | Path) -> str:

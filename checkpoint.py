@@ -19,6 +19,7 @@ from typing import Any
 
 import safetensors
 import torch
+from huggingface_hub import save_torch_state_dict
 from safetensors.torch import save_file
 
 import atomic
@@ -331,26 +332,6 @@ def _files(model: Llama, tokenizer: Tokenizer, carried: dict[str, bytes]) -> dic
     }
 
 
-def _save_weights(weights: dict[str, torch.Tensor], folder: Path, max_shard_bytes: int) -> None:
-    """model.safetensors, or shards and their index; `weights` are on the CPU."""
-    shards: list[list[str]] = [[]]
-    size = 0
-    for name, tensor in weights.items():
-        size += tensor.nbytes
-        if shards[-1] and size > max_shard_bytes:
-            shards, size = [*shards, []], tensor.nbytes
-        shards[-1].append(name)
-    places = {}
-    for i, names in enumerate(shards, 1):
-        file = "model.safetensors" if len(shards) == 1 else f"model-{i:05d}-of-{len(shards):05d}.safetensors"
-        save_file({name: weights[name] for name in names}, folder / file, {"format": "pt"})
-        places |= dict.fromkeys(names, file)
-    if len(shards) > 1:
-        total = sum(tensor.nbytes for tensor in weights.values())
-        index = {"metadata": {"total_size": total}, "weight_map": places}
-        (folder / "model.safetensors.index.json").write_bytes(_json(index))
-
-
 def save(
     out_dir: Path,
     step: int,
@@ -385,7 +366,7 @@ def save(
         (temporary / "training").mkdir()
         for name, content in (_files(model, tokenizer, carried or {}) | {"training/state.json": _json(state)}).items():
             (temporary / name).write_bytes(content)
-        _save_weights(weights, temporary, max_shard_bytes)
+        save_torch_state_dict(weights, temporary, max_shard_size=max_shard_bytes)  # one file, or shards and their index
         save_file(memory | {"rng": torch.get_rng_state()}, temporary / "training/optimizer.safetensors")
         for path in temporary.rglob("*.safetensors"):  # written readable by their owner alone: no folder to publish
             shutil.copymode(temporary / "config.json", path)

@@ -72,11 +72,10 @@ def load(cls: type, argv: list[str], description: str | None = None) -> tuple[ty
             _tyro(cls, ["--help"], cfg, description)
         if arg.startswith("--"):
             key, equals, text = arg[2:].partition("=")
+            key = key.replace("-", "_")
             if not equals:
-                raise ValueError(
-                    f"{arg}: write --{key.replace('-', '_')}=VALUE (python {sys.argv[0]} --help lists the keys)"
-                )
-            assignments = [(key.replace("-", "_"), text, "command line")]
+                raise ValueError(f"{arg}: write --{key}=VALUE (python {sys.argv[0]} --help lists the keys)")
+            assignments = [(key, text, "command line")]
         else:
             assignments = read_config_file(arg)
         for key, value, origin in assignments:
@@ -103,9 +102,7 @@ def read_config_file(path: str) -> list[tuple[str, str, str]]:
             continue  # the file's docstring
         place = f"{path}:{node.lineno}"
         if not (isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name)):
-            raise ValueError(
-                f"{place}: only `key = value` lines are read here: {ast.unparse(node).splitlines()[0][:60]}"
-            )
+            raise ValueError(f"{place}: only `key = value` lines are read: {ast.unparse(node).splitlines()[0][:60]}")
         try:
             found.append((node.targets[0].id, str(_literal(node.value, place)), place))
         except (RecursionError, OverflowError) as error:  # a sum of thousands; a number of hundreds of digits
@@ -117,12 +114,9 @@ def _literal(node: ast.expr, place: str) -> typing.Any:
     """The value of a literal, or of + - * / over numbers."""
     if isinstance(node, ast.BinOp) and type(node.op) in ARITHMETIC:
         left, right = _literal(node.left, place), _literal(node.right, place)
-        if (
-            isinstance(left, int | float)
-            and isinstance(right, int | float)
-            and not (isinstance(node.op, ast.Div) and not right)
-        ):
-            return ARITHMETIC[type(node.op)](left, right)
+        if isinstance(left, int | float) and isinstance(right, int | float):
+            with contextlib.suppress(ZeroDivisionError):
+                return ARITHMETIC[type(node.op)](left, right)
     if isinstance(node, ast.Name) and node.id.lower() in ("true", "false", "none"):
         return node.id.capitalize()
     if isinstance(node, ast.Constant | ast.UnaryOp):
@@ -171,8 +165,6 @@ def assign(cfg: typing.Any, key: str, text: str, origin: str) -> typing.Any:
 
 def describe(cfg: typing.Any, origins: dict[str, str]) -> str:
     """All settings, one a line, those that are not defaults with the place that set them."""
-    rows = [f"{key} = {value!r}" for key, value in dataclasses.asdict(cfg).items()]
-    width = max(len(row) for row in rows if len(row) <= 60)
-    return "\n".join(
-        f"{row:<{width}}  # {origins[key]}" if (key := row.split(" ")[0]) in origins else row for row in rows
-    )
+    rows = {key: f"{key} = {value!r}" for key, value in dataclasses.asdict(cfg).items()}
+    width = max(len(row) for row in rows.values() if len(row) <= 60)
+    return "\n".join(f"{row:<{width}}  # {origins[key]}" if key in origins else row for key, row in rows.items())

@@ -20,7 +20,6 @@ class Corpus:
     """One data folder: its training windows, its whole validation split, and that text's UTF-8 bytes per token."""
 
     name: str
-    folder: Path
     windows: Windows
     val: EvalWindows
     bytes_per_token: float
@@ -44,7 +43,7 @@ class Mixture:
             train.vocab_size = val.vocab_size = self.tokenizer.vocab_size
             windows, val_windows = Windows(train, block_size, seed), EvalWindows(val, block_size)
             bytes_per_token = text_bytes(val, self.tokenizer) / val.tokens
-            self.corpora.append(Corpus(folder.name, folder, windows, val_windows, bytes_per_token))
+            self.corpora.append(Corpus(folder.name, windows, val_windows, bytes_per_token))
         self.block_size = block_size
         sizes = [len(corpus.windows) for corpus in self.corpora]
         self.order = IndexStream(sizes, list(wanted.values()), seed, run=run)

@@ -242,7 +242,8 @@ def main(cfg: SampleConfig) -> None:
     check_prompts(ids, shape.block_size)
     model = checkpoint.load_model(folder, device, weight_dtype(cfg.dtype, device)).eval()
     wanted = [i for i in range(len(prompts)) for _ in range(cfg.num_samples)]  # the prompt of each text
-    filters = {key: getattr(cfg, key) for key in ("temperature", "top_k", "top_p", "min_p")}
+    options = {"max_new_tokens": cfg.max_new_tokens, "vocab_size": tokenizer.vocab_size, "stops": tokenizer.stops}
+    options |= {key: getattr(cfg, key) for key in ("temperature", "top_k", "top_p", "min_p", "compile")}
     tokens, start_s, full = 0, time.perf_counter(), False
     for begin in range(0, len(wanted), cfg.batch_size):
         rows = wanted[begin : begin + cfg.batch_size]
@@ -250,17 +251,7 @@ def main(cfg: SampleConfig) -> None:
         unseen, new, ended = [prompts[i] for i in rows], [0] * len(rows), set[int]()
         seeds = [hash_key(cfg.seed, begin + row) for row in range(len(rows))]
         shown = 0  # the text that is being written; the others wait for their turn
-        for step in generate(
-            model,
-            [ids[i] for i in rows],
-            cfg.max_new_tokens,
-            tokenizer.vocab_size,
-            tokenizer.stops,
-            **filters,
-            seeds=seeds,
-            ended=ended,
-            compile=cfg.compile,
-        ):
+        for step in generate(model, [ids[i] for i in rows], seeds=seeds, ended=ended, **options):
             for row, token in enumerate(step):
                 if token is not None:
                     new[row] += 1

@@ -108,9 +108,8 @@ def quantize(weights: Sequence[float], period: int = PERIOD) -> list[int]:
 
     Raises ValueError for a weight that is negative, not finite, or positive and below one part in the period.
     """
-    for weight in weights:
-        if not 0 <= weight < math.inf:
-            raise ValueError(f"weight {weight} must be a finite number of at least 0 (weights {list(weights)})")
+    if bad := [weight for weight in weights if not 0 <= weight < math.inf]:
+        raise ValueError(f"weight {bad[0]} must be a finite number of at least 0 (weights {list(weights)})")
     total = sum(weights)
     if not total > 0:
         raise ValueError(f"weights {list(weights)} sum to {total}; at least one must be positive")
@@ -118,9 +117,7 @@ def quantize(weights: Sequence[float], period: int = PERIOD) -> list[int]:
         return [int(weight) for weight in weights]
     shares = [period * (weight / total) for weight in weights]
     if small := [weight for weight, share in zip(weights, shares, strict=True) if weight > 0 and share < 1]:
-        raise ValueError(
-            f"weight {small[0]} of a sum of {total} is below one part in {period}; raise it or set it to 0"
-        )
+        raise ValueError(f"weight {small[0]} of a sum of {total} is below one part in {period}; raise it or make it 0")
     counts = [int(share) for share in shares]
     by_remainder = sorted(range(len(shares)), key=lambda k: (counts[k] - shares[k], k))
     for k in by_remainder[: period - sum(counts)]:
@@ -166,8 +163,7 @@ class IndexStream:
         shuffle: bool = True,
         run: int = 1,
     ):
-        self.sizes = [sizes] if isinstance(sizes, int | np.integer) else list(sizes)
-        self.sizes = [int(size) for size in self.sizes]
+        self.sizes = [int(size) for size in np.atleast_1d(sizes)]
         if not self.sizes or not all(1 <= size < N_MAX for size in self.sizes):
             raise ValueError(f"sizes {self.sizes} must be at least 1 and below 2^62 each")
         weights = [1] * len(self.sizes) if weights is None and len(self.sizes) == 1 else weights
@@ -291,10 +287,8 @@ class DistributedStreamSampler(torch.utils.data.Sampler[int]):
 
     def _end(self, start: int) -> int | None:
         """Position at which iteration from `start` ends; None: never."""
-        if self.tail == "stream":
-            return self.total
         n = self.stream.sizes[0]
-        return (start // n + 1) * n
+        return self.total if self.tail == "stream" else (start // n + 1) * n
 
     def _rows(self, start: int) -> int | None:
         end, W = self._end(start), self.num_replicas

@@ -5,9 +5,9 @@ python shards.py verify data/pydocs        check every shard's size and SHA-256
 A bare nanoGPT folder (train.bin, val.bin) is read as well.
 """
 
-import hashlib
 import json
 import os
+import shutil
 import sys
 import weakref
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,6 @@ import numpy as np
 import atomic
 
 FORMAT_VERSION = 1
-COPY_BYTES = 8 << 20
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
@@ -43,20 +42,15 @@ def join_parts(
             groups.append([])
         if part.stat().st_size:
             groups[-1].append(i)
-    for group in groups:
-        if not group:
-            continue
-        name, digest, size = f"{split}_{len(shards):05d}.bin", hashlib.sha256(), 0
-        with atomic.new_file(folder / name) as temporary, open(temporary, "wb") as out:
+    for group in filter(None, groups):
+        path = folder / f"{split}_{len(shards):05d}.bin"
+        with atomic.new_file(path) as temporary, open(temporary, "wb") as out:
             for i in group:
                 with open(parts[i], "rb") as file:
-                    while block := file.read(COPY_BYTES):
-                        out.write(block)
-                        digest.update(block)
-                        size += len(block)
+                    shutil.copyfileobj(file, out)
         documents, size_bytes = (sum(counts[i][key] for i in group) for key in ("documents", "bytes"))
-        entry = {"file": name, "tokens": size // itemsize, "documents": documents, "bytes": size_bytes}
-        shards.append(entry | {"sha256": digest.hexdigest()})
+        entry = {"file": path.name, "tokens": path.stat().st_size // itemsize, "documents": documents}
+        shards.append(entry | {"bytes": size_bytes, "sha256": atomic.sha256(path)})
     return shards
 
 
@@ -65,11 +59,8 @@ def read_meta(folder: str | Path) -> dict[str, Any]:
     folder = Path(folder)
     if (folder / "meta.json").is_file():
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        if meta.get("format_version") != FORMAT_VERSION:
-            version = meta.get("format_version")
-            raise ValueError(
-                f"{folder}/meta.json has format version {version}, this program reads {FORMAT_VERSION}; make it anew"
-            )
+        if (version := meta.get("format_version")) != FORMAT_VERSION:
+            raise ValueError(f"{folder}/meta.json has format version {version}, not {FORMAT_VERSION}; make it anew")
         return meta
     if (folder / "manifest.json").is_file():
         command = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["command"]
@@ -210,11 +201,10 @@ class Windows:
         from sampler import hash_key  # here: it imports torch, which processes that only write shards can do without
 
         owners = np.searchsorted(self.first, indices, side="right") - 1
-        starts = ((indices - self.first[owners]) * self.block_size).tolist()
-        owners = owners.tolist()
-        for row, (shard, epoch) in enumerate(zip(owners, epochs.tolist(), strict=True)):
-            starts[row] += hash_key(self.seed, epoch, shard) % self.block_size  # the offset
-        tokens = self.shards.rows(owners, starts, self.block_size + 1)
+        places = zip(epochs.tolist(), owners.tolist(), strict=True)
+        offsets = [hash_key(self.seed, epoch, shard) % self.block_size for epoch, shard in places]
+        starts = (indices - self.first[owners]) * self.block_size + np.array(offsets, dtype=np.int64)
+        tokens = self.shards.rows(owners.tolist(), starts.tolist(), self.block_size + 1)
         self.shards.check_ids(tokens)
         return tokens.astype(np.int64)
 
@@ -239,9 +229,7 @@ class EvalWindows:
         counts = np.maximum(0, -(-(shards.sizes - 1) // block_size))
         self.first = np.concatenate([[0], np.cumsum(counts)])
         if not len(self):
-            raise ValueError(
-                f"{shards.folder}: the {shards.split} split is empty; raise --val_fraction in its preparation"
-            )
+            raise ValueError(f"{shards.folder}: the {shards.split} split is empty; raise --val_fraction when preparing")
 
     def __len__(self) -> int:
         return int(self.first[-1])

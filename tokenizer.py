@@ -22,14 +22,10 @@ from tokenizers import Tokenizer as HFTokenizer
 END_OF_TEXT = "<|endoftext|>"
 # Words with their leading space, numbers by at most two digits, punctuation runs, line ends, spaces. In the manner of
 # GPT-4's pattern. No `$`: it is an end of line in one engine and an end of text in the other.
-PATTERN = (
-    r"'(?:[sdmtSDMT]|ll|ve|re|LL|VE|RE)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]|\s+(?!\S)|\s+"
-)
-LLAMA3_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+PATTERN = r"'(?:[sdmtSDMT]|ll|ve|re|LL|VE|RE)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+PATTERN += r"|\s*[\r\n]|\s+(?!\S)|\s+"
+LLAMA3_PATTERN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+LLAMA3_PATTERN += r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 QWEN2_PATTERN = LLAMA3_PATTERN.replace("{1,3}", "")
 # What pre_tokenizers.ByteLevel does by itself.
 GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -58,13 +54,11 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> str:
     """
     if vocab_size < 257:
         raise ValueError(f"vocab_size ({vocab_size}) must be at least 257: 256 bytes and the end-of-text token")
-    tokenizer = _untrained_bpe()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size - 1,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=sys.stderr.isatty(),
-    )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer = HFTokenizer(models.BPE())
+    tokenizer.pre_tokenizer = _pre_tokenizers()[PATTERN]
+    tokenizer.decoder = decoders.ByteLevel()
+    options = {"initial_alphabet": pre_tokenizers.ByteLevel.alphabet(), "show_progress": sys.stderr.isatty()}
+    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=vocab_size - 1, **options))
     if (possible := tokenizer.get_vocab_size() + 1) < vocab_size:
         raise ValueError(
             f"vocab_size ({vocab_size}) is too large for this corpus: only {possible} ids can be learnt from it; "
@@ -72,13 +66,6 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> str:
         )
     tokenizer.add_special_tokens([END_OF_TEXT])
     return tokenizer.to_str()
-
-
-def _untrained_bpe() -> HFTokenizer:
-    tokenizer = HFTokenizer(models.BPE())
-    tokenizer.pre_tokenizer = _pre_tokenizers()[PATTERN]
-    tokenizer.decoder = decoders.ByteLevel()
-    return tokenizer
 
 
 def _pre_tokenizers() -> dict[str, pre_tokenizers.PreTokenizer]:

@@ -43,18 +43,9 @@ from shards import EvalWindows
 from tokenizer import Tokenizer
 
 LOCK_WAIT_S = 120  # for a run whose launcher was killed: it stops after the step that it is in
-PEAK_FLOPS = {  # of dense matrix products in bfloat16, by a part of the device's name: the makers' data sheets
-    "B200": 2250e12,
-    "H200": 989e12,
-    "H100 PCIe": 756e12,
-    "H100": 989e12,
-    "A100": 312e12,
-    "L40S": 362e12,
-    "L4": 121e12,
-    "A10": 125e12,
-    "RTX 4090": 165e12,
-    "RTX 3090": 71e12,
-}
+# Of dense matrix products in bfloat16, by a part of the device's name: the makers' data sheets.
+PEAK_TFLOPS = {"B200": 2250, "H200": 989, "H100 PCIe": 756, "H100": 989, "A100": 312, "L40S": 362, "L4": 121}
+PEAK_TFLOPS |= {"A10": 125, "RTX 4090": 165, "RTX 3090": 71}
 
 
 @dataclass(frozen=True)
@@ -104,9 +95,7 @@ class TrainConfig:
     wandb_project: str = "nonllama"
     # machine
     device: str = "auto"  # cpu, cuda, mps; auto: cuda if there is one
-    dtype: Literal["auto", "float32", "bfloat16"] = (
-        "auto"  # of the matrix products; auto: bfloat16 where the device has it
-    )
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of matrix products; auto: bfloat16 if the device has it
     parallel: Literal["ddp", "fsdp"] = "ddp"  # each process has the whole model, or (fsdp) its share of it
     recompute: bool = False  # compute blocks again for the gradient: a third more work, much less memory
     compile: bool = False  # torch.compile (needs a C++ compiler; the first step takes 10-60 s)
@@ -135,7 +124,7 @@ RESUME_FIXED = ("data", "init_from", *MODEL, "block_size", "optimizer", "batch_t
 def micro_steps(cfg: TrainConfig, world_size: int) -> int:
     """Forward-backward passes of one process in a step. Raises ValueError when the step cannot be cut evenly."""
     windows = cfg.batch_tokens // cfg.block_size
-    if cfg.batch_tokens % cfg.block_size or not windows:
+    if cfg.batch_tokens % cfg.block_size:
         nearest = max(1, round(cfg.batch_tokens / cfg.block_size)) * cfg.block_size
         raise ValueError(
             f"batch_tokens ({cfg.batch_tokens}) must be a multiple of block_size ({cfg.block_size}); try {nearest}"
@@ -169,15 +158,9 @@ def batch(data: Mixture, first: int, batch_size: int, device: torch.device) -> t
 
 
 @torch.no_grad()
-def evaluate(
-    model: torch.nn.Module,
-    windows: EvalWindows,
-    batch_size: int,
-    precision: Callable,
-    device: torch.device,
-    world: World,
-) -> float:
+def evaluate(model: torch.nn.Module, windows: EvalWindows, batch_size: int, precision: Callable, world: World) -> float:
     """Mean loss in nats per token over the whole validation split; every process takes its share, then all reduce."""
+    device = next(model.parameters()).device
     wide = torch.float32 if device.type == "mps" else torch.float64
     total = torch.zeros(2, dtype=wide, device=device)  # nats, tokens scored
     model.eval()
@@ -211,24 +194,16 @@ def check_resume(cfg: TrainConfig, folder: Path, saved: dict[str, Any], tokenize
                 f"give --{key}={had} to resume, or another --out_dir"
             )
     if not Tokenizer.load(folder).same(tokenizer):
-        raise ValueError(
-            f"checkpoint {folder} was trained with another tokenizer than the data has now; give another --out_dir"
-        )
+        raise ValueError(f"checkpoint {folder} has another tokenizer than the data has now; give another --out_dir")
 
 
 def model_shape(cfg: TrainConfig, vocab_size: int) -> ModelConfig:
     """The decoder that the settings describe, for a tokenizer of `vocab_size` ids."""
-    return ModelConfig(
-        vocab_size=-(-vocab_size // 64) * 64,  # padded: GPUs multiply multiples of 64 faster
-        block_size=cfg.block_size,
-        n_layer=cfg.n_layer,
-        n_head=cfg.n_head,
-        n_kv_head=cfg.n_kv_head,
-        n_embd=cfg.n_embd,
-        ffn_hidden=cfg.ffn_hidden if cfg.ffn_hidden is not None else -(-8 * cfg.n_embd // (3 * 64)) * 64,
-        rope_theta=cfg.rope_theta,
-        tie_embeddings=cfg.tie_embeddings,
-    )
+    shape = {key: getattr(cfg, key) for key in (*MODEL, "block_size")}
+    shape["vocab_size"] = -(-vocab_size // 64) * 64  # padded: GPUs multiply multiples of 64 faster
+    if cfg.ffn_hidden is None:
+        shape["ffn_hidden"] = -(-8 * cfg.n_embd // (3 * 64)) * 64
+    return ModelConfig(**shape)
 
 
 def adopt(cfg: TrainConfig, folder: Path, data: Tokenizer) -> tuple[TrainConfig, ModelConfig, Tokenizer]:
@@ -300,7 +275,7 @@ def report(cfg: TrainConfig, step: int, val_loss: float, data: Mixture, text: st
 def peak_flops(device: torch.device) -> float | None:
     """What the device could do, None where it is not known."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-    return next((flops for part, flops in PEAK_FLOPS.items() if part in name), None)
+    return next((tflops * 1e12 for part, tflops in PEAK_TFLOPS.items() if part in name), None)
 
 
 def peak_memory(device: torch.device) -> str:
@@ -356,9 +331,7 @@ def train(cfg: TrainConfig, held: contextlib.ExitStack) -> None:
         saved = checkpoint.read_state(folder)
         check_resume(cfg, folder, saved, data.tokenizer)
         state = {key: saved[key] for key in state}
-
-    def precision() -> torch.autocast:
-        return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+    precision = functools.partial(torch.autocast, device.type, dtype, enabled=dtype != torch.float32)
 
     # model and optimizer: made without memory, divided, then filled
     with torch.device("meta"):
@@ -396,23 +369,22 @@ def train(cfg: TrainConfig, held: contextlib.ExitStack) -> None:
         return
 
     # the journal of rank 0
+    settings, threads = dataclasses.asdict(cfg), torch.get_num_threads()
     if world.rank == 0:
         out_dir.mkdir(parents=True, exist_ok=True)
         if not locked:
             lock()
-        settings = dataclasses.asdict(cfg)
         atomic.write_json(out_dir / "settings.json", settings)
         wandb = {"project": cfg.wandb_project, "name": out_dir.name, "config": settings} if cfg.wandb else None
         log = journal.Journal(out_dir, state["step"], wandb)
         print(
             f"{model.num_parameters():,} parameters; {cfg.max_iters:,} steps of {cfg.batch_tokens:,} tokens; "
-            f"{device.type}, {str(dtype).removeprefix('torch.')}, "
-            f"processes: {world.size}, threads in each: {torch.get_num_threads()}"
+            f"{device.type}, {str(dtype).removeprefix('torch.')}, processes: {world.size}, threads in each: {threads}"
         )
         print(data.describe(cfg.max_iters * step_windows))
         if folder is not None:
             print(f"resumed from {folder}", flush=True)
-            if saved.get("threads", torch.get_num_threads()) != torch.get_num_threads():
+            if saved.get("threads", threads) != threads:
                 print(f"note: it ran with --num_threads={saved['threads']}; the last bits of the results will differ")
         bar = tqdm(total=cfg.max_iters, initial=state["step"], unit=" steps", desc="train", disable=None)
     interrupted: list[int] = []
@@ -433,9 +405,7 @@ def train(cfg: TrainConfig, held: contextlib.ExitStack) -> None:
         step = state["step"]
         last = step >= cfg.max_iters
         if (step % cfg.eval_interval == 0 or last) and step > state["evaluated"]:
-            losses = [
-                evaluate(compiled, corpus.val, cfg.batch_size, precision, device, world) for corpus in data.corpora
-            ]
+            losses = [evaluate(compiled, corpus.val, cfg.batch_size, precision, world) for corpus in data.corpora]
             val_loss = sum(share * loss for share, loss in zip(data.shares, losses, strict=True))
             state |= {"evaluated": step, "val_loss": val_loss}
             text = continuation(cfg, model, data.tokenizer, precision, 100 if last else 40)
@@ -459,8 +429,7 @@ def train(cfg: TrainConfig, held: contextlib.ExitStack) -> None:
             best = state["evaluated"] == step and state["val_loss"] < state["best_val_loss"]
             if best:
                 state["best_val_loss"] = state["val_loss"]
-            saved = {**state, "position": step * step_windows, "settings": dataclasses.asdict(cfg)}
-            saved["threads"] = torch.get_num_threads()
+            saved = {**state, "position": step * step_windows, "settings": settings, "threads": threads}
             what = (out_dir, step, model, optimizer, data.tokenizer, saved, best, cfg.keep_checkpoints, carried)
             world.together(functools.partial(checkpoint.save, *what, rank=world.rank))  # the disk may be full
             saved_s = time.monotonic()
@@ -481,8 +450,8 @@ def train(cfg: TrainConfig, held: contextlib.ExitStack) -> None:
                         part = parallel(x, y) / scored  # summed over the micro-batch, divided by the step's count
                     (part * world.size).backward()  # the mean over processes is taken; the loss is a sum
                 loss += part.detach()
-            mine = loss.clone()
-            loss = world.sum(loss)
+            mine = loss.isfinite()
+            world.sum(loss)
             norm = whole(torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip or math.inf))
             finite = loss.isfinite() & norm.isfinite()
             rate = learning_rate(step, cfg)
@@ -491,7 +460,7 @@ def train(cfg: TrainConfig, held: contextlib.ExitStack) -> None:
         in_a_row.add_(1).mul_(~finite)
         torch.maximum(most, in_a_row, out=most)
         skipped.add_(~finite)
-        own.add_(~mine.isfinite())
+        own.add_(~mine)
         state["step"] = step = step + 1
 
         # log
@@ -521,13 +490,10 @@ def train(cfg: TrainConfig, held: contextlib.ExitStack) -> None:
             if peak is not None:
                 speed["mfu"] = model.flops_per_token(cfg.block_size) * tokens_per_s / (peak * world.size)
             log.log(metrics, speed)
-            bar.write(
-                f"step {step:>6} | loss {values[0]:.4f} | lr {rate:.2e} | grad norm {values[1]:.2f} | "
-                + f"{tokens_per_s:,.0f} tokens/s | "
-                + (f"MFU {100 * speed['mfu']:.1f} % | " if peak else "")
-                + (f"skipped {values[2]:.0f} | " if values[2] else "")
-                + f"{left_s // 60}:{left_s % 60:02d} left"
-            )
+            line = f"step {step:>6} | loss {values[0]:.4f} | lr {rate:.2e} | grad norm {values[1]:.2f} | "
+            line += f"{tokens_per_s:,.0f} tokens/s | " + (f"MFU {100 * speed['mfu']:.1f} % | " if peak else "")
+            line += f"skipped {values[2]:.0f} | " if values[2] else ""
+            bar.write(line + f"{left_s // 60}:{left_s % 60:02d} left")
             update_s, logged_step = 0.0, step
 
     # end

@@ -284,4 +284,5 @@ def test_a_lock_is_held_by_one_and_goes_with_its_process(tmp_path):
         with pytest.raises(ValueError, match="another process"):
             atomic.lock(tmp_path, 0)
         process.kill()
-        atomic.lock(tmp_path, 10).close()
+        with atomic.lock(tmp_path, 10):
+            pass

@@ -256,7 +256,7 @@ model = checkpoint.load_model(sys.argv[2], dtype=getattr(torch, sys.argv[4]))
 loaded = kilobytes("VmHWM") - before
 open("/proc/self/clear_refs", "w").write("5")
 before = kilobytes("VmRSS")
-checkpoint._save_weights(checkpoint.weights_of(model), checkpoint.Path(sys.argv[3]), 10**12)
+checkpoint.save_torch_state_dict(checkpoint.weights_of(model), sys.argv[3], max_shard_size=10**12)
 print(loaded * 1024, (kilobytes("VmHWM") - before) * 1024)
 """
 

@@ -3,9 +3,9 @@
 import json
 import types
 
-import matplotlib.pyplot as plt
 import pytest
 import wandb
+from matplotlib.figure import Figure
 
 import journal
 
@@ -39,8 +39,10 @@ def test_plot_shows_both_losses_yardsticks_and_units(tmp_path, monkeypatch):
     log = journal.Journal(tmp_path, 0)
     for step, row in ((0, {"val_loss": 4.0}), (1, {"loss": 3.9}), (2, {"loss": 3.5}), (2, {"val_loss": 3.6})):
         log.log({"step": step, **row})
-    seen = []
-    monkeypatch.setattr(plt, "close", seen.append)
+    seen, savefig = [], Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, *args, **kwargs: seen.append(self) or savefig(self, *args, **kwargs)
+    )
     journal.plot(tmp_path, {"trigram": 1.7}, 2.0)
     monkeypatch.undo()
     axes = seen[0].axes[0]
@@ -50,7 +52,6 @@ def test_plot_shows_both_losses_yardsticks_and_units(tmp_path, monkeypatch):
     assert lines["trigram: 1.700 bits per byte"].get_ydata()[0] == pytest.approx(3.4)
     assert axes.get_xlabel() == "optimizer step" and "nats per token" in axes.get_ylabel()
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
-    plt.close(seen[0])
 
 
 def test_wandb_goes_on_under_the_same_id(tmp_path, monkeypatch):

@@ -73,7 +73,8 @@ def test_killed_at_every_point_it_ends_as_if_nothing_had_been(who, data_dir, tmp
         if victim == "one":
             error = process.stderr.read()
             assert f"rank      : {rank} " in error and "Signal 9 (SIGKILL)" in error, (point, error)
-    atomic.lock(tmp_path / "run", 60).close()  # what the last kill left has stopped
+    with atomic.lock(tmp_path / "run", 60):
+        pass  # what the last kill left has stopped
     before = (tmp_path / "run/latest").resolve().name
     process = start(settings, {"slow_save": 0.1})
     while (tmp_path / "run/latest").resolve().name == before and process.poll() is None:

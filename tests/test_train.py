@@ -172,7 +172,7 @@ def test_evaluation_is_the_mean_over_every_target_of_the_split(data_dir, run_dir
     def precision():
         return torch.autocast("cpu", enabled=False)
 
-    found = train.evaluate(model, EvalWindows(shards, 32), 7, precision, torch.device("cpu"), World())
+    found = train.evaluate(model, EvalWindows(shards, 32), 7, precision, World())
     assert found == pytest.approx(sum(nats) / len(nats), rel=1e-6)
     assert metrics(run_dir)[-1]["val_loss"] == pytest.approx(found, rel=1e-6)
     bits = found / math.log(2) * shards.tokens / shards.bytes
