@@ -141,7 +141,3 @@ FILTERS = (
     "wrong_script",
     "not_english",
 )
-
-
-def plain_text(text, hidden):
-    return text

@@ -17,6 +17,7 @@ from xml.etree import ElementTree
 import pyarrow as pa
 
 from documents import Document
+from wikitext import hidden_namespaces, is_redirect
 
 COMPRESSION = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 READ_BYTES = 1 << 12  # what a damaged place can cost of the text before it
@@ -25,7 +26,6 @@ PAGE, PAGE_END, DUMP_END = b"<page>", b"</page>", b"</mediawiki>"
 NAMESPACE = re.compile(rb"<ns>(-?\d+)</ns>")
 REDIRECT = re.compile(rb"<redirect\b")
 DATED = re.compile(r"(\w+)-(\d{8})-")  # enwiki-20231101-pages-articles.xml.bz2
-ENGLISH = ("file", "image", "media", "category")  # names that count in every language
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def read_site(path: str) -> Site:
     return Site(
         prefix=f"{wiki}/{dated[2] if dated else name.split('.')[0]}/",
         base=(found.findtext("base") or "").rpartition("/")[0],
-        hidden=frozenset(map(str.lower, (*ENGLISH, *local))),
+        hidden=hidden_namespaces(local),
     )
 
 
@@ -181,7 +181,7 @@ def pages(data: bytes, limit: int, site: Site) -> Iterator[Document | str]:
         except ElementTree.ParseError as error:
             raise ValueError(f"damaged XML in the page that begins {data[start : start + 80]!r}: {error}") from None
         title, text = page.findtext("title") or "", page.findtext("revision/text") or ""
-        if text[:9].lower() == "#redirect":  # dumps before 2012 say it in the text only
+        if is_redirect(text):  # dumps before 2012 say it in the text only
             yield "redirect"
             continue
         url = f"{site.base}/{quote(title.replace(' ', '_'))}" if site.base else ""

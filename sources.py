@@ -23,10 +23,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import dump
-from clean import plain_text
 from docstrings import docstrings, python_files, python_packages
 from documents import Document, short_hash
 from dump import COMPRESSION, Site
+from wikitext import plain_text
 
 PART_BYTES = 8 << 20  # of decompressed text in a part, about
 STREAM_BYTES = 2 << 20  # of a multistream dump in a part: compressed, about a quarter

@@ -1,0 +1,191 @@
+"""Wikitext to plain text: case by case, hostile input, real dumps against a careful parse."""
+
+import re
+from collections import Counter
+
+import pytest
+from conftest import SHARED
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from wikitext_reference import careful_text, hidden_of, marks, pages, words
+
+from clean import normalise
+from wikitext import HIDDEN, hidden_namespaces, is_redirect, plain_text
+
+WIKITEXT = {
+    # templates
+    "a {{cite|x}} b": "a b",
+    "a{{x|{{y|{{z}}}}|w}}b": "ab",
+    "a {{convert|20|mi|km}} b": "a 20 mi b",
+    "a {{convert|20|to|30|mi|km}} b": "a 20 to 30 mi b",
+    "{{lang|fr|mot}} {{lang-de|Wort}} {{transl|ar|ALA|kalima}}": "mot Wort kalima",
+    "{{nowrap|{{lang|la|[[a|b c]]}}|x=y}}": "b c",
+    "{{Nihongo|health|元気|genki}}{{'s}}": "health's",
+    "{{quote|text=To be.|author=S}}": "To be.",
+    "{{chem|H|2|O}} {{math|1=x = 1}} {{math|x {{=}} 1|big=1}}": "H2O x = 1 x = 1",
+    "before {{open\n\nafter": "before open\n\nafter",
+    "{{infobox\n| a = {{b}\n| c = d}}\n}}\nProse.": "Prose.",
+    "{{Infobox\n| a = {{b}}\n| c = d\nProse.": "Infobox\nProse.",
+    "a }} b {{c}}": "a b",
+    # tables
+    "a\n{| class=x\n|-\n| b || c\n{|\n| d\n|}\n|}\ne": "a\ne",
+    "a\n:{|\n! b\n|}\nc": "a\nc",
+    "a\n{| class=x\n| b\n|-\n| c\n\nd": "a\n\nd",
+    "a\n|}\nb": "a\nb",
+    "a<table border=1><tr><td>b<table><td>c</table></table>d": "ad",
+    # references, comments and other elements
+    "a<ref>b</ref>, c<ref name=d />.": "a, c.",
+    'a<ref name="x/y">b {{c}} <i>d</i></ref>e': "ae",
+    "a <ref>b c\n\nd<ref>e</ref> f": "a b c\n\nd f",
+    "a<!-- [[b]] {{ -->c": "ac",
+    "a <!-- b\n\nc": "a <!-- b\n\nc",
+    "a<gallery>\nFile:b.jpg|c\n</gallery>d": "ad",
+    "a<timeline>b</timeline><imagemap>c</imagemap><score>d</score><templatedata>e</templatedata>": "a",
+    "<references><ref name=a>b</ref></references>": "",
+    "a <nowiki>''b'' [[c]] &lt;</nowiki> d": "a ''b'' [[c]] < d",
+    "a<nowiki />''b''": "ab",
+    "a <math>x_{{1}}</math> b": "a $x_{ {1} }$ b",
+    "<math>\\frac{a}{{b}}\n [[0,1]] {|x|}</math>": "$\\frac{a}{ {b} } [ [0,1] ] { |x|}$",
+    "use <code>a[[1]]  = {{}}</code>": "use a[[1]]  = {{}}",
+    "<syntaxhighlight lang=c>\nif (a == b)\n    f();\n</syntaxhighlight>": "if (a == b)\n    f();",
+    "<math>a\\ </math>": "$a$",
+    "<source lang=x>'''</source><pre>\n{|\n</pre>": "'''\n{|",
+    "<poem>a\nb</poem>": "a\nb",
+    "a<blockquote>b</blockquote>c": "a\nb\nc",
+    "a<br>b<br />c<BR/>d": "a\nb\nc\nd",
+    'H<sub>2</sub>O <span style="x">y</span> <b>z</b>': "H2O y z",
+    "a < b and c > d, <vector> <x@y.z>": "a < b and c > d, <vector> <x@y.z>",
+    # entities and characters
+    "a&nbsp;b&thinsp;c &amp;lt; &lt;b&gt; AT&T &copy": "a b c &lt; <b> AT&T &copy",
+    "a\u00a0b\u2009c\u00adx\u200by": "a b cxy",
+    "می\u200cخواهم क्\u200dष": "می\u200cخواهم क्\u200dष",
+    "a__TOC__b __NOTOC__ __init__ __目次__": "ab __init__",
+    # conversion marks
+    "-{a}-": "a",
+    "a-{zh-hans:计算机;zh-hant:電腦}-b": "a计算机b",
+    "-{H|zh-cn:X;zh-tw:Y}--{A|zh-cn:X;zh-tw:Y}-": "X",
+    "-{T|zh-cn:X}-[[a|-{zh-hans:b;zh-hant:c}-]]": "b",
+    "-{zh-hans:a -{b}-;zh-hant:c}-": "a b",
+    "-{R|a}- -{sr-ec:б;sr-el:b}- -{zh-hans;zh-hant|c}-": "a б c",
+    "x -{ y": "x -{ y",
+    # links
+    "[[Paris]]ian [[Rome|Roman]]s": "Parisian Romans",
+    "[[a|b|c]] [[a#b]]": "b|c a#b",
+    "[[Foo (bar)|]] [[Help:Foo, bar|]]": "Foo Foo",
+    "[[:Category:X]] [[:File:x.jpg|y]]": "Category:X y",
+    "[[Category:X|y]] [[category : X]] [[Kategorie:X]]": "",
+    "[[File:x.jpg|thumb|a [[b]] [http://c d] [[e|f]]]] [[Image:x]]": "",
+    "[[Fitxategi:x.JPG|thumb|a]]": "",
+    "[[fr:Paris]] [[zh-min-nan:X]] [[simple:X]]": "",
+    "[[Re: something]] [[Star Trek: Nemesis]] [[re: x]]": "Re: something Star Trek: Nemesis re: x",
+    "a [[File:x|thumb|b [[c]] d\n\ne": "a\n\ne",
+    "a [[b\n\nc [[d]]": "a b\n\nc d",
+    "a]] b": "a b",
+    "[http://x label] [//x l m] [https://x] [mailto:a@b c]": "label l m c",
+    "[http://x [[a]] b] http://y [sic] [[a|[b]]]": "a b http://y [sic] [b]",
+    # bold and italics
+    "'''a''' ''b'' '''''c''''' ''''d''''": "a b c 'd'",
+    "l'''x'''": "lx",
+    "l'''y'' d'a": "l'y d'a",
+    "''Emma'''s": "Emma's",
+    "a'b 'c'": "a'b 'c'",
+    # headings
+    "a\n== b ==\nc\n=== d ===\ne": "a\n\nb\nc\n\nd\ne",
+    "a\n== b ==\n=== c ===\n{{d}}\n== e ==\n==f==\ng": "a\n\nf\ng",
+    "== a ==\n=== b ===\nc\n== d ==\n* \n": "a\n\nb\nc",
+    "a == b": "a == b",
+    # lists
+    "* a\n** b\n*# c\n# d": "- a\n  - b\n  - c\n- d",
+    ": a\n:: b\n:* c": "a\nb\n- c",
+    "; a : b\n; c\n: d": "a: b\nc\nd",
+    "a\n----\nb": "a\nb",
+    "* {{x}}\n* a": "- a",
+    # what removal leaves
+    "a ( ) b (, ) c ({{x}}) d": "a b c d",
+    "a ({{x}}; born 1950) b ({{x}}, {{y}}; 1950; {{z}})": "a (born 1950) b (1950)",
+    "北京（）是（，）城市（{{x}}，首都）": "北京是城市（首都）",
+    "f() a <ref>b</ref> , c <ref/> .": "f() a, c.",
+    "a {{b}} c\n d": "a c\nd",
+    "a\n\n\n\n\nb": "a\n\n\n\n\nb",  # normalise does this
+}
+
+
+@pytest.mark.parametrize("wikitext, expected", WIKITEXT.items())
+def test_wikitext(wikitext, expected):
+    assert re.sub(" +\n", "\n", plain_text(wikitext, hidden_namespaces(["Kategorie"]))).strip() == expected
+
+
+def test_names_of_namespaces():
+    hidden = hidden_namespaces(["Kategoreja", "Fails_x"])
+    assert hidden == {"file", "image", "media", "category", "kategoreja", "fails x"}
+    assert plain_text("[[Kategoreja:A]][[Fails x:A]]b", hidden) == "b"
+    assert plain_text("[[Kategoreja:A]]") == "Kategoreja:A"
+
+
+@pytest.mark.parametrize("text", ["#REDIRECT [[A]]", " #redirect: [[A]]", "#REDIRECCIÓN[[A]]", "#重定向 [[A]]"])
+def test_redirects(text):
+    assert is_redirect(text) and not is_redirect("a " + text) and not is_redirect(text.replace("[[", "[ ["))
+
+
+HOSTILE = {  # how many characters but spaces may be left of 100,000 repetitions
+    "{{": 0, "}}": 0, "[[": 0, "]]": 0, "<ref>": 0, "</ref>": 0, "{|\n": 0, "\n|}": 0, "'": 0, "-{": 200_000,
+    "}-": 200_000, "__": 10, "<!--": 400_000, "&": 100_000, "*": 0, "\n* ": 0, "|": 0, "<math>": 0, "<div ": 500_000,
+    "(": 100_000, "<": 100_000, "=": 0, "\n=": 200_000, "==x": 300_000, "= ": 1, "( ": 100_000, ",": 100_000, "\n:": 0,
+    "[http://": 800_000, "{{a|": 200_000, "{{quote|a|": 800_000, "''": 0, "''''a": 200_000, " ": 0,
+}  # fmt: skip
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("token", HOSTILE)
+def test_hostile_repetition_takes_linear_time(token):
+    """What is left of 100,000 repetitions: linear work takes at most a second, quadratic work minutes."""
+    assert len(plain_text(token * 100_000).replace(" ", "")) <= 1.1 * HOSTILE[token]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "opening, closing", [("{{lang|a|", "}}"), ("[[a|", "]]"), ("-{", "}-"), ("\n{|\n", "\n|}"), ("<ref>", "</ref>")]
+)
+def test_deep_nesting_takes_linear_time(opening, closing):
+    assert len(plain_text(opening * 20_000 + "x" * 100_000 + closing * 20_000)) <= 300_000
+    assert len(plain_text(" " * 1_000_000 + "x")) == 1
+
+
+TOKENS = [
+    "{{", "}}", "{", "}", "[[", "]]", "[", "]", "|", "{|", "|}", "|-", "!", "\n", "\n\n", " ", "'", "''", "'''",
+    "''''", "=", "==", "<ref>", "</ref>", "<ref name=a/>", "<ref", "<!--", "-->", "<br>", "<table>", "</table>",
+    "-{", "}-", "a", "__TOC__", "_", "[[File:a.jpg", "[[Category:a", "|thumb", "(", ")", ",", ";", ":", "*",
+    "#", "http://a", "&lt;", "&nbsp;", "机", "lang", "\0", "0", "<gallery>", "</gallery>", "<",
+]  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(TOKENS), max_size=30).map("".join))
+@settings(max_examples=1500, deadline=None)
+def test_no_mixture_of_marks_leaves_one(wikitext):
+    left = marks(normalise(plain_text(wikitext)), wikitext, HIDDEN)
+    assert not left, left
+
+
+SLICES = {  # articles; every so many is read by the careful parser
+    "enwiki-2014-wp2txt": (215, 15),
+    "enwiki-2016-gensim-shortened": (106, 10),
+    "enwiki-table-markup-gensim": (5, 1),
+    "ltgwiki-2017-complete": (903, 2),
+}
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("name", SLICES)
+def test_real_dumps(name):
+    path = SHARED / "wiki/xml" / f"{name}.xml.bz2"
+    hidden = hidden_of(path)
+    articles = list(pages(path))
+    texts = [plain_text(wikitext, hidden) for _, wikitext in articles]
+    left = sum((marks(text, wikitext, hidden) for text, (_, wikitext) in zip(texts, articles, strict=True)), Counter())
+    want = [words(careful_text(wikitext, hidden)) for _, wikitext in articles[:: SLICES[name][1]]]
+    have = [words(text) for text in texts[:: SLICES[name][1]]]
+    found = sum((i & j).total() for i, j in zip(have, want, strict=True))
+    assert len(articles) == SLICES[name][0]
+    assert left.total() <= 0.02 * len(articles), left
+    assert found >= 0.98 * sum(i.total() for i in want)
+    assert found >= 0.95 * sum(i.total() for i in have)
