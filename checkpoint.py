@@ -199,11 +199,6 @@ def load_weights(model: Llama, folder: Path) -> None:
     _copy(model, stored)
 
 
-def weights_of(model: Llama) -> dict[str, torch.Tensor]:
-    """Parameters by Hugging Face's names; a tied head is the embedding and has no entry of its own."""
-    return dict(model.named_parameters())
-
-
 @contextlib.contextmanager
 def _open(path: Path) -> Iterator[Any]:
     """A safetensors file; read, not mapped: a file cut short meanwhile is an error, not the end of the process."""
@@ -253,7 +248,7 @@ def _stored(folder: Path) -> Stored:
 
 def _check(model: Llama, stored: Stored, folder: Path) -> None:
     """Raise ValueError unless the stored tensors are the model's, in name and shape. Drops a copy of a tied head."""
-    wanted = weights_of(model)
+    wanted = dict(model.named_parameters())  # a tied head is the embedding and has no entry of its own
     if model.cfg.tie_embeddings and HEAD in stored and EMBEDDING in stored:
         with _open(stored[HEAD][0]) as one, _open(stored[EMBEDDING][0]) as other:
             head, embedding = one.get_tensor(HEAD), other.get_tensor(EMBEDDING)
@@ -271,7 +266,7 @@ def _check(model: Llama, stored: Stored, folder: Path) -> None:
 
 @torch.no_grad()
 def _copy(model: Llama, stored: Stored) -> None:
-    parameters = weights_of(model)
+    parameters = dict(model.named_parameters())
     for path in sorted({path for path, _ in stored.values()}):
         with _open(path) as file:
             for name in sorted(parameters.keys() & file.keys()):
@@ -283,7 +278,7 @@ def _copy(model: Llama, stored: Stored) -> None:
 
 def optimizer_tensors(model: Llama, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """The optimizer's state as one flat dictionary, `<parameter>/<field>`."""
-    names = {parameter: name for name, parameter in weights_of(model).items()}
+    names = {parameter: name for name, parameter in model.named_parameters()}
     return {
         f"{names[parameter]}/{field}": tensor
         for group in optimizer.param_groups
@@ -294,7 +289,7 @@ def optimizer_tensors(model: Llama, optimizer: torch.optim.Optimizer) -> dict[st
 
 def load_optimizer(model: Llama, optimizer: torch.optim.Optimizer, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
     """Put back what optimizer_tensors took out, on each parameter's device and divided as it is."""
-    parameters = weights_of(model)
+    parameters = dict(model.named_parameters())
     for key, tensor in tensors:
         name, _, field = key.rpartition("/")
         parameter = parameters[name].detach()
@@ -351,7 +346,7 @@ def save(
     are gathered, one by one, in the host memory of rank 0, which writes.
     """
     folder, memory, weights = out_dir / f"step_{step:07d}", {}, {}
-    for kept, tensors in ((memory, optimizer_tensors(model, optimizer)), (weights, weights_of(model))):
+    for kept, tensors in ((memory, optimizer_tensors(model, optimizer)), (weights, dict(model.named_parameters()))):
         for name, tensor in tensors.items():
             full = whole(tensor.detach())
             if rank == 0:

@@ -188,9 +188,8 @@ def pick_device(name: str) -> torch.device:
 
 def weight_dtype(name: str, device: torch.device) -> torch.dtype:
     """Of weights and cache: 'auto' is bfloat16 on CUDA, else float32."""
-    if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    return getattr(torch, name)
+    usual = "bfloat16" if device.type == "cuda" else "float32"
+    return getattr(torch, usual if name == "auto" else name)
 
 
 def read_prompts(cfg: SampleConfig) -> list[str]:

@@ -271,7 +271,8 @@ class DistributedStreamSampler(torch.utils.data.Sampler[int]):
             raise ValueError(f"total ({total}) goes with tail='stream' and is at least 0")
         if block < 1:
             raise ValueError(f"block ({block}) must be at least 1")
-        self.stream, self.tail, self.total, self.block = dataset, tail, total, block
+        self.stream, self.tail, self.block = dataset, tail, block
+        self.total = N_MAX if total is None else total
         self.first = np.concatenate([[0], np.cumsum(dataset.sizes)])  # index of each source's first sample
         self._position = 0
         self._block: tuple[int, int, Iterator[int]] | None = None  # being yielded: position after it, its end, the rest
@@ -285,24 +286,20 @@ class DistributedStreamSampler(torch.utils.data.Sampler[int]):
         after, end, rest = self._block
         return min(after - operator.length_hint(rest) * self.num_replicas, end)
 
-    def _end(self, start: int) -> int | None:
-        """Position at which iteration from `start` ends; None: never."""
+    def _end(self, start: int) -> int:
+        """Position at which iteration from `start` ends; N_MAX: never."""
         n = self.stream.sizes[0]
         return self.total if self.tail == "stream" else (start // n + 1) * n
 
-    def _rows(self, start: int) -> int | None:
-        end, W = self._end(start), self.num_replicas
-        if end is None:
-            return None
-        left = max(0, end - start)
+    def _rows(self, start: int) -> int:
+        left, W = max(0, self._end(start) - start), self.num_replicas
         return (left + W - 1 - self.rank) // W if self.tail == "exact" else left // W
 
     def __len__(self) -> int:
         """Samples that this rank has yet to draw: of the current epoch, or of `total`."""
-        rows = self._rows(self.position)
-        if rows is None:
+        if self._end(0) == N_MAX:
             raise TypeError("an endless stream has no length; give total=")
-        return rows
+        return self._rows(self.position)
 
     def __iter__(self) -> Iterator[int]:
         return self._draw(self.position)  # a generator: until its first next() nothing changes
@@ -313,8 +310,8 @@ class DistributedStreamSampler(torch.utils.data.Sampler[int]):
         rows, end = self._rows(start), self._end(start)
         several = len(self.stream.sizes) > 1
         begin, size = 0, min(self.block, FIRST_BLOCK)
-        while rows is None or begin < rows:
-            row = np.arange(begin, begin + size if rows is None else min(rows, begin + size))
+        while begin < rows:
+            row = np.arange(begin, min(rows, begin + size))
             base = start + row * W
             rank = self.rank
             if several:  # else W = 2 and shares of 1/2 give each rank one source
@@ -323,7 +320,7 @@ class DistributedStreamSampler(torch.utils.data.Sampler[int]):
             # The position is not counted for each index, which took twice the time of all the rest, but read off the
             # iterator: a list's has moved on before it hands out an item, so whoever asks then has this sample.
             rest = iter((self.first[source] + index if several else index).tolist())
-            self._block = (start + (begin + len(row)) * W, N_MAX if end is None else end, rest)
+            self._block = (start + (begin + len(row)) * W, end, rest)
             yield from rest
             begin, size = begin + len(row), min(self.block, 2 * size)
         if self.tail != "stream":

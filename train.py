@@ -174,6 +174,16 @@ def evaluate(model: torch.nn.Module, windows: EvalWindows, batch_size: int, prec
     return (total[0] / total[1]).item()
 
 
+def validate(
+    cfg: TrainConfig, model: torch.nn.Module, data: Mixture, precision: Callable, world: World
+) -> dict[str, float]:
+    """Metrics of an evaluation: the corpora's losses in their shares, as bits per byte too; each one's if several."""
+    losses = {corpus.name: evaluate(model, corpus.val, cfg.batch_size, precision, world) for corpus in data.corpora}
+    val_loss = sum(share * loss for share, loss in zip(data.shares, losses.values(), strict=True))
+    each = {f"val_loss/{name}": loss for name, loss in losses.items() if len(losses) > 1}
+    return {"val_loss": val_loss, "val_bits_per_byte": val_loss / data.nats_per_bit_per_byte, **each}
+
+
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     """bfloat16 on a device that multiplies it in hardware, else float32."""
     if name != "auto":
@@ -405,19 +415,14 @@ def train(cfg: TrainConfig, held: contextlib.ExitStack) -> None:
         step = state["step"]
         last = step >= cfg.max_iters
         if (step % cfg.eval_interval == 0 or last) and step > state["evaluated"]:
-            losses = [evaluate(compiled, corpus.val, cfg.batch_size, precision, world) for corpus in data.corpora]
-            val_loss = sum(share * loss for share, loss in zip(data.shares, losses, strict=True))
-            state |= {"evaluated": step, "val_loss": val_loss}
+            scores = validate(cfg, compiled, data, precision, world)
+            state |= {"evaluated": step, "val_loss": scores["val_loss"]}
             text = continuation(cfg, model, data.tokenizer, precision, 100 if last else 40)
             if divided:
                 model.reshard()  # without a backward pass the root's parameters are left whole
             if world.rank == 0:
-                bits = val_loss / data.nats_per_bit_per_byte
-                metrics = {"step": step, "val_loss": val_loss, "val_bits_per_byte": bits}
-                if len(losses) > 1:
-                    pairs = zip(data.corpora, losses, strict=True)
-                    metrics |= {f"val_loss/{corpus.name}": loss for corpus, loss in pairs}
-                log.log(metrics)
+                log.log({"step": step, **scores})
+                val_loss, bits = scores["val_loss"], scores["val_bits_per_byte"]
                 bar.write(f"step {step:>6} | validation loss {val_loss:.4f} | {bits:.4f} bits per byte")
                 if not last:
                     bar.write(f"step {step:>6} | {text!r}")

@@ -256,7 +256,7 @@ model = checkpoint.load_model(sys.argv[2], dtype=getattr(torch, sys.argv[4]))
 loaded = kilobytes("VmHWM") - before
 open("/proc/self/clear_refs", "w").write("5")
 before = kilobytes("VmRSS")
-checkpoint.save_torch_state_dict(checkpoint.weights_of(model), sys.argv[3], max_shard_size=10**12)
+checkpoint.save_torch_state_dict(dict(model.named_parameters()), sys.argv[3], max_shard_size=10**12)
 print(loaded * 1024, (kilobytes("VmHWM") - before) * 1024)
 """
 
@@ -405,7 +405,7 @@ def test_what_changes_nothing_is_accepted(family, change, tmp_path):
 def test_what_is_not_computed_is_refused_by_name(family, change, message, tmp_path):
     """Before anything is allocated: some of these would take all memory, or for ever."""
     model = random_model(ModelConfig(64, 24, 2, 4, 2, 32, 48, qkv_bias=family == "qwen2", qk_norm=family == "qwen3"))
-    save_file(checkpoint.weights_of(model), tmp_path / "model.safetensors")
+    save_file(dict(model.named_parameters()), tmp_path / "model.safetensors")
     config = checkpoint.hf_config(model.cfg, 0) | {"model_type": family, "sliding_window": None}
     (tmp_path / "config.json").write_text(json.dumps(config))
     checkpoint.load_model(tmp_path)
