@@ -37,6 +37,7 @@ WORD = re.compile(f"[{UNSPACED}]|[^\\s{UNSPACED}]+")
 # Gopher's rules (Rae et al. 2021, arXiv 2112.11446, tables A1 and A2): the largest shares of a text's characters that
 # its most frequent n-gram, and n-grams that occurred before, may hold; words of which good English has two.
 TOP_NGRAM = {2: 0.20, 3: 0.18, 4: 0.16}
+MIN_WORDS = 50  # of a text to which the rules on n-grams apply
 REPEATED_NGRAMS = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
 STOP_WORDS = {"the", "be", "to", "of", "and", "that", "have", "with"}
 LIST_LINE = re.compile(r"[-*•#|!]|\d+[.)]\s")
@@ -55,7 +56,7 @@ DISAMBIGUATION = re.compile(
 def reason_to_drop(title: str, text: str, limits: Any) -> str | None:
     """The name of the first filter that drops this (normalised) text, or None.
 
-    limits: settings of the filters, as in PrepareConfig: min_chars, drop_disambiguation, max_list_lines,
+    limits: settings of the filters, as in PrepareConfig: min_chars, drop_disambiguation, max_list_chars,
     max_repeated_lines, max_repeated_ngrams, script, min_script, english.
     """
     if not text.strip():
@@ -65,8 +66,9 @@ def reason_to_drop(title: str, text: str, limits: Any) -> str | None:
     if limits.drop_disambiguation and (DISAMBIGUATION_TITLE.search(title) or DISAMBIGUATION.match(text)):
         return "disambiguation"
     lines = [line for line in map(str.strip, text.split("\n")) if line]
-    if limits.max_list_lines is not None:
-        if sum(LIST_LINE.match(line) is not None for line in lines) > limits.max_list_lines * len(lines):
+    if limits.max_list_chars is not None:
+        listed = sum(len(line) for line in lines if LIST_LINE.match(line))
+        if listed > limits.max_list_chars * sum(map(len, lines)):
             return "mostly_lists"
     if limits.max_repeated_lines is not None:
         paragraphs = [paragraph for paragraph in map(str.strip, text.split("\n\n")) if paragraph]
@@ -92,12 +94,14 @@ def repeats(units: list[str], share: float) -> bool:
 
 def repeats_ngrams(text: str, scale: float) -> bool:
     """Whether the most frequent n-gram, or repeated ones, hold more than `scale` times Gopher's share of the text."""
-    words = WORD.findall(text)
-    numbers: dict[str, int] = {}
+    words, numbers = WORD.findall(text), dict[str, int]()
+    length = 2 if 2 * sum(len(word) == 1 for word in words) > len(words) else 1  # a Chinese word has two characters
+    if len(words) < MIN_WORDS * length:
+        return False
     word = np.array([numbers.setdefault(i, len(numbers)) for i in words])
     ends = np.cumsum([0, *map(len, words)])
     grams = word
-    for n in range(2, 11):
+    for n in range(2, 10 * length + 1):
         if len(grams) < 2:
             return False
         # numbers of the n-grams, of those of the (n - 1)-grams and the next word
@@ -105,22 +109,24 @@ def repeats_ngrams(text: str, scale: float) -> bool:
         _, first, grams, counts = np.unique(pairs, return_index=True, return_inverse=True, return_counts=True)
         if len(first) == len(grams):
             return False  # longer ones are not repeated either
+        if n % length or n == length:
+            continue
         chars = ends[n:] - ends[:-n]
-        if n in TOP_NGRAM:
+        if n // length in TOP_NGRAM:
             found = (counts * chars[first])[counts == counts.max()].max()
         else:
             again = np.ones(len(grams), dtype=np.int64)
             again[first] = 0
             covered = np.convolve(again, np.ones(n, dtype=np.int64)) > 0  # words in an n-gram that stood there before
             found = np.diff(ends)[covered].sum()
-        if found > scale * (TOP_NGRAM | REPEATED_NGRAMS)[n] * ends[-1]:
+        if found > scale * (TOP_NGRAM | REPEATED_NGRAMS)[n // length] * ends[-1]:
             return True
     return False
 
 
 def script_share(text: str, scripts: str) -> float:
-    """Share of the letters that belong to scripts, as Unicode's names begin: 'LATIN', 'CJK,HIRAGANA,KATAKANA'."""
-    wanted, letters = scripts.upper().split(","), Counter(filter(str.isalpha, text))
+    """Share of the words that begin in scripts, as Unicode's names begin: 'LATIN', 'CJK,HIRAGANA,KATAKANA'."""
+    wanted, letters = scripts.upper().split(","), Counter(word[0] for word in WORD.findall(text) if word[0].isalpha())
     inside = sum(count for letter, count in letters.items() if script(letter) in wanted)
     return inside / max(1, letters.total())
 

@@ -60,11 +60,11 @@ class PrepareConfig:
     # filters: a document is dropped for the first that applies; None: the filter is off
     min_chars: int = 1  # shorter documents are dropped
     drop_disambiguation: bool = False  # pages that list the meanings of their title
-    max_list_lines: float | None = None  # largest share of lines that are items of lists (Gopher: 0.9)
+    max_list_chars: float | None = None  # largest share of the characters in lines that are items of lists
     max_repeated_lines: float | None = None  # of lines and paragraphs that stood there before (Gopher: 0.3)
     max_repeated_ngrams: float | None = None  # repeated n-grams, as a multiple of Gopher's limits (1.0)
-    script: str | None = None  # that the letters belong to, as Unicode names it: LATIN, or 'CJK,HIRAGANA,KATAKANA'
-    min_script: float = 0.5  # smallest share of the letters that do
+    script: str | None = None  # that words begin in, as Unicode names it: LATIN, or 'CJK,HIRAGANA,KATAKANA'
+    min_script: float = 0.5  # smallest share of the words that do
     english: bool = False  # two of eight stop words, words of 3 to 10 letters on average (Gopher)
     dedup_threshold: float = 0.7  # Jaccard similarity of 5-word shingles at which a document is a duplicate
     tokenizer: str = (
@@ -175,7 +175,7 @@ def settings(cfg: PrepareConfig) -> dict[str, Any]:
     return {key: value for key, value in dataclasses.asdict(cfg).items() if key not in free}
 
 
-FILTER_SETTINGS = ("min_chars", "drop_disambiguation", "max_list_lines", "max_repeated_lines", "max_repeated_ngrams")
+FILTER_SETTINGS = ("min_chars", "drop_disambiguation", "max_list_chars", "max_repeated_lines", "max_repeated_ngrams")
 FILTER_SETTINGS += ("script", "min_script", "english")
 # Which settings a finished file depends on: from then on they may not change.
 FIXED_BY = {

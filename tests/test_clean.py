@@ -130,6 +130,10 @@ def test_a_long_run_of_spaces_is_not_searched_again_from_every_place():
 
 OFF = PrepareConfig()
 ENGLISH = "The cat sat on the mat and looked at a bird that had come to the garden with a worm.\n"
+PROSE = (
+    "王迎军，女，河北唐县人，中共党员，博士生导师、中国工程院院士。曾任华南理工大学校长。一九九八年十二月任材料学院副院长，二零零三年"
+    "九月任该校党委书记。其任内筹办了六十年校庆、修筑了博学楼等新校舍，亦推动广州国际校区的建设，并主持多项国家重点科研计划与出版专著。"
+)
 CHINESE = "猫坐在垫子上，看着一只带着虫子来到花园里的小鸟。它没有动，只是安静地等待天黑。\n"
 
 
@@ -161,9 +165,9 @@ DROPPED = {
         "Mercury may refer to:\n\n- Mercury (planet)\n- Mercury (element)",
         {"drop_disambiguation": True},
     ),
-    "mostly_lists": ("Works\n" + "- a work of hers\n" * 19, {"max_list_lines": 0.9}),
+    "mostly_lists": ("Works\n" + "- a work of hers\n" * 19, {"max_list_chars": 0.9}),
     "repeated_lines": ("one\ntwo\n" + "the same line\n" * 3, {"max_repeated_lines": 0.3}),
-    "repeated_ngrams": (ENGLISH * 3, {"max_repeated_ngrams": 1.0}),
+    "repeated_ngrams": (ENGLISH * 4, {"max_repeated_ngrams": 1.0}),
     "wrong_script": (CHINESE + "cat", {"script": "LATIN"}),
     "not_english": ("Die Katze sitzt auf der Matte und sieht den Vogel an.", {"english": True}),
 }
@@ -177,7 +181,7 @@ def test_a_filter_drops_by_its_name_and_only_when_it_is_on(reason):
 
 
 def test_ordinary_text_passes_all_filters():
-    limits = {"drop_disambiguation": True, "max_list_lines": 0.9, "max_repeated_lines": 0.3, "max_repeated_ngrams": 1.0}
+    limits = {"drop_disambiguation": True, "max_list_chars": 0.9, "max_repeated_lines": 0.3, "max_repeated_ngrams": 1.0}
     assert drop(ENGLISH, **limits, script="LATIN", english=True) is None
     assert drop(CHINESE, **limits, script="CJK") is None
     assert drop(ENGLISH + "- another list\n- with items\n", **limits, script="LATIN,CJK", english=True) is None
@@ -210,11 +214,11 @@ def test_repeated_lines_are_counted_as_gopher_does(share):
             assert (drop(text, max_repeated_lines=share) == "repeated_lines") == (by_units or by_chars)
 
 
-def gopher(words: list[str], n: int) -> float:
-    """Share of the characters in the most frequent n-gram (n < 5), or in n-grams that stood there before."""
+def gopher(words: list[str], n: int, most_frequent: bool) -> float:
+    """Share of the characters in the most frequent n-gram, or in n-grams that stood there before."""
     grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
     whole = sum(map(len, words))
-    if n < 5:
+    if most_frequent:
         most = max(Counter(grams).values())
         counts = [sum(map(len, gram)) * most for gram, count in Counter(grams).items() if count == most]
         return max(counts) / whole if most > 1 else 0
@@ -226,23 +230,23 @@ def gopher(words: list[str], n: int) -> float:
     return sum(len(words[i]) for i in covered) / whole
 
 
-@given(
-    st.lists(st.sampled_from(["a", "bb", "ccc", "dddd", "机", "器"]), max_size=40),
-    st.sampled_from([0.5, 1.0, 2.0, 3.0]),
-)
+@given(st.lists(st.sampled_from(["aa", "bb", "ccc", "dddd", "机", "器"]), max_size=90), st.sampled_from([0.5, 1, 2, 3]))
 def test_repeated_ngrams_are_those_of_a_count_by_hand(words, scale):
-    text, limits = " ".join(words), TOP_NGRAM | REPEATED_NGRAMS
-    expected = any(gopher(words, n) > scale * limits[n] for n in limits if len(words) >= n)
-    assert repeats_ngrams(text, scale) == expected
+    """Of texts of 50 words or more; where most are single characters a word is two of them, and 100 are needed."""
+    limits, length = TOP_NGRAM | REPEATED_NGRAMS, 1 + (2 * sum(len(word) == 1 for word in words) > len(words))
+    grams = {n: gopher(words, n * length, n < 5) for n in limits if len(words) >= n * length}
+    expected = len(words) >= 50 * length and any(share > scale * limits[n] for n, share in grams.items())
+    assert repeats_ngrams(" ".join(words), scale) == expected
 
 
 def test_no_filter_takes_spaces_between_words_for_granted():
     """The same text with and without spaces is judged alike where characters count as words."""
-    for text in (CHINESE, CHINESE * 3):
-        assert repeats_ngrams(text, 1.0) == repeats_ngrams(" ".join(text), 1.0) == (text != CHINESE)
+    names = "".join(f"第{k}届大阪羽毛球国际挑战赛" for k in range(9))
+    for text, repeated in ((CHINESE * 2, False), (CHINESE * 4, True), (names, True), (PROSE, False)):
+        assert repeats_ngrams(text, 1.0) == repeats_ngrams(" ".join(text), 1.0) == repeated
 
 
 def test_scripts_are_those_of_unicode():
-    assert script_share("abc 机器", "latin") == 0.6 and script_share("abc 机器", "CJK,LATIN") == 1
+    assert script_share("abc (x) 机器", "latin") == 1 / 3 and script_share("abc 12 机器", "CJK,LATIN") == 1
     assert script_share("ひらがなカタカナ漢字", "CJK,HIRAGANA,KATAKANA") == 1
     assert script_share("Привет, мир! 123", "CYRILLIC") == 1 and script_share("123 !?", "LATIN") == 0

@@ -490,7 +490,7 @@ OTHER = {
     "clean": False,
     "min_chars": 21,
     "drop_disambiguation": True,
-    "max_list_lines": 0.9,
+    "max_list_chars": 0.9,
     "max_repeated_lines": 0.3,
     "max_repeated_ngrams": 1.0,
     "script": "LATIN",

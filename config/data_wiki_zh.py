@@ -1,0 +1,16 @@
+"""Chinese Wikipedia, 1.4 million articles, simplified and traditional mixed; 1.6 GB to download once.
+
+python prepare_wiki.py config/data_wiki_zh.py
+No rule that assumes spaces between words; a character counts as a word.
+"""
+
+source = "wikimedia/wikipedia/20231101.zh"
+data_dir = "data/wiki_zh"
+min_chars = 50
+drop_disambiguation = True
+max_list_chars = 0.8
+max_repeated_lines = 0.3
+max_repeated_ngrams = 1.0
+script = "CJK"
+vocab_size = 32768
+val_fraction = 0.005
