@@ -3,18 +3,27 @@
     python dedup.py --source='data/pydocs/documents/*.parquet' --out=out/dedup
 
 In canonical order (longest first, then content hash, then id) a document is removed only when its exact Jaccard
-similarity with a document that is kept is at least the threshold: no chains, and the same result for any order of input
-and any number of processes. Similarity is of sets of 5-word shingles; a character of a script that writes no spaces
-counts as a word.
+similarity with a document that is kept is at least the threshold: no chains, and the same result for any order of
+input, cut into parts and number of processes. Similarity is of sets of 5-word shingles; a character of a script that
+writes no spaces counts as a word.
 LSH (Broder 1997; Leskovec et al., Mining of Massive Datasets, ch. 3) proposes pairs: with b bands of r values a pair of
 similarity s is found with probability 1 - (1 - s^r)^b, for 25 x 5 that is 0.990 at s = 0.7 and 0.9999 at 0.8.
+
+The steps; none holds texts or Python objects of all documents, and out/work keeps what the longer ones have finished:
+    sketches    every part by itself: hashes of id, content and bands, 248 bytes a document on disk
+    exact       canonical order; of equal texts the first stays, and the others take no part in what follows
+    bands       documents with an equal band form a bucket
+    shingles    of all documents in buckets, from their texts, to one file
+    duplicates  in canonical order, each document that is kept removes the later ones like it
 """
 
 import configurator  # before torch and the others: Ctrl-C during their import is one line too
 
 # isort: split
 import glob
-import re
+import json
+import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,18 +31,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
-from datasketch import LeanMinHash, MinHash, MinHashLSH
 from tqdm import tqdm
 
 import atomic
 from documents import map_parts, read_documents
+from minhash import BANDS, ROWS, SHINGLE, band_hashes, hash_shingles, join_words, signatures
 
-SHINGLE = 5
-BANDS, ROWS = 25, 5
-# Thai, Lao, Burmese, Khmer, kana, Han: no spaces between words
-UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-UNSPACED += "\U00020000-\U0003ffff"
-WORD = re.compile(f"[{UNSPACED}]|[^\\s{UNSPACED}]+")
+BATCH_CHARS = 128 << 10  # text hashed at once: many documents for each call of numpy, and still in the cache
+CROWD = 64  # members above which a bucket is not compared pair by pair, but through rare shingles
+BLOCK = 1 << 20  # shingles in memory at once
+CONTENT, ID, CHARS, BYTES, SHINGLES = BANDS, BANDS + 2, BANDS + 3, BANDS + 4, BANDS + 5  # rows of a sketch file
 SCHEMA = pa.schema([("id", pa.string()), ("kept_id", pa.string()), ("similarity", pa.float64()), ("kind", pa.string())])
 
 
@@ -47,111 +54,308 @@ class DedupConfig:
     num_workers: int = 2  # processes
 
 
-@dataclass(frozen=True)
-class Sketch:
-    """What is kept of one document while duplicates are looked for."""
-
-    id: str
-    chars: int
-    size_bytes: int
-    content: bytes  # 128-bit hash of the text with its whitespace collapsed
-    shingles: np.ndarray  # sorted unique uint64 hashes; empty for a text shorter than one shingle
-    minhash: np.ndarray  # (BANDS * ROWS,) uint32
+# --- sketches: what is kept of every document, on disk ---
 
 
-def shingle_hashes(text: str) -> np.ndarray:
-    """Sorted unique 64-bit hashes of the 5-word shingles of `text`; empty when it has fewer than 5 words."""
-    words = WORD.findall(text)
-    shingles = {" ".join(words[i : i + SHINGLE]) for i in range(len(words) - SHINGLE + 1)}
-    return np.array(sorted(xxhash.xxh3_64_intdigest(shingle) for shingle in shingles), dtype=np.uint64)
-
-
-def jaccard(a: np.ndarray, b: np.ndarray) -> float:
-    """Exact |a & b| / |a | b| of two sorted arrays of unique hashes."""
-    both = np.intersect1d(a, b, assume_unique=True).size
-    return both / (a.size + b.size - both)
-
-
-def sketch_part(path: Path) -> list[Sketch]:
-    """Sketch every document of one part; a pure function of the file."""
-    found = []
+def read_batches(path: Path, rows: np.ndarray | None = None) -> Iterator[list[tuple[str, str]]]:
+    """Yield (id, text) of all documents of a part, or of those in `rows`, about BATCH_CHARS at a time."""
+    wanted, batch, chars = None if rows is None else set(rows.tolist()), [], 0
     for row, (document_id, text) in enumerate(read_documents(path)):
         if document_id is None or text is None:
             raise ValueError(f"{path}: row {row} has no {'id' if document_id is None else 'text'}")
-        content = xxhash.xxh3_128_digest(" ".join(text.split()))
-        shingles = shingle_hashes(text)
-        minhash = MinHash(num_perm=BANDS * ROWS, hashfunc=int)  # shingles come hashed: their low 32 bits are used
-        minhash.update_batch((shingles & np.uint64(0xFFFFFFFF)).tolist())
-        values = minhash.hashvalues.astype(np.uint32)
-        found.append(Sketch(document_id, len(text), len(text.encode()), content, shingles, values))
-    return found
+        if wanted is None or row in wanted:
+            batch.append((document_id, text))
+            chars += len(text)
+        if chars >= BATCH_CHARS:
+            yield batch
+            batch, chars = [], 0
+    yield batch
 
 
-def select(sketches: list[Sketch], threshold: float) -> list[tuple[str, str, float, str]]:
-    """Return the removed documents as (id, kept_id, similarity, kind), in canonical order."""
-    order = sorted(sketches, key=lambda s: (-s.chars, s.content, s.id))
-    seed, scheme = (reference := MinHash(num_perm=BANDS * ROWS)).seed, reference.scheme
-    index = MinHashLSH(num_perm=BANDS * ROWS, params=(BANDS, ROWS))
-    kept_by_content: dict[bytes, str] = {}
-    removed = []
-    for rank, sketch in enumerate(tqdm(order, desc="duplicates", unit=" docs", disable=None)):
-        if sketch.content in kept_by_content:
-            removed.append((sketch.id, kept_by_content[sketch.content], 1.0, "exact"))
+def sketch_part(job: tuple[Path, Path]) -> None:
+    """Write the sketches of one part, (BANDS + 6, documents) uint64; a pure function of the file."""
+    path, target = job
+    found = []
+    for batch in read_batches(path):
+        texts = [" ".join(text.split()) for _, text in batch]
+        shingles, counts = hash_shingles([join_words(text) for text in texts])
+        content = np.frombuffer(b"".join(map(xxhash.xxh3_128_digest, texts)), ">u8").reshape(-1, 2).T
+        ids = [xxhash.xxh3_64_intdigest(document_id) for document_id, _ in batch]
+        sizes = [[len(text) for _, text in batch], [len(text.encode()) for _, text in batch]]
+        numbers = np.array([ids, *sizes, counts], np.uint64)
+        found.append(np.concatenate([band_hashes(signatures(shingles, counts)), content, numbers]))
+    with atomic.new_file(target) as temporary, open(temporary, "wb") as file:
+        np.save(file, np.concatenate(found, axis=1))
+
+
+class Documents:
+    """The document files and their sketches. A document's place is its number in the order of files and rows."""
+
+    def __init__(self, paths: list[Path], sketches: list[Path]):
+        self.paths, self.sketches = paths, sketches
+        self.starts = np.cumsum([0, *(np.load(path, mmap_mode="r").shape[1] for path in sketches)])
+
+    def column(self, row: int) -> np.ndarray:
+        """One row of all sketches: a number of every document, by place."""
+        return np.concatenate([np.load(path, mmap_mode="r")[row] for path in self.sketches])
+
+    def by_part(self, places: np.ndarray) -> Iterator[tuple[Path, np.ndarray, np.ndarray]]:
+        """Yield (path, which of `places` are in it, their rows, ascending) for the parts that hold any."""
+        order = np.argsort(places, kind="stable")
+        for i, which in enumerate(np.split(order, np.searchsorted(places[order], self.starts))[1:-1]):
+            if which.size:
+                yield self.paths[i], which, places[which] - self.starts[i]
+
+    def ids(self, places: np.ndarray) -> list[str]:
+        """The ids of the documents at `places`."""
+        found = np.empty(places.size, object)
+        for path, which, rows in self.by_part(places):
+            found[which] = pq.read_table(path, columns=["id"])["id"].take(pa.array(rows)).to_pylist()
+        return found.tolist()
+
+    def check_ids(self) -> None:
+        """Raise ValueError with both places when two documents have one id: equal hashes, then the ids themselves."""
+        members, sizes = buckets(self.column(ID))
+        for same in np.split(members, np.cumsum(sizes)[:-1]):
+            places = [f"{path}, row {row}" for path, _, rows in self.by_part(same) for row in rows]
+            ids = self.ids(same[:1000])
+            for place, document_id in zip(places, ids, strict=False):
+                if ids.count(document_id) > 1:
+                    other = places[len(ids) - 1 - ids[::-1].index(document_id)]
+                    raise ValueError(
+                        f"two documents have the id '{document_id}': {place} and {other}; ids must be unique: correct "
+                        "them, or begin an empty folder with --id_column=None to have them made"
+                    )
+
+
+def canonical_order(documents: Documents) -> tuple[np.ndarray, np.ndarray]:
+    """Return (places in canonical order, for each rank the first rank with equal content)."""
+    keys = np.stack([~documents.column(CHARS), documents.column(CONTENT), documents.column(CONTENT + 1)])
+    order = np.lexsort(keys[::-1])
+    keys = keys[:, order]
+    tied, group = groups(keys)
+    ids = documents.ids(order[tied])  # of few documents
+    order[tied] = order[tied][sorted(range(tied.size), key=lambda k: (group[k], ids[k]))]
+    first = np.arange(order.size)
+    by_content = np.lexsort(keys[:0:-1])  # stable: ranks of equal content ascend
+    equal, group = groups(keys[1:, by_content])
+    first[by_content[equal]] = by_content[equal][np.searchsorted(group, group)]
+    return order, first
+
+
+def groups(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of sorted columns, those that equal a neighbour: (their indices, the number of the group of each)."""
+    follows = np.zeros(keys.shape[1], bool)  # equals the one before
+    follows[1:] = (keys[:, 1:] == keys[:, :-1]).all(axis=0)
+    shared = follows.copy()
+    shared[:-1] |= follows[1:]
+    return np.flatnonzero(shared), np.cumsum(~follows[shared]) - 1
+
+
+# --- candidates ---
+
+
+def buckets(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return (the indices that share a hash, bucket after bucket and ascending in each, the sizes of the buckets)."""
+    order = np.argsort(hashes)
+    shared, group = groups(hashes[order][None])
+    members = order[shared]
+    return members[np.lexsort((members, group))], np.bincount(group)
+
+
+def expand(starts: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The ranges start, start + 1, ... of `counts` numbers, one after the other: (which range, number)."""
+    which = np.repeat(np.arange(counts.size), counts)
+    return which, np.arange(which.size) + (starts - np.cumsum(counts) + counts)[which]
+
+
+class Shingles:
+    """Sorted unique shingle hashes of the candidates in a file; documents are called by their rank."""
+
+    def __init__(self, path: Path, starts: np.ndarray):
+        self.values, self.starts = np.asarray(np.memmap(path, np.uint64, "r")), starts
+        self.sizes = self.values[starts - 1].astype(np.int64)
+
+    def read(self, ranks: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Yield (some of `ranks`, which of these each of their hashes is of, the hashes), about BLOCK at a time."""
+        ends = np.cumsum(self.sizes[ranks])
+        for part in np.split(ranks, np.searchsorted(ends, np.arange(BLOCK, ends[-1:].sum(), BLOCK))):
+            which, at = expand(self.starts[part], self.sizes[part])
+            yield part, which, self.values[at]
+
+    def jaccard(self, one: int, others: np.ndarray) -> np.ndarray:
+        """Exact |a & b| / |a | b| of the sets of one document and of each of the others."""
+        mine, shared = self.values[self.starts[one] :][: self.sizes[one]], []
+        for part, which, values in self.read(others):
+            at = np.minimum(np.searchsorted(mine, values), mine.size - 1)
+            shared.append(np.bincount(which[mine[at] == values], minlength=part.size))
+        both = np.concatenate(shared)
+        return both / (mine.size + self.sizes[others] - both)
+
+
+def shingle_part(job: tuple[Path, Path, np.ndarray, np.ndarray]) -> None:
+    """Write the shingles of the documents in `rows` of a part to the file, their number before them."""
+    path, target, rows, starts = job
+    next_start = iter(starts.tolist())
+    with open(target, "r+b") as file:
+        for batch in read_batches(path, rows):
+            shingles, counts = hash_shingles([join_words(" ".join(text.split())) for _, text in batch])
+            for hashes in np.split(shingles, np.cumsum(counts))[:-1]:
+                hashes = np.unique(hashes)
+                file.seek(8 * next(next_start) - 8)
+                file.write(np.append(np.uint64(hashes.size), hashes).tobytes())
+
+
+def write_shingles(documents: Documents, order: np.ndarray, ranks: np.ndarray, work: Path, workers: int) -> Shingles:
+    """The shingles of the documents at `ranks` of `order`, in work/shingles."""
+    room = documents.column(SHINGLES)[order[ranks]].astype(np.int64) + 1  # repetitions included, and the number
+    starts = np.ones(order.size, np.int64)  # the file begins with a 0, the number of all that are not there
+    starts[ranks] = 2 + np.cumsum(room) - room
+    if not (work / "shingles").is_file():
+        with atomic.new_file(work / "shingles") as temporary:
+            temporary.write_bytes(bytes(8))
+            of_parts = documents.by_part(order[ranks])
+            jobs = [((path, temporary, rows, starts[ranks[which]]), rows.size) for path, which, rows in of_parts]
+            map_parts(shingle_part, jobs, workers, "shingles", unit=" docs")
+    return Shingles(work / "shingles", starts)
+
+
+def crowd_cells(shingles: Shingles, crowd: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """(stores, asks) of cells in which any two documents of `crowd` with J >= threshold meet.
+
+    A template ("X is a village in ...") puts thousands of documents that are not similar enough into one bucket, and to
+    compare each with each would be quadratic. Order the shingles of each document from rare to common. Of two documents
+    with J >= t the larger, of n shingles, has their first common one among its first n - ceil(t n) + 1 (its long
+    prefix), the smaller among n - ceil(2 t / (1 + t) n) + 1 (short); Bayardo et al. 2007; PPJoin, Xiao et al. 2008. So
+    documents meet by what is rare in them and no pair is lost; two long prefixes need not meet.
+    """
+    bits = min(int(shingles.sizes[crowd].sum()).bit_length() + 1, 26)
+    frequency = np.zeros(1 << bits, np.uint32)  # hashed: a collision costs time, not pairs
+    for _, _, values in shingles.read(crowd):
+        slots, times = np.unique(values >> np.uint64(64 - bits), return_counts=True)
+        frequency[slots] += times.astype(np.uint32)
+    found = []
+    for ranks, which, values in shingles.read(crowd):
+        often, sizes = frequency[values >> np.uint64(64 - bits)], shingles.sizes[ranks]
+        order = np.lexsort((values, often, which))
+        position = np.arange(which.size) - (np.cumsum(sizes) - sizes)[which]
+        long, short = (sizes - np.ceil(t * sizes - 1e-9) for t in (threshold, 2 * threshold / (1 + threshold)))
+        use = (position <= long[which]) & (often[order] > 1)
+        found.append((values[order][use], ranks[which[use]], (position > short[which])[use]))
+    values, ranks, is_long = (np.concatenate(column) for column in zip(*found, strict=True))
+    members, sizes = buckets(values)
+    short, is_long = (
+        (np.repeat(np.arange(sizes.size), sizes) << 33 | ranks[members]).astype(np.uint64),
+        is_long[members],
+    )
+    long = short | np.uint64(1 << 32)
+    return np.where(is_long, long, short), np.concatenate([short, long[~is_long]])
+
+
+# --- which document goes ---
+
+
+def meet(documents: Documents, order: np.ndarray, ranks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return (cell << 32 | rank for the documents of each bucket up to CROWD, ranks of those in larger buckets)."""
+    cells, crowded, n_cells = [], np.zeros(order.size, bool), 0
+    for band in tqdm(range(BANDS), desc="bands", disable=None):
+        members, sizes = buckets(documents.column(band)[order[ranks]])
+        small, members = np.repeat(sizes <= CROWD, sizes), ranks[members]
+        crowded[members[~small]] = True
+        cells.append(((np.repeat(np.arange(sizes.size), sizes) + n_cells << 32 | members)[small]).astype(np.uint64))
+        n_cells += sizes.size
+    return np.concatenate(cells), np.flatnonzero(crowded)
+
+
+def select(shingles: Shingles, stores: np.ndarray, asks: np.ndarray, threshold: float) -> tuple[np.ndarray, ...]:
+    """Return (for each rank the similarity with the document that removes it or 0, that one's rank; pairs compared).
+
+    stores, asks: cell << 32 | rank. In canonical order each document that no earlier one removed is kept, and is
+    compared with the later ones stored in the cells that it asks; of equally similar ones the first removes. What is
+    removed asks nothing: a bucket of n near-duplicates costs n comparisons.
+    """
+    best, by, compared = np.zeros(shingles.sizes.size), np.arange(shingles.sizes.size), 0
+    stores = np.sort(stores)
+    asks = asks[np.argsort(asks.astype(np.uint32), kind="stable")]  # by rank
+    starts = np.searchsorted(stores, asks, "right")
+    counts = np.searchsorted(stores, asks | np.uint64(0xFFFFFFFF), "right") - starts
+    stored, some = stores.astype(np.uint32), counts > 0
+    ranks, first = np.unique(asks.astype(np.uint32)[some], return_index=True)
+    starts, counts, ends = starts[some], counts[some], np.append(first[1:], some.sum())
+    for i, one in enumerate(tqdm(ranks, desc="duplicates", unit=" docs", disable=None)):
+        if best[one]:
             continue
-        if sketch.shingles.size:  # an empty sketch would match every other empty one
-            minhash = LeanMinHash(seed=seed, hashvalues=sketch.minhash, scheme=scheme)
-            similar = [(jaccard(sketch.shingles, order[k].shingles), -k) for k in index.query(minhash)]
-            similarity, k = max(similar, default=(0.0, 0))
-            if similarity >= threshold:
-                removed.append((sketch.id, order[-k].id, similarity, "near"))
-                continue
-            index.insert(rank, minhash)
-        kept_by_content[sketch.content] = sketch.id
-    return removed
+        others = np.unique(stored[expand(starts[first[i] : ends[i]], counts[first[i] : ends[i]])[1]])
+        a, b = shingles.sizes[one], shingles.sizes[others]
+        others = others[np.minimum(a, b) >= threshold * np.maximum(a, b) - 1e-6]  # J is at most their ratio
+        similarity = shingles.jaccard(one, others)
+        compared += others.size
+        more = (similarity >= threshold) & (similarity > best[others])
+        best[others[more]], by[others[more]] = similarity[more], one
+    return best, by, compared
+
+
+# --- the whole ---
+
+
+def begin(parts: list[Path], out: Path, threshold: float) -> Path:
+    """The folder of work files, emptied if they are of other settings, other files or another version."""
+    files = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in parts]
+    header = [{"version": 1, "scheme": "affine32", "seed": 1, "shingle": SHINGLE, "bands": BANDS, "rows": ROWS}]
+    header += [{"threshold": threshold}, *files]
+    path = out / "work/header.json"
+    if not path.is_file() or json.loads(path.read_text(encoding="utf-8")) != header:
+        shutil.rmtree(path.parent, ignore_errors=True)
+        atomic.write_json(path, header)
+    (out / "report.json").unlink(missing_ok=True)  # its presence means complete
+    return path.parent
 
 
 def find_duplicates(parts: list[Path], out: Path, threshold: float, num_workers: int) -> dict:
     """Write out/duplicates.parquet and out/report.json for the documents in `parts`; returns the report.
 
-    Raises ValueError for a threshold outside (0, 1] and for two documents with the same id.
+    An interrupted run goes on where it was, from out/work. Raises ValueError for a threshold outside (0, 1] and for two
+    documents with the same id.
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold ({threshold}) must be above 0 and at most 1; 0.7 is usual")
-    sizes = [path.stat().st_size for path in parts]
-    sketched = map_parts(sketch_part, zip(parts, sizes, strict=True), num_workers, "sketches", sum(sizes))
-    places: dict[str, str] = {}
-    for path, sketches in zip(parts, sketched, strict=True):
-        for row, sketch in enumerate(sketches):
-            place = f"{path}, row {row}"
-            if sketch.id in places:
-                raise ValueError(
-                    f"two documents have the id '{sketch.id}': {places[sketch.id]} and {place}; "
-                    "ids must be unique: correct them, or begin an empty folder with --id_column=None to have them made"
-                )
-            places[sketch.id] = place
-    sketches = [sketch for part in sketched for sketch in part]
-    removed = select(sketches, threshold)
+    work = begin(parts, out, threshold)
+    sketches = [work / f"part_{i:05d}.npy" for i in range(len(parts))]
+    missing = [job for job in zip(parts, sketches, strict=True) if not job[1].is_file()]
+    map_parts(sketch_part, [(job, job[0].stat().st_size) for job in missing], num_workers, "sketches")
+    documents = Documents(parts, sketches)
+    documents.check_ids()
+    order, first = canonical_order(documents)
+    ranks, too_short = np.arange(order.size), documents.column(SHINGLES)[order] == 0
+    # a text too short for a shingle has an empty sketch, which would match every other empty one
+    stores, crowd = meet(documents, order, np.flatnonzero((first == ranks) & ~too_short))
+    candidates = np.union1d(stores.astype(np.uint32), crowd).astype(np.int64)
+    shingles = write_shingles(documents, order, candidates, work, num_workers)
+    more_stores, more_asks = crowd_cells(shingles, crowd, threshold)
+    cells = stores + (np.uint64(2 * more_stores.size) << np.uint64(32))  # beyond the numbers of the crowds' cells
+    similarity, by, compared = select(
+        shingles, np.concatenate([cells, more_stores]), np.concatenate([cells, more_asks]), threshold
+    )
+    near, kept = similarity[first] > 0, by[first]  # what equals a near-duplicate is one, too
+    removed = np.flatnonzero(kept != ranks)
+    near, similarity = near[removed], np.where(near, similarity[first], 1.0)[removed]
+    ids, kept_ids = documents.ids(order[removed]), documents.ids(order[kept[removed]])
     with atomic.new_file(out / "duplicates.parquet") as temporary:
-        columns = [list(column) for column in zip(*removed, strict=True)] or [[]] * len(SCHEMA)
-        pq.write_table(pa.table(columns, schema=SCHEMA), temporary)
-    size_bytes = {sketch.id: sketch.size_bytes for sketch in sketches}
-    near = [similarity for _, _, similarity, kind in removed if kind == "near"]
-    report = {
-        "documents": len(sketches),
-        "exact": len(removed) - len(near),
-        "near": len(near),
-        "kept": len(sketches) - len(removed),
-        "bytes": sum(size_bytes.values()),
-        "bytes_removed": sum(size_bytes[row[0]] for row in removed),
-        "too_short_for_near": sum(sketch.shingles.size == 0 for sketch in sketches),
-        "settings": {"threshold": threshold, "shingle_words": SHINGLE, "bands": BANDS, "rows": ROWS},
-        # how many of the removed near-duplicates a higher threshold would remove at most, and what LSH finds there
-        "near_at_least": {f"{t / 100:.2f}": sum(s >= t / 100 for s in near) for t in range(70, 100, 5)},
-        "found_probability": {
-            f"{s / 100:.2f}": round(1 - (1 - (s / 100) ** ROWS) ** BANDS, 4) for s in range(50, 100, 5)
-        },
-    }
+        kinds = np.where(near, "near", "exact").tolist()
+        pq.write_table(pa.table([ids, kept_ids, similarity, kinds], schema=SCHEMA), temporary)
+    size_bytes, levels = documents.column(BYTES)[order], similarity[near]
+    chances = {s: 1 - (1 - (s / 100) ** ROWS) ** BANDS for s in range(50, 100, 5)}
+    report = {"documents": order.size, "exact": int((~near).sum()), "near": int(near.sum())}
+    report |= {"kept": order.size - removed.size, "bytes": int(size_bytes.sum())}
+    report |= {"bytes_removed": int(size_bytes[removed].sum()), "too_short_for_near": int(too_short.sum())}
+    # documents that share a band, those in buckets above CROWD, exact similarities computed
+    report |= {"candidates": candidates.size, "crowded": crowd.size, "compared": compared}
+    report["settings"] = {"threshold": threshold, "shingle_words": SHINGLE, "bands": BANDS, "rows": ROWS}
+    # how many of the removed near-duplicates a higher threshold would remove at most, and what LSH finds there
+    report["near_at_least"] = {f"{t / 100:.2f}": int((levels >= t / 100).sum()) for t in range(70, 100, 5)}
+    report["found_probability"] = {f"{s / 100:.2f}": round(chance, 4) for s, chance in chances.items()}
     atomic.write_json(out / "report.json", report)
+    shutil.rmtree(work)
     return report
 
 
@@ -166,10 +370,9 @@ def main(cfg: DedupConfig) -> None:
         except pa.ArrowInvalid as error:
             raise ValueError(f"{path}: not a parquet file: {error}") from None
         for name in ("id", "text"):
-            if name not in schema.names:
-                raise ValueError(f"{path}: no column {name} (columns: {', '.join(schema.names)})")
-            if schema.field(name).type not in (pa.string(), pa.large_string()):
-                raise ValueError(f"{path}: column {name} holds {schema.field(name).type}, not strings")
+            if name not in schema.names or schema.field(name).type not in (pa.string(), pa.large_string()):
+                columns = ", ".join(f"{field.name}: {field.type}" for field in schema)
+                raise ValueError(f"{path}: no column '{name}' of strings (columns: {columns})")
     report = find_duplicates(parts, Path(cfg.out), cfg.threshold, cfg.num_workers)
     for key in ("documents", "exact", "near", "kept", "bytes", "bytes_removed"):
         print(f"{key:>14} {report[key]:>12,}")

@@ -107,23 +107,31 @@ def worker_pool(num_workers: int, killed: str) -> Iterator[Callable[..., concurr
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def map_parts(work: Callable, jobs: Iterable[tuple[Any, int]], num_workers: int, desc: str, total: int) -> list:
+def map_parts(
+    work: Callable,
+    jobs: Iterable[tuple[Any, int]],
+    num_workers: int,
+    desc: str,
+    total: int | None = None,
+    unit: str = "B",
+) -> list:
     """Run work(job) for every (job, size) in `num_workers` processes with a progress bar; results in the order of jobs.
 
-    sizes: bytes, the unit of the bar, `total` together. Jobs are taken from their iterator only a few ahead of the
-    workers, so it may make them, large ones, while they work. An interrupt or an error stops the workers at once: what
-    they had begun is lost, what they had finished stays.
+    The sizes, `total` together (None: jobs is a list), are what the bar counts. Jobs are taken from their iterator only
+    a few ahead of the workers, so it may make them, large ones, while they work. An interrupt or an error stops the
+    workers at once: what they had begun is lost, what they had finished stays.
     """
-    results: dict[int, Any] = {}
-    jobs = iter(jobs)
+    total = sum(size for _, size in jobs) if total is None else total
+    jobs, results = iter(jobs), dict[int, Any]()
     first = list(itertools.islice(jobs, 2))
-    with tqdm(total=total, desc=desc, unit="B", unit_scale=True, disable=None if total else True) as bar:
+    jobs, waiting = enumerate(itertools.chain(first, jobs)), dict[concurrent.futures.Future, tuple[int, int]]()
+    killed = f"{desc}: a worker process was killed (out of memory?); try --num_workers=1"
+    with tqdm(total=total, desc=desc, unit=unit, unit_scale=True, disable=None if total else True) as bar:
         if num_workers == 1 or len(first) < 2:
-            for i, (job, size) in enumerate(itertools.chain(first, jobs)):
+            for i, (job, size) in jobs:
                 results[i] = work(job)
                 bar.update(size)
             return list(results.values())
-        waiting: dict[concurrent.futures.Future, tuple[int, int]] = {}
 
         def take(when: str) -> None:
             for future in concurrent.futures.wait(waiting, return_when=when).done:
@@ -131,9 +139,8 @@ def map_parts(work: Callable, jobs: Iterable[tuple[Any, int]], num_workers: int,
                 results[i] = future.result()
                 bar.update(size)
 
-        killed = f"{desc}: a worker process was killed (out of memory?); try --num_workers=1"
         with worker_pool(num_workers, killed) as submit:
-            for i, (job, size) in enumerate(itertools.chain(first, jobs)):
+            for i, (job, size) in jobs:
                 waiting[submit(work, job)] = (i, size)
                 if len(waiting) >= 2 * num_workers:
                     take(concurrent.futures.FIRST_COMPLETED)

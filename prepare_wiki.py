@@ -441,8 +441,7 @@ def make_shards(
         (path, part, start) for path, part, start in zip(documents, parts, starts, strict=False) if not part.is_dir()
     ]
     work = functools.partial(encode_part, split, folder, dtype, cut)
-    sizes = [read_counts(path)["bytes"] for path, _, _ in jobs]
-    map_parts(work, zip(jobs, sizes, strict=True), workers, "tokens", sum(sizes))
+    map_parts(work, [(job, read_counts(job[0])["bytes"]) for job in jobs], workers, "tokens")
     counts = [json.loads((part / "counts.json").read_text(encoding="utf-8")) for part in parts]
     splits = {
         name: join_parts(

@@ -1,10 +1,12 @@
 """Duplicates against an exact reference: sets of shingles as strings, every pair compared."""
 
+import gzip
 import json
 import random
 import re
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +14,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import xxhash
+from conftest import SHARED
+from datasketch import MinHash, MinHashLSH
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dedup import BANDS, ROWS, SHINGLE, DedupConfig, find_duplicates, jaccard, main, shingle_hashes
+import dedup
+import minhash
+from dedup import DedupConfig, find_duplicates, main
+from minhash import BANDS, ROWS, SHINGLE, shingle_hashes
 
 REPO = Path(__file__).parents[1]
 HAN = [chr(code) for code in range(0x4E00, 0x4E00 + 2000)]
@@ -114,10 +121,26 @@ def test_there_are_as_many_hashes_as_different_shingles(text):
     assert np.array_equal(hashes, np.unique(hashes))
 
 
-@given(*[st.lists(st.sampled_from("a b c d 机 器".split()), min_size=5, max_size=25).map(" ".join)] * 2)
+def shingle_file(path: Path, texts: list[str]) -> dedup.Shingles:
+    """The file that dedup writes, made with spare room behind each document."""
+    starts, rows, end = [], [np.zeros(1, np.uint64)], 1
+    for k, text in enumerate(texts):
+        hashes = shingle_hashes(text)
+        rows += [np.append(np.uint64(hashes.size), hashes), np.zeros(k % 3, np.uint64)]
+        starts.append(end + 1)
+        end += hashes.size + 1 + k % 3
+    np.concatenate(rows).tofile(path)
+    return dedup.Shingles(path, np.array(starts))
+
+
+@given(st.lists(st.lists(st.sampled_from("a b c d 机 器".split()), min_size=5, max_size=25).map(" ".join), min_size=2))
 @settings(max_examples=100, deadline=None)
-def test_jaccard_equals_that_of_the_string_sets(a, b):
-    assert jaccard(shingle_hashes(a), shingle_hashes(b)) == exact(a, b)
+@pytest.mark.parametrize("block", [3, 1 << 20])
+def test_jaccard_equals_that_of_the_string_sets(tmp_path_factory, block, texts):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dedup, "BLOCK", block)
+        found = shingle_file(tmp_path_factory.mktemp("file") / "shingles", texts).jaccard(0, np.arange(len(texts)))
+    assert found.tolist() == [exact(texts[0], text) for text in texts]
 
 
 def test_whitespace_is_no_part_of_a_shingle_and_words_are_not_glued():
@@ -265,6 +288,365 @@ def test_texts_of_few_words_and_any_order_give_one_result(tmp_path, draw):
     ids = list(documents)
     draw.shuffle(ids)
     assert run(tmp_path, {i: documents[i] for i in ids})[2] == files
+
+
+# --- signatures and candidates, against datasketch ---
+
+
+def reference_hash(words: list[str]) -> int:
+    """The hash of a shingle by its definition, in Python's integers."""
+    data = " ".join(words).encode()
+    value = (sum(byte * pow(minhash.BASE, i, 2**64) for i, byte in enumerate(data)) + len(data)) % 2**64
+    for factor in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53, 1):
+        value = (value ^ value >> 33) * factor % 2**64
+    return value
+
+
+def hashed(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    return minhash.hash_shingles([minhash.join_words(" ".join(text.split())) for text in texts])
+
+
+def texts_of_many_sizes() -> list[str]:
+    """From nothing over 20 bytes to 200 kB: English, Chinese, mixed, with every kind of whitespace and a NUL."""
+    draw = random.Random(11)
+    texts = [
+        "",
+        " ",
+        "a",
+        "a b c d",
+        "a b c d e",
+        "one two three four five",
+        "机器学习模型",
+        "机器 学习",
+        "\x00 a b c d e\x00",
+    ]
+    texts += [
+        "ab\u3000cd\x85ef\x1cgh\xa0ij kl",
+        "x机yz器学w 习 é模–型q",
+        "႟Ⴀ㇀ㇰ a b c d 𠀀𠀁x𿿽",
+        "한국어는 띄어쓰기를 하는 언어 입니다 네",
+    ]
+    for count in (4, 5, 6, 50, 1000):
+        texts += [
+            " ".join(words(draw, count)),
+            "".join(draw.choices(HAN, k=count)),
+            "é".join(draw.choices(HAN + [" "], k=count)),
+        ]
+    return [*texts, " ".join(words(draw, 22_000)), "".join(draw.choices(HAN, k=66_000)), "a b c d e"]
+
+
+def by_definition(text: str) -> list[int]:
+    found = minhash.WORD.findall(text)
+    return [reference_hash(found[i : i + 5]) for i in range(len(found) - 4)]
+
+
+def test_shingles_and_signatures_are_those_of_datasketch_bit_for_bit():
+    texts = texts_of_many_sizes()
+    assert max(len(text.encode()) for text in texts) > 190_000
+    hashes, counts = hashed(texts)
+    found = minhash.signatures(hashes, counts)
+    assert found.dtype == np.uint32
+    for k, text in enumerate(texts):
+        expected = by_definition(text)
+        start = int(counts[:k].sum())
+        assert hashes[start : start + counts[k]].tolist() == expected
+        sketch = MinHash(num_perm=BANDS * ROWS, hashfunc=lambda value: value & 0xFFFFFFFF)
+        for value in expected[:50]:
+            sketch.update(value)
+        sketch.update_batch(expected)
+        assert sketch.hashvalues.dtype == np.uint32 and np.array_equal(found[:, k], sketch.hashvalues)
+
+
+@given(st.lists(st.text(st.sampled_from("ab机𠀀é–\x00 \n\u3000႟Ⴀ"), max_size=30), min_size=1, max_size=6))
+@settings(max_examples=200, deadline=None)
+def test_a_text_has_the_same_shingles_in_any_batch(texts):
+    hashes, counts = hashed(texts)
+    assert hashes.tolist() == [value for text in texts for value in by_definition(text)]
+    assert counts.tolist() == [len(by_definition(text)) for text in texts]
+
+
+def lsh_pairs(texts: list[str]) -> set[tuple[int, int]]:
+    """Candidate pairs of datasketch.MinHashLSH, one document after the other; texts without shingles are left out."""
+    lsh, pairs = MinHashLSH(num_perm=BANDS * ROWS, params=(BANDS, ROWS)), set()
+    for k, text in enumerate(texts):
+        hashes = minhash.shingle_hashes(text)
+        if hashes.size:
+            sketch = MinHash(num_perm=BANDS * ROWS, hashfunc=int)
+            sketch.update_batch((hashes & np.uint64(0xFFFFFFFF)).tolist())
+            pairs |= {(other, k) for other in lsh.query(sketch)}
+            lsh.insert(k, sketch)
+    return pairs
+
+
+def band_pairs(texts: list[str]) -> tuple[set[tuple[int, int]], set[int]]:
+    """Pairs in one of our buckets, and the members of buckets above CROWD."""
+    hashes, counts = hashed(texts)
+    some, pairs, crowd = np.flatnonzero(counts), set(), set()
+    for band in minhash.band_hashes(minhash.signatures(hashes, counts))[:, some]:
+        members, sizes = dedup.buckets(band)
+        for bucket in np.split(some[members], np.cumsum(sizes)[:-1]):
+            pairs |= {(a, b) for k, b in enumerate(bucket.tolist()) for a in bucket[:k].tolist()}
+            crowd |= set(bucket.tolist()) if bucket.size > dedup.CROWD else set()
+    return pairs, crowd
+
+
+def stub(draw: random.Random, k: int, slots: int) -> str:
+    """'X is a village in ...': a template with a name and `slots` numbers in it."""
+    name = f"name{k}"
+    numbers = [draw.randint(1, 40) for _ in range(slots)]
+    facts = " ".join(f"the number of fact {i} is {number} as counted here" for i, number in enumerate(numbers))
+    return (
+        f"{name} is a village in the district of {draw.choice('ABCDEFGH')} in the north of the country where {facts} ."
+    )
+
+
+def test_candidate_pairs_are_those_of_MinHashLSH():
+    draw = random.Random(12)
+    texts = [*corpus(12, families=50).values(), *(stub(draw, k, 3) for k in range(200)), *texts_of_many_sizes()]
+    pairs = band_pairs(texts)[0]
+    assert len(pairs) > 1000 and pairs == lsh_pairs(texts)
+
+
+@pytest.mark.parametrize("hashes", [[], [5], [5, 5], [1, 2, 3], [7, 1, 7, 2, 1, 7]])
+def test_buckets_are_the_indices_of_equal_hashes(hashes):
+    members, sizes = dedup.buckets(np.array(hashes, np.uint64))
+    expected = [[i for i, other in enumerate(hashes) if other == h] for h in sorted(set(hashes)) if hashes.count(h) > 1]
+    assert [b.tolist() for b in np.split(members, np.cumsum(sizes)[:-1]) if b.size] == expected
+
+
+# --- the result against a greedy pass over all candidate pairs ---
+
+
+def reference(documents: dict[str, str], threshold: float) -> dict[str, tuple[str, float, str]]:
+    """Equal texts first; then in canonical order, each with the kept ones among its candidates, compared as strings."""
+    content = {i: xxhash.xxh3_128_digest(" ".join(text.split())) for i, text in documents.items()}
+    order = sorted(documents, key=lambda i: (-len(documents[i]), content[i], i))
+    leader: dict[bytes, str] = {}
+    for i in order:
+        leader.setdefault(content[i], i)
+    distinct = list(leader.values())
+    texts = [documents[i] for i in distinct]
+    pairs, crowd = lsh_pairs(texts), band_pairs(texts)[1]
+    pairs |= {(a, b) for b in crowd for a in crowd if a < b}
+    earlier: dict[int, list[int]] = {}
+    for a, b in pairs:
+        earlier.setdefault(b, []).append(a)
+    result: dict[str, tuple[str, float, str]] = {}
+    for k, i in enumerate(distinct):
+        similar = [(exact(texts[k], texts[a]), -a) for a in earlier.get(k, []) if distinct[a] not in result]
+        similarity, a = max(similar, default=(0.0, 0))
+        if similarity >= threshold:
+            result[i] = distinct[-a], similarity, "near"
+    for i in order:
+        first = leader[content[i]]
+        if i != first:
+            result[i] = result.get(first, (first, 1.0, "exact"))
+    return {i: result[i] for i in order if i in result}
+
+
+def tangle(draw: random.Random) -> dict[str, str]:
+    """Chains, ties, stubs of one template, copies with other whitespace and short texts, in any order."""
+    documents: dict[str, str] = {}
+    for k in range(draw.randint(1, 4)):
+        tokens = words(draw, 80)
+        step, size = draw.randint(1, 6), draw.randint(25, 50)
+        for n in range(draw.randint(2, 10)):  # A ~ B ~ C, A unlike C; equal lengths
+            documents[f"chain {k}/{n}"] = " ".join(tokens[step * n : step * n + size])
+    documents |= {f"stub {k}": stub(draw, k % 50, draw.randint(1, 2)) for k in range(draw.randint(0, 60))}
+    documents |= {f"few {k}": " ".join(draw.choices("abc", k=draw.randint(0, 12))) for k in range(draw.randint(0, 30))}
+    for k, document_id in enumerate(draw.choices(list(documents), k=10)):
+        documents[f"copy {k}"] = documents[document_id].replace(" ", draw.choice(["  ", "\n", " "]))
+    ids = list(documents)
+    draw.shuffle(ids)
+    return {i: documents[i] for i in ids}
+
+
+@given(st.randoms(use_true_random=False), st.sampled_from([0.3, 0.5, 0.7, 0.75, 1.0]))
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.parametrize("crowd, block", [(1, 5), (3, 100), (64, 1 << 20)])
+def test_the_result_is_that_of_a_greedy_pass_over_all_candidates(tmp_path_factory, crowd, block, draw, threshold):
+    documents = tangle(draw)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dedup, "CROWD", crowd)
+        patch.setattr(dedup, "BLOCK", block)
+        removed, _, _ = run(tmp_path_factory.mktemp("run"), documents, threshold, parts=draw.randint(1, 3))
+        expected = reference(documents, threshold)
+    assert list(removed) == list(expected)
+    for i, (kept_id, similarity, kind) in expected.items():
+        assert removed[i] == (kept_id, pytest.approx(similarity, abs=1e-12), kind)
+
+
+# --- planted pairs among stubs ---
+
+
+def planted(draw: random.Random, pairs: int, stubs: int, others: int) -> tuple[dict[str, str], list[tuple[str, str]]]:
+    """Pairs of J .5 to 1: words edited or one block rewritten, half of them Chinese; stubs; unrelated documents."""
+    documents, ids = {}, []
+    for k in range(pairs):
+        chinese, block = k % 2, k // 2 % 2
+        tokens = draw.choices(HAN, k=draw.randint(100, 300)) if chinese else words(draw, draw.randint(60, 200))
+        fresh = HAN if chinese else words(draw, 80)
+        if block:
+            size = draw.randint(1, len(tokens) // 5)
+            start = draw.randrange(len(tokens) - size)
+            other = tokens[:start] + draw.choices(fresh, k=size) + tokens[start + size :]
+        else:
+            other = edited(draw, tokens, draw.randint(1, max(2, len(tokens) // 18)), fresh)
+        for name, found in (("a", tokens), ("b", other)):
+            documents[f"{k}{name}"] = ("" if chinese else " ").join(found)
+        ids.append((f"{k}a", f"{k}b"))
+    documents |= {f"stub {k}": stub(draw, k, k % 4) for k in range(stubs)}
+    vocabulary = words(draw, 3000)
+    documents |= {f"other {k}": " ".join(draw.choices(vocabulary, k=draw.randint(5, 150))) for k in range(others)}
+    return documents, ids
+
+
+def test_planted_pairs_are_found_among_templated_stubs(tmp_path):
+    documents, pairs = planted(random.Random(13), pairs=600, stubs=4000, others=2000)
+    removed, report, files = run(tmp_path / "a", documents, parts=4, workers=2)
+    check(documents, removed, 0.7)
+    similarity = {pair: exact(*(documents[i] for i in pair)) for pair in pairs}
+    high = [pair for pair, value in similarity.items() if value >= 0.7]
+    found = [pair for pair in high if set(pair) & set(removed)]
+    assert len(high) > 350 and len(found) >= 0.99 * len(high)
+    assert not any(set(pair) & set(removed) for pair, value in similarity.items() if value < 0.7)
+    assert report["crowded"] > 2500 and 100 < sum(i.startswith("stub") for i in removed) < 4000
+    assert not any(i.startswith("other") for i in removed)
+    ids = list(documents)
+    random.Random(1).shuffle(ids)
+    assert run(tmp_path / "b", {i: documents[i] for i in ids}, parts=7)[2] == files
+
+
+@pytest.mark.parametrize("kind, slots, kept", [("alike", (30,), 1), ("unlike", (8, 25, 44), 3000)])
+def test_a_crowd_costs_few_comparisons(tmp_path, kind, slots, kept):
+    """3000 texts of 60 words, 59 or 57 of them a template: J 0.84 or 0.58; each with each is 4.5 million pairs."""
+    draw, documents = random.Random(14), {}
+    for k in range(3000):
+        tokens = [f"word{i}" for i in range(60)]
+        for slot, word in zip(slots, words(draw, len(slots)), strict=True):
+            tokens[slot] = word
+        documents[f"{k}"] = " ".join(tokens)
+    removed, report, _ = run(tmp_path, documents)
+    assert report["kept"] == kept and report["crowded"] > 2900 and report["compared"] < 2 * len(documents)
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.7, 0.95, 1.0])
+def test_documents_of_a_crowd_meet_if_they_are_similar(tmp_path, threshold):
+    """crowd_cells against all pairs: sizes from 1 to 60 shingles, rare and common ones."""
+    draw = random.Random(15)
+    vocabulary = words(draw, 12)
+    texts = [" ".join(draw.choices(vocabulary[: draw.randint(2, 12)], k=draw.randint(5, 64))) for _ in range(80)]
+    for text in texts[:40]:
+        tokens = text.split()
+        texts += [
+            " ".join(edited(draw, tokens, draw.randint(0, 3), vocabulary + ["rare"]) + ["x"] * 5) for _ in range(2)
+        ]
+        texts.append(text + " " + " ".join(tokens[: draw.randint(1, 20)]))
+    file = shingle_file(tmp_path / "shingles", texts)
+    stores, asks = (array.tolist() for array in dedup.crowd_cells(file, np.arange(len(texts)), threshold))
+    members: dict[int, set[int]] = {}
+    for key in stores:
+        members.setdefault(key >> 32, set()).add(key & 0xFFFFFFFF)
+    met = {(key & 0xFFFFFFFF, other) for key in asks for other in members.get(key >> 32, ())}
+    sets = [shingles(text) for text in texts]
+    pairs = [(a, b) for b in range(len(texts)) for a in range(b)]
+    alike = {(a, b) for a, b in pairs if len(sets[a] & sets[b]) / len(sets[a] | sets[b]) >= threshold}
+    assert len(alike) >= 10 and alike <= met
+    assert threshold < 0.5 or len(met) < len(texts) ** 2 / 2
+
+
+@pytest.mark.real_data
+def test_the_known_pairs_of_real_articles_are_found(tmp_path):
+    with gzip.open(SHARED / "dedup/articles_1000.train.gz", "rt", encoding="utf-8") as file:
+        documents = dict(line.rstrip("\n").split(" ", 1) for line in file)
+    removed, report, _ = run(tmp_path, documents)
+    check(documents, removed, 0.7)
+    assert len(documents) == 1000
+    for pair in (SHARED / "dedup/articles_1000.truth").read_text().splitlines():
+        a, b = pair.split()
+        assert (removed.get(a) or removed[b])[0] in (a, b)
+
+
+# --- interrupted ---
+
+STAGES = ["begin", "sketch_part", "canonical_order", "meet", "shingle_part", "crowd_cells", "select"]
+
+
+@pytest.mark.parametrize("stage", [*STAGES, "duplicates.parquet", "report.json"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_an_interrupted_run_goes_on_and_gives_the_same_files(tmp_path, monkeypatch, stage, when):
+    documents = corpus(8, families=8)
+    paths = [write(tmp_path / f"in/{k}.parquet", {i: documents[i] for i in list(documents)[k::3]}) for k in range(3)]
+    find_duplicates(paths, tmp_path / "expected", 0.7, 1)
+    module, name = (dedup, stage) if stage in STAGES else (pq, "write_table")
+    module, name = (dedup.atomic, "write_json") if stage == "report.json" else (module, name)
+    original, calls = getattr(module, name), []
+
+    def stopped(*args):
+        calls.append(args)
+        if len(calls) < 2 and stage in ("sketch_part", "shingle_part", "report.json"):
+            return original(*args)  # the first part is finished, or this is the header
+        if when == "after":
+            original(*args)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module, name, stopped)
+        find_duplicates(paths, tmp_path / "out", 0.7, 1)
+    assert (tmp_path / "out/report.json").exists() == (stage == "report.json" and when == "after")
+    parts_done = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/work").glob("part_*.npy")}
+    if stage == "sketch_part":
+        assert len(parts_done) == 1 + (when == "after")
+    worked: list[Path] = []
+    monkeypatch.setattr(
+        dedup, "sketch_part", lambda job, sketch=dedup.sketch_part: (worked.append(job[1]), sketch(job))
+    )
+    find_duplicates(paths, tmp_path / "out", 0.7, 1)
+    assert not set(worked) & set(parts_done) and len(worked) + len(parts_done) == 3
+    files = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert files == {path.name: path.read_bytes() for path in (tmp_path / "expected").iterdir()}
+
+
+@pytest.mark.parametrize("change", ["threshold", "file", "version"])
+def test_work_files_of_other_settings_or_files_are_made_anew(tmp_path, monkeypatch, change):
+    path = write(tmp_path / "in.parquet", corpus(9, families=4))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(dedup, "select", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        find_duplicates([path], tmp_path / "out", 0.7, 1)
+    threshold = 0.9 if change == "threshold" else 0.7
+    if change == "file":
+        write(path, corpus(10, families=5))
+    if change == "version":
+        header = tmp_path / "out/work/header.json"
+        header.write_text(header.read_text().replace('"version": 1', '"version": 0'))
+    worked = []
+    monkeypatch.setattr(dedup, "sketch_part", lambda job, sketch=dedup.sketch_part: (worked.append(job), sketch(job)))
+    report = find_duplicates([path], tmp_path / "out", threshold, 1)
+    assert len(worked) == 1 and report == find_duplicates([path], tmp_path / "fresh", threshold, 1)
+
+
+def test_a_full_disk_is_an_error_and_the_next_run_goes_on(tmp_path, monkeypatch):
+    path = write(tmp_path / "in.parquet", corpus(9, families=4))
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(np, "save", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        find_duplicates([path], tmp_path / "out", 0.7, 1)
+    assert [p.name for p in (tmp_path / "out/work").iterdir()] == ["header.json"]
+    assert find_duplicates([path], tmp_path / "out", 0.7, 1) == find_duplicates([path], tmp_path / "fresh", 0.7, 1)
+
+
+# --- memory ---
+
+
+def test_a_band_takes_at_most_50_bytes_a_document():
+    hashes = np.random.default_rng(0).integers(0, 2**64, 1_000_000, dtype=np.uint64)
+    hashes[::10] = hashes[1::10]  # a fifth of the documents in buckets
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    members, sizes = dedup.buckets(hashes)
+    peak = tracemalloc.get_traced_memory()[1] - before
+    tracemalloc.stop()
+    assert members.size == 200_000 and (sizes == 2).all()
+    assert peak + hashes.nbytes <= 50 * hashes.size
 
 
 # --- LSH ---

@@ -9,9 +9,9 @@ import torch
 from conftest import PYTHON, REPO
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import dedup
 import shards
 from docstrings import python_packages
+from minhash import shingle_hashes
 from prepare_wiki import Splitter
 
 FOLDER = REPO / "data/pydocs"
@@ -50,12 +50,12 @@ def test_validation_and_training_share_no_source_file_and_no_exact_or_near_dupli
     assert not {" ".join(text.split()) for _, text in val} & {" ".join(text.split()) for _, text in train}
     owners, sizes = defaultdict(list), []
     for k, (_, text) in enumerate(val):
-        hashes = dedup.shingle_hashes(text).tolist()
+        hashes = shingle_hashes(text).tolist()
         sizes.append(len(hashes))
         for value in hashes:
             owners[value].append(k)
     for document_id, text in train:
-        hashes = dedup.shingle_hashes(text).tolist()
+        hashes = shingle_hashes(text).tolist()
         shared = Counter(k for value in hashes if value in owners for k in owners[value])
         for k, both in shared.items():
             assert both / (len(hashes) + sizes[k] - both) < 0.7, (document_id, val[k][0])
