@@ -45,12 +45,8 @@ LIST_LINE = re.compile(r"[-*•#|!]|\d+[.)]\s")
 DISAMBIGUATION_TITLE = re.compile(
     r"\((?:disambiguation|Begriffsklärung|homonymie|desambiguación|disambigua|значения|消歧义|消歧義|曖昧さ回避|동음이의)\)$"
 )
-DISAMBIGUATION = re.compile(
-    r"(?:[^\n]*\n+)?[^\n]{0,200}"
-    r"(?:(?:may|can|could|might)(?: also| either)? (?:refer|relate) to|可以[指是]|可能[指是]|可[指為为])"
-    r"[^\n]{0,40}[:：]\s*$",
-    re.MULTILINE,
-)
+REFERS = r"(?:may|can|could|might)(?: also| either)? (?:refer|relate) to|可以[指是]|可能[指是]|可[指為为]"
+DISAMBIGUATION = re.compile(rf"(?m)(?:[^\n]*\n+)?[^\n]{{0,200}}(?:{REFERS})[^\n]{{0,40}}[:：]\s*$")
 
 
 def reason_to_drop(title: str, text: str, limits: Any) -> str | None:
@@ -137,13 +133,5 @@ def script(letter: str) -> str:
     return unicodedata.name(letter, "").partition(" ")[0]
 
 
-FILTERS = (
-    "empty",
-    "too_short",
-    "disambiguation",
-    "mostly_lists",
-    "repeated_lines",
-    "repeated_ngrams",
-    "wrong_script",
-    "not_english",
-)
+FILTERS = ("empty", "too_short", "disambiguation", "mostly_lists", "repeated_lines", "repeated_ngrams", "wrong_script")
+FILTERS += ("not_english",)

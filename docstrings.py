@@ -5,41 +5,34 @@ import gc
 import importlib.metadata
 import inspect
 import platform
-import re
 import sysconfig
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from documents import Document, short_hash
 
 
 def python_packages(requirements: Path) -> list[tuple[str, str]]:
     """Python and the closure of a requirements file as sorted (name, version), whatever else is installed."""
-    wanted = []
-    for line in requirements.read_text(encoding="utf-8").splitlines():
-        if line.strip() and not line.startswith("#"):
-            wanted.append(Requirement(line))
-    versions: dict[str, str] = {}
-    done: set[tuple[str, str]] = set()
+    lines = requirements.read_text(encoding="utf-8").splitlines()
+    wanted = [Requirement(line) for line in lines if line.strip() and not line.startswith("#")]
+    versions, done = dict[str, str](), set[tuple[str, str]]()
     while wanted:
         requirement = wanted.pop()
-        name = re.sub("[-_.]+", "-", requirement.name).lower()
-        for extra in ("", *sorted(requirement.extras)):
-            if (name, extra) in done:
-                continue
+        name = canonicalize_name(requirement.name)
+        for extra in {"", *requirement.extras} - {extra for known, extra in done if known == name}:
             done.add((name, extra))
             try:
                 package = importlib.metadata.distribution(name)
             except importlib.metadata.PackageNotFoundError:
                 raise ValueError(f"the package {name} is not installed; run: pip install -r requirements.txt") from None
             versions[name] = package.version
-            for text in package.requires or []:
-                inner = Requirement(text)
-                if inner.marker is None or inner.marker.evaluate({"extra": extra}):
-                    wanted.append(inner)
+            inner = map(Requirement, package.requires or [])
+            wanted += [i for i in inner if i.marker is None or i.marker.evaluate({"extra": extra})]
     return [("python", platform.python_version()), *sorted(versions.items())]
 
 

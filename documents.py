@@ -108,12 +108,7 @@ def worker_pool(num_workers: int, killed: str) -> Iterator[Callable[..., concurr
 
 
 def map_parts(
-    work: Callable,
-    jobs: Iterable[tuple[Any, int]],
-    num_workers: int,
-    desc: str,
-    total: int | None = None,
-    unit: str = "B",
+    work: Callable, jobs: Iterable, num_workers: int, desc: str, total: int | None = None, unit: str = "B"
 ) -> list:
     """Run work(job) for every (job, size) in `num_workers` processes with a progress bar; results in the order of jobs.
 

@@ -38,9 +38,11 @@ from shards import FORMAT_VERSION, Shards, join_parts, token_dtype
 from sources import Piece, Truncated, cut_parts, find_pieces, read_part
 from tokenizer import Tokenizer, from_tiktoken, train_bpe, train_characters
 
-TOKENIZER_CHARS = 100_000_000  # the vocabulary is trained on at most this much text
+TOKENIZER_BYTES = 100_000_000  # the vocabulary is trained on about this much of the text, drawn by a hash of the id
 EXAMPLES, EXAMPLE_CHARS = 20, 300  # of what each filter dropped, in the report
-COUNTS = ("other_namespace", "redirect", "damaged", "in", *FILTERS, "kept", "bytes")
+SKIPPED = ("other_namespace", "redirect", "damaged")
+COUNTS = (*SKIPPED, "in", *FILTERS, "kept", "bytes")
+PACKAGES = ("numpy", "pyarrow", "tokenizers", "tiktoken", "datasketch")  # whose versions are noted
 YARDSTICK_TRAIN, YARDSTICK_VAL = 20_000_000, 2_000_000  # tokens: the n-grams' memory is about 100 bytes a token
 
 
@@ -84,18 +86,16 @@ class PrepareConfig:
             raise ValueError(
                 "nothing to prepare: give --source=... and --data_dir=..., or a file such as config/data_pydocs.py"
             )
-        if not 0 < self.val_fraction < 1:
-            raise ValueError(f"val_fraction ({self.val_fraction}) must lie between 0 and 1; 0.01 is usual")
-        if not 0 < self.dedup_threshold <= 1:
-            raise ValueError(f"dedup_threshold ({self.dedup_threshold}) must be above 0 and at most 1; 0.7 is usual")
-        if self.shard_tokens < 1:
-            raise ValueError(f"shard_tokens ({self.shard_tokens}) must be at least 1")
-        if self.num_workers is not None and self.num_workers < 1:
-            raise ValueError(f"num_workers ({self.num_workers}) must be at least 1")
-        if self.tokenizer == "bpe" and self.vocab_size < 257:
-            raise ValueError(
-                f"vocab_size ({self.vocab_size}) must be at least 257: 256 bytes and the end-of-text token"
-            )
+        workers, size = self.num_workers, self.vocab_size
+        for key, fits, advice in (
+            ("val_fraction", 0 < self.val_fraction < 1, "must lie between 0 and 1; 0.01 is usual"),
+            ("dedup_threshold", 0 < self.dedup_threshold <= 1, "must be above 0 and at most 1; 0.7 is usual"),
+            ("shard_tokens", self.shard_tokens >= 1, "must be at least 1"),
+            ("num_workers", workers is None or workers >= 1, "must be at least 1"),
+            ("vocab_size", self.tokenizer != "bpe" or size >= 257, "must be at least 257: 256 bytes and end-of-text"),
+        ):
+            if not fits:
+                raise ValueError(f"{key} ({getattr(self, key)}) {advice}")
         if self.tokenizer not in ("bpe", "char") and not Path(self.data_dir, "tokenizer.json").is_file():
             given_tokenizer(self.tokenizer)
 
@@ -115,11 +115,12 @@ def main(cfg: PrepareConfig) -> None:
     with stage("documents", seconds):
         documents, counts = make_documents(cfg, pieces, folder, workers)
     if cfg.until == "documents":
-        print(f"{len(documents)} parts of documents are in {folder}/documents: {counts['counts']}")
+        print(f"{len(documents)} parts of documents are in {folder}/documents: {counts['documents']}")
         return
     with stage("duplicates", seconds):
         if not (folder / "dedup/report.json").is_file():
             find_duplicates(documents, folder / "dedup", cfg.dedup_threshold, workers)
+        shutil.rmtree(folder / "dedup/work", ignore_errors=True)  # left when killed right after the report
         duplicates = json.loads((folder / "dedup/report.json").read_text(encoding="utf-8"))
     if cfg.until == "dedup":
         print(f"{duplicates['kept']} of {duplicates['documents']} documents stay, see {folder}/dedup/report.json")
@@ -129,24 +130,12 @@ def main(cfg: PrepareConfig) -> None:
         make_tokenizer(cfg, documents, split, folder)
     with stage("tokens", seconds):
         meta = make_shards(cfg, documents, split, folder, workers)
-    meta["provenance"] = {
-        "source": identity,
-        "settings": settings(cfg),
-        "dedup": {key: duplicates[key] for key in ("documents", "exact", "near", "kept", "settings")},
-        "packages": {
-            name: importlib.metadata.version(name)
-            for name in ("numpy", "pyarrow", "tokenizers", "tiktoken", "datasketch")
-        }
-        | {"python": platform.python_version()},
-    }
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()}
+    found = {key: duplicates[key] for key in ("documents", "exact", "near", "kept", "settings")}
+    meta["provenance"] = {"source": identity, "settings": settings(cfg), "dedup": found, "packages": versions}
     with stage("yardsticks", seconds):
         meta["yardsticks"] = make_yardsticks(meta, folder)
-    report = {
-        "source": cfg.source,
-        "documents": counts["counts"],
-        "dropped": counts["examples"],
-        "duplicates": duplicates,
-    }
+    report = {"source": cfg.source, **counts, "duplicates": duplicates}
     report |= {"splits": meta["splits"], "vocab_size": meta["vocab_size"], "yardsticks": meta["yardsticks"]}
     atomic.write_json(folder / "report.json", report)
     atomic.write_json(folder / "times.json", {name: round(value, 2) for name, value in seconds.items()})
@@ -253,7 +242,7 @@ def make_documents(cfg: PrepareConfig, pieces: list[Piece], folder: Path, worker
             raise ValueError(
                 f"--source={cfg.source}: no document left of {counts['in']} ({dropped}); check the source, the filters"
             )
-        atomic.write_json(done, {"parts": len(paths), "counts": counts, "examples": examples})
+        atomic.write_json(done, {"parts": len(paths), "documents": counts, "dropped": examples})
     found = json.loads(done.read_text(encoding="utf-8"))
     return [folder / f"documents/part_{i:05d}.parquet" for i in range(found["parts"])], found
 
@@ -306,6 +295,11 @@ def source_file(document_id: str) -> str:
     return name
 
 
+def fraction(key: str) -> float:
+    """A number in [0, 1) hashed from `key`."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
+
+
 def once(read: Callable, path: Path) -> Any:
     """read(path), once in each process for all parts."""
     return _once(read, path, path.stat().st_mtime_ns)
@@ -342,7 +336,7 @@ class Splitter:
     def is_val(self, document_id: str) -> bool:
         """Whether a hash of the id, or of the source file in it (up to '#'), falls below val_fraction."""
         key = source_file(document_id) if self.by == "file" else document_id
-        return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") < self.val_fraction * 2**64
+        return fraction(key) < self.val_fraction
 
     def cut(self, chars: int) -> int:
         """Where validation begins in `chars` characters of kept text, when the split is by position."""
@@ -353,9 +347,7 @@ class Splitter:
         if self.by == "position":
             chars = sum(len(text) for path in paths for _, text in self.kept(path))
             if not 0 < self.cut(chars) < chars:
-                raise ValueError(
-                    f"a split of {chars} characters would be empty; change --val_fraction ({self.val_fraction})"
-                )
+                raise ValueError(f"one split of {chars} characters is empty; change val_fraction ({self.val_fraction})")
             return
         removed = self.removed
         ids = (i for path in paths for (i,) in read_documents(path, ("id",)) if i not in removed)
@@ -392,15 +384,15 @@ def make_tokenizer(cfg: PrepareConfig, documents: list[Path], split: Splitter, f
     if (folder / "tokenizer.json").is_file():
         return
     split.check(documents)
-    kept = (row for path in documents for row in split.kept(path))
+    share = TOKENIZER_BYTES / sum(read_counts(path)["bytes"] for path in documents)
+    rows = (row for path in documents for row in split.kept(path))
+    kept = (row for row in rows if cfg.tokenizer == "char" or fraction(f"tokenizer {row[0]}") < share)
     if cfg.tokenizer == "char":
         text = train_characters(text for _, text in kept)
     elif cfg.tokenizer == "bpe":
         print(f"training a byte-level BPE of {cfg.vocab_size} ids", flush=True)
-        text = train_bpe(
-            first((text for i, text in kept if cfg.split_by == "position" or not split.is_val(i)), TOKENIZER_CHARS),
-            cfg.vocab_size,
-        )
+        texts = (text for i, text in kept if cfg.split_by == "position" or not split.is_val(i))
+        text = train_bpe(texts, cfg.vocab_size)
     else:
         tokenizer = given_tokenizer(cfg.tokenizer)
         text = tokenizer.json
@@ -415,16 +407,6 @@ def given_tokenizer(name: str) -> Tokenizer:
     return Tokenizer(text) if text is not None else Tokenizer.load(name)
 
 
-def first(texts: Iterator[str], max_chars: int) -> Iterator[str]:
-    """The first texts, until they hold `max_chars` characters."""
-    seen = 0
-    for text in texts:
-        if seen >= max_chars:
-            return
-        yield text
-        seen += len(text)
-
-
 def make_shards(
     cfg: PrepareConfig, documents: list[Path], split: Splitter, folder: Path, workers: int
 ) -> dict[str, Any]:
@@ -437,29 +419,17 @@ def make_shards(
         starts = np.concatenate([[0], np.cumsum(lengths)]).tolist()
         cut = split.cut(starts[-1])
     parts = [folder / f"tokens/part_{i:05d}" for i in range(len(documents))]
-    jobs = [
-        (path, part, start) for path, part, start in zip(documents, parts, starts, strict=False) if not part.is_dir()
-    ]
+    jobs = [job for job in zip(documents, parts, starts[: len(parts)], strict=True) if not job[1].is_dir()]
     work = functools.partial(encode_part, split, folder, dtype, cut)
     map_parts(work, [(job, read_counts(job[0])["bytes"]) for job in jobs], workers, "tokens")
     counts = [json.loads((part / "counts.json").read_text(encoding="utf-8")) for part in parts]
-    splits = {
-        name: join_parts(
-            [part / f"{name}.bin" for part in parts],
-            [c[name] for c in counts],
-            folder,
-            name,
-            dtype.itemsize,
-            cfg.shard_tokens,
-        )
-        for name in ("train", "val")
-    }
+    splits = {}
+    for name in ("train", "val"):
+        files, of_split = [part / f"{name}.bin" for part in parts], [count[name] for count in counts]
+        splits[name] = join_parts(files, of_split, folder, name, dtype.itemsize, cfg.shard_tokens)
     meta = {"format_version": FORMAT_VERSION, "dtype": dtype.str, "vocab_size": tokenizer.vocab_size}
-    meta["tokenizer"] = {
-        "file": "tokenizer.json",
-        "sha256": atomic.sha256(folder / "tokenizer.json"),
-        "end_of_text": tokenizer.end_of_text,
-    }
+    digest = atomic.sha256(folder / "tokenizer.json")
+    meta["tokenizer"] = {"file": "tokenizer.json", "sha256": digest, "end_of_text": tokenizer.end_of_text}
     return meta | {"splits": splits}
 
 
@@ -494,9 +464,7 @@ def make_yardsticks(meta: dict[str, Any], folder: Path) -> dict[str, float]:
 def summary(report: dict[str, Any]) -> str:
     """The table that a person reads after preparation."""
     counts, duplicates = report["documents"], report["duplicates"]
-    rows = [
-        (f"skipped: {name}", counts[name], None) for name in ("other_namespace", "redirect", "damaged") if counts[name]
-    ]
+    rows = [(f"skipped: {name}", counts[name], None) for name in SKIPPED if counts[name]]
     rows += [("documents read", counts["in"], None)]
     rows += [(f"  dropped: {name}", counts[name], counts["in"]) for name in FILTERS if counts[name]]
     rows += [("after the filters", counts["kept"], None)]
@@ -505,14 +473,12 @@ def summary(report: dict[str, Any]) -> str:
     rows += [("bytes kept", duplicates["bytes"] - duplicates["bytes_removed"], None)]
     for name, shards in report["splits"].items():
         tokens, size_bytes = (sum(shard[key] for shard in shards) for key in ("tokens", "bytes"))
-        rows.append((f"{name} tokens", tokens, None))
-        rows.append(
-            (f"  documents, {size_bytes / tokens:.2f} bytes a token", sum(shard["documents"] for shard in shards), None)
-        )
+        documents = sum(shard["documents"] for shard in shards)
+        rows += [(f"{name} tokens", tokens, None)]
+        rows += [(f"  documents, {size_bytes / tokens:.2f} bytes a token", documents, None)]
     rows.append(("vocabulary", report["vocab_size"], None))
-    lines = [
-        f"{name:<36}{value:>14,}" + (f"{100 * value / whole:>8.1f} %" if whole else "") for name, value, whole in rows
-    ]
+    shares = [f"{100 * value / whole:>8.1f} %" if whole else "" for _, value, whole in rows]
+    lines = [f"{name:<36}{value:>14,}{share}" for (name, value, _), share in zip(rows, shares, strict=True)]
     lines += [
         f"{name + ', bits per byte of validation':<36}{bits:>14.3f}" for name, bits in report["yardsticks"].items()
     ]

@@ -144,7 +144,7 @@ def test_of_a_dump_cut_off_what_comes_before_is_kept_on_demand(tmp_path, pages, 
     # the same folder goes on
     prepare_wiki.main(prepare_wiki.PrepareConfig(**source, data_dir=str(tmp_path / "data"), allow_truncated=True))
     report = json.loads((tmp_path / "data/documents.json").read_text())
-    assert report["counts"]["damaged"] >= 1 and report["examples"]["damaged"][0][0] == path.name
+    assert report["documents"]["damaged"] >= 1 and report["dropped"]["damaged"][0][0] == path.name
     recovered = b""
     unpack = {
         "xml.gz": lambda: zlib.decompressobj(31),
@@ -156,7 +156,7 @@ def test_of_a_dump_cut_off_what_comes_before_is_kept_on_demand(tmp_path, pages, 
         decompressor = unpack[packed]()
         recovered += decompressor.decompress(left)
         left = decompressor.unused_data
-    kept = report["counts"]["kept"]
+    kept = report["documents"]["kept"]
     assert kept <= articles_in(recovered or left)
     assert kept >= articles_in(recovered[: -dump.READ_BYTES] or left)  # all but what the last read may have lost
 
@@ -293,6 +293,6 @@ def test_real_slices_hold_the_pages_that_are_known(name, tmp_path):
     assert expected.total() == total
     settings = {"source": str(path), "data_dir": str(out), "until": "documents", "allow_truncated": cut}
     prepare_wiki.main(prepare_wiki.PrepareConfig(**settings, num_workers=1))
-    counts = json.loads((out / "documents.json").read_text())["counts"]
+    counts = json.loads((out / "documents.json").read_text())["documents"]
     assert all(counts[key] == expected[key] for key in ("other_namespace", "redirect", "in"))
     assert counts["damaged"] == cut and counts["kept"] >= 0.97 * counts["in"]

@@ -191,13 +191,13 @@ def test_shards_are_cut_between_documents_and_hold_the_same_tokens(corpus, finis
     for split in ("train", "val"):
         whole, cut = Shards(finished, split), Shards(out, split)
         assert np.array_equal(whole.all(), cut.all()) and documents_of(out, split) == documents_of(finished, split)
-    assert len(cut.sizes) >= 2 and len(Shards(out, "train").sizes) == 3
+    assert len(cut.sizes) >= 2 and len(Shards(out, "train").sizes) >= 3
 
 
 def test_the_cut_into_parts_does_not_change_the_tokens(corpus, finished, tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "PART_BYTES", 1 << 30)
     out = prepare(corpus[0], tmp_path / "one part")
-    assert len(list((out / "documents").iterdir())) == 1 and len(list((finished / "documents").iterdir())) == 3
+    assert len(list((out / "documents").iterdir())) == 1 and len(list((finished / "documents").iterdir())) >= 3
     for name in ("train_00000.bin", "val_00000.bin", "tokenizer.json", "dedup/duplicates.parquet"):
         assert (out / name).read_bytes() == (finished / name).read_bytes()
 
