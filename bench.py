@@ -69,7 +69,7 @@ class BenchConfig:
     documents: int = 20_000  # tokens: how many, 3 kB each
     encoding: str = ""  # tokens: the path of a file gpt2.tiktoken
     dump: str = ""  # dump: a MediaWiki dump, whole or a slice, .xml or .xml.bz2; its pages are repeated
-    dump_mb: int = 100  # dump: decompressed size of what is read
+    dump_mb: int = 300  # dump: decompressed size of what is read
     out: str = ""  # JSON record; empty: out/bench/<part>.json
 
     def check(self) -> list[str]:

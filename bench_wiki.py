@@ -46,7 +46,7 @@ def watch(command: list[str]) -> dict[str, float]:
             except psutil.Error:
                 continue  # it has just ended
         peak = max(peak, total)
-        time.sleep(0.05)
+        time.sleep(0.25)
     seconds, after = time.perf_counter() - start_s, resource.getrusage(resource.RUSAGE_CHILDREN)
     if process.returncode:
         raise ValueError(f"{' '.join(command)} failed: {process.stderr.read()[-1000:]}")
