@@ -40,7 +40,7 @@ TOP_NGRAM = {2: 0.20, 3: 0.18, 4: 0.16}
 MIN_WORDS = 50  # of a text to which the rules on n-grams apply
 REPEATED_NGRAMS = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
 STOP_WORDS = {"the", "be", "to", "of", "and", "that", "have", "with"}
-LIST_LINE = re.compile(r"[-*•#|!]|\d+[.)]\s")
+LIST_LINE = re.compile(r"(?:[-*•#]+|[|!]+|\d+[.)])\s")
 # A page that lists the meanings of its title says so there, or in the line before the list.
 DISAMBIGUATION_TITLE = re.compile(
     r"\((?:disambiguation|Begriffsklärung|homonymie|desambiguación|disambigua|значения|消歧义|消歧義|曖昧さ回避|동음이의)\)$"

@@ -1,6 +1,6 @@
 """What wikitext.plain_text is measured by, on slices of real dumps: left-over marks, and the words of a careful parse.
 
-    python tests/wikitext_reference.py ../shared/data/wiki/xml/*.bz2
+    PYTHONPATH=. python tests/wikitext_reference.py ../shared/data/wiki/xml/*.bz2
 
 A row per dump: articles, left-over marks in all of them, recall and precision of words, MB/s of wikitext beside bz2
 and, where they are installed, wikiextractor, wikitextparser and mwparserfromhell (on a sample; one run each).
