@@ -23,10 +23,10 @@ def source(tmp_path_factory) -> Path:
     """A dump of one stream, one of many and a jsonl file: a few parts each, with duplicates among them."""
     folder, draw = tmp_path_factory.mktemp("sources"), random.Random(0)
     words = ["".join(draw.choices("abcdefghij", k=draw.randint(2, 9))) for _ in range(3000)]
-    texts = [" ".join(draw.choices(words, k=draw.randint(50, 400))) for _ in range(4000)]
-    texts += draw.sample(texts, 100) + [text.replace(text.split()[9], "changed") for text in draw.sample(texts, 100)]
+    texts = [" ".join(draw.choices(words, k=draw.randint(50, 400))) for _ in range(800)]
+    texts += draw.sample(texts, 20) + [text.replace(text.split()[9], "changed") for text in draw.sample(texts, 20)]
     pages = [page(number, f"Title {number}", f"'''Text''' of {text}") for number, text in enumerate(texts)]
-    for name, size in (("one", len(pages)), ("many", 200)):
+    for name, size in (("one", len(pages)), ("many", 50)):
         groups = [HEAD, *("".join(pages[i : i + size]) for i in range(0, len(pages), size)), TAIL]
         groups = groups if name == "many" else ["".join(groups)]
         path = folder / f"dewiki-2024010{len(name)}-{name}.xml.bz2"
@@ -38,7 +38,7 @@ def source(tmp_path_factory) -> Path:
 
 def start(source: Path, out: Path, workers: int) -> subprocess.Popen:
     """python prepare_wiki.py, small parts, in a process group of its own."""
-    code = "import sources, prepare_wiki, configurator; sources.PART_BYTES = 1 << 20; sources.STREAM_BYTES = 1 << 18; "
+    code = "import sources, prepare_wiki, configurator; sources.PART_BYTES = 1 << 18; sources.STREAM_BYTES = 1 << 16; "
     code += "configurator.run(prepare_wiki.main, prepare_wiki.PrepareConfig)"
     arguments = [f"--source={source}/*", f"--data_dir={out}", f"--num_workers={workers}", "--vocab_size=600"]
     environment = os.environ | {"PYTHONPATH": str(REPO)}
