@@ -25,7 +25,8 @@ import numpy as np
 import torch.utils.data
 from tqdm import tqdm
 
-from sampler import DistributedStreamSampler, hash_key
+from dataloader import DistributedStreamSampler
+from sampler import hash_key
 from shards import Shards, Windows
 
 Samples = dict[str, list[dict[str, Any]]]  # case -> the figures of each round

@@ -1,4 +1,4 @@
-"""From documents to token shards: read and clean, find duplicates, train a tokenizer, write shards, measure yardsticks.
+"""From documents to token shards: read and clean, find duplicates, train a tokenizer, write shards.
 
     python prepare_wiki.py config/data_pydocs.py
     python prepare_wiki.py --source='texts/*.jsonl' --data_dir=data/mine
@@ -30,11 +30,10 @@ import numpy as np
 import pyarrow.parquet as pq
 
 import atomic
-import yardsticks
 from clean import FILTERS, normalise, reason_to_drop
 from dedup import find_duplicates
 from documents import DocumentWriter, map_parts, read_counts, read_documents
-from shards import FORMAT_VERSION, Shards, join_parts, token_dtype
+from shards import FORMAT_VERSION, join_parts, token_dtype
 from sources import Piece, Truncated, cut_parts, find_pieces, read_part
 from tokenizer import Tokenizer, from_tiktoken, train_bpe, train_characters
 
@@ -43,7 +42,6 @@ EXAMPLES, EXAMPLE_CHARS = 20, 300  # of what each filter dropped, in the report
 SKIPPED = ("other_namespace", "redirect", "damaged")
 COUNTS = (*SKIPPED, "in", *FILTERS, "kept", "bytes")
 PACKAGES = ("numpy", "pyarrow", "tokenizers", "tiktoken", "datasketch")  # whose versions are noted
-YARDSTICK_TRAIN, YARDSTICK_VAL = 20_000_000, 2_000_000  # tokens: the n-grams' memory is about 100 bytes a token
 
 
 @dataclass(frozen=True)
@@ -133,10 +131,8 @@ def main(cfg: PrepareConfig) -> None:
     versions = {name: importlib.metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()}
     found = {key: duplicates[key] for key in ("documents", "exact", "near", "kept", "settings")}
     meta["provenance"] = {"source": identity, "settings": settings(cfg), "dedup": found, "packages": versions}
-    with stage("yardsticks", seconds):
-        meta["yardsticks"] = make_yardsticks(meta, folder)
     report = {"source": cfg.source, **counts, "duplicates": duplicates}
-    report |= {"splits": meta["splits"], "vocab_size": meta["vocab_size"], "yardsticks": meta["yardsticks"]}
+    report |= {"splits": meta["splits"], "vocab_size": meta["vocab_size"]}
     atomic.write_json(folder / "report.json", report)
     atomic.write_json(folder / "times.json", {name: round(value, 2) for name, value in seconds.items()})
     atomic.write_json(folder / "meta.json", meta)  # last: its presence means complete
@@ -452,15 +448,6 @@ def encode_part(split: Splitter, folder: Path, dtype: np.dtype, cut: int, job: t
         (temporary / "counts.json").write_text(json.dumps(counts), encoding="utf-8")
 
 
-def make_yardsticks(meta: dict[str, Any], folder: Path) -> dict[str, float]:
-    """Stage 5: bits per byte of xz and of n-grams on the validation text."""
-    train, val = (Shards(folder, name, meta) for name in ("train", "val"))
-    ids = val.all(YARDSTICK_VAL)
-    tokenizer = Tokenizer.load(folder)
-    text = tokenizer.decode(ids[ids != tokenizer.end_of_text].tolist()).encode()
-    return yardsticks.measure(train.all(YARDSTICK_TRAIN), ids, text, meta["vocab_size"])
-
-
 def summary(report: dict[str, Any]) -> str:
     """The table that a person reads after preparation."""
     counts, duplicates = report["documents"], report["duplicates"]
@@ -479,9 +466,6 @@ def summary(report: dict[str, Any]) -> str:
     rows.append(("vocabulary", report["vocab_size"], None))
     shares = [f"{100 * value / whole:>8.1f} %" if whole else "" for _, value, whole in rows]
     lines = [f"{name:<36}{value:>14,}{share}" for (name, value, _), share in zip(rows, shares, strict=True)]
-    lines += [
-        f"{name + ', bits per byte of validation':<36}{bits:>14.3f}" for name, bits in report["yardsticks"].items()
-    ]
     return "\n".join(lines)
 
 

@@ -83,7 +83,7 @@ def _bare_meta(folder: Path) -> dict[str, Any]:
             raise ValueError(f"{path} {found}: not a folder of nanoGPT; prepare it again")
         splits[split] = [{"file": path.name, "tokens": size // 2}]
     note = f"{folder} has no meta.json: train.bin and val.bin are read as nanoGPT writes them, ids of uint16"
-    return {"dtype": "<u2", "vocab_size": None, "splits": splits, "yardsticks": {}, "note": note}
+    return {"dtype": "<u2", "vocab_size": None, "splits": splits, "note": note}
 
 
 def _wrong_size(folder: Path, entry: dict[str, Any], dtype: np.dtype) -> str | None:

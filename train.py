@@ -15,6 +15,7 @@ import configurator  # before torch and the others: Ctrl-C during their import i
 import contextlib
 import dataclasses
 import functools
+import json
 import math
 import os
 import resource
@@ -264,8 +265,9 @@ def continuation(cfg: TrainConfig, model: Llama, tokenizer: Tokenizer, precision
 
 def draw_loss(cfg: TrainConfig, data: Mixture) -> dict[str, dict[str, float]]:
     """Draw loss.png; returns the yardsticks of each corpus."""
-    yardsticks = {corpus.name: corpus.val.shards.meta["yardsticks"] for corpus in data.corpora}
-    one = yardsticks[data.corpora[0].name] if len(yardsticks) == 1 else {}
+    files = {corpus.name: corpus.val.shards.folder / "yardsticks.json" for corpus in data.corpora}
+    yardsticks = {name: json.loads(path.read_text()) for name, path in files.items() if path.is_file()}
+    one = yardsticks.get(data.corpora[0].name, {}) if len(files) == 1 else {}
     journal.plot(Path(cfg.out_dir), one, data.nats_per_bit_per_byte)
     return yardsticks
 
@@ -275,9 +277,8 @@ def report(cfg: TrainConfig, step: int, val_loss: float, data: Mixture, text: st
     yardsticks, bits = draw_loss(cfg, data), val_loss / data.nats_per_bit_per_byte
     print(f"\nstep {step}: validation loss {val_loss:.4f} nats per token = {bits:.4f} bits per byte")
     for name, found in yardsticks.items():
-        if found:
-            values = ", ".join(f"{key} {value:.3f}" for key, value in found.items())
-            print(f"on {'the same text' if len(yardsticks) == 1 else f'the text of {name}'}: {values} bits per byte")
+        values = ", ".join(f"{key} {value:.3f}" for key, value in found.items())
+        print(f"on {'the same text' if len(data.corpora) == 1 else f'the text of {name}'}: {values} bits per byte")
     print(f"\n--- {cfg.sample_prompt!r}, continued at temperature 0.8 ---\n{text}\n---")
     print(f"wrote {cfg.out_dir}/latest (a Hugging Face Llama folder), metrics.jsonl and loss.png beside it")
 

@@ -1,13 +1,23 @@
 """What a language model has to beat: a compressor and n-grams, on the same validation text, in bits per byte.
 
+    python yardsticks.py data/pydocs        writes data/pydocs/yardsticks.json, which train.py shows beside its own
+
 n-grams of tokens are counted on the training split and interpolated by Witten and Bell's rule (Chen and Goodman 1998,
 "An empirical study of smoothing techniques for language modeling", sec. 2.5), the lowest order with a uniform one.
 """
 
 import lzma
 import math
+import sys
+from pathlib import Path
 
 import numpy as np
+
+import atomic
+from shards import Shards
+from tokenizer import Tokenizer
+
+TRAIN, VAL = 20_000_000, 2_000_000  # tokens at most: the n-grams' memory is about 100 bytes a token
 
 
 def xz_bits_per_byte(text: bytes) -> float:
@@ -57,3 +67,23 @@ def measure(train: np.ndarray, val: np.ndarray, text: bytes, vocab_size: int) ->
     for order, name in ((2, "bigram"), (3, "trigram")):
         found[name] = ngram_nats(train, val, vocab_size, order) / math.log(2) / len(text)
     return {name: round(bits, 4) for name, bits in found.items()}
+
+
+def main(folder: str) -> None:
+    """Measure a finished data folder. Raises ValueError for one that is not."""
+    train, val = (Shards(folder, split) for split in ("train", "val"))
+    tokenizer, ids = Tokenizer.load(folder), val.all(VAL)
+    text = tokenizer.decode(ids[ids != tokenizer.end_of_text].tolist()).encode()
+    found = measure(train.all(TRAIN), ids, text, tokenizer.vocab_size)
+    atomic.write_json(Path(folder, "yardsticks.json"), found)
+    for name, bits in found.items():
+        print(f"{name + ', bits per byte of validation':<36}{bits:>14.3f}")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python yardsticks.py data/<name>")
+    try:
+        main(sys.argv[1])
+    except ValueError as error:
+        sys.exit(f"error: {error}")

@@ -7,7 +7,7 @@ import tokenize
 from pathlib import Path
 
 LIMIT = 3500
-OUTSIDE = {"bench.py", "bench_data.py", "bench_model.py", "bench_wiki.py"}  # measure the chain, are not part of it
+SCRIPTS = ("prepare_wiki", "dedup", "train", "sample")  # the chain is these and what they import; not what measures it
 
 
 def code_lines(source: str) -> int:
@@ -24,14 +24,37 @@ def code_lines(source: str) -> int:
     return len(lines - strings - {end})
 
 
+def imports(source: str) -> set[str]:
+    """Names of the modules that a source imports, inside functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return found
+
+
+def chain(sources: dict[str, str]) -> set[str]:
+    """The modules that the scripts of the chain reach, directly or not."""
+    found, waiting = set(), list(SCRIPTS)
+    while waiting:
+        name = waiting.pop()
+        if name in sources and name not in found:
+            found.add(name)
+            waiting += imports(sources[name])
+    return found
+
+
 def main() -> None:
     """Print the count by file and exit 1 above the limit."""
-    counts = {path.name: code_lines(path.read_text(encoding="utf-8")) for path in sorted(Path(".").glob("*.py"))}
-    chain = {name: count for name, count in counts.items() if name not in OUTSIDE}
+    sources = {path.stem: path.read_text(encoding="utf-8") for path in sorted(Path(".").glob("*.py"))}
+    inside, counts = chain(sources), {name: code_lines(source) for name, source in sources.items()}
     for name, count in counts.items():
-        print(f"{name:<20}{count:>6}" + ("  (not counted)" if name in OUTSIDE else ""))
-    print(f"{'total':<20}{sum(chain.values()):>6}  of at most {LIMIT} lines of code")
-    sys.exit(sum(chain.values()) > LIMIT)
+        print(f"{name + '.py':<20}{count:>6}" + ("" if name in inside else "  (not in the chain)"))
+    total = sum(counts[name] for name in inside)
+    print(f"{'total':<20}{total:>6}  of at most {LIMIT} lines of code")
+    sys.exit(total > LIMIT)
 
 
 if __name__ == "__main__":

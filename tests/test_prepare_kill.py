@@ -1,6 +1,6 @@
-"""prepare_wiki.py killed at random moments, in any stage: the same command ends with the bytes of an uninterrupted run.
+"""prepare_wiki.py killed at random moments, in any stage, ends with the bytes of an uninterrupted run.
 
-The default run kills a few times; `pytest -m slow tests/test_prepare_kill.py -s` kills 50 times for 1 and for 2 workers.
+The default run kills a few times; `pytest -m slow tests/test_prepare_kill.py -s` 50 times for 1 and for 2 workers.
 """
 
 import bz2
@@ -68,7 +68,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(source, tmp_path, 
     while killed < kills:
         out = tmp_path / f"run{runs}"
         runs += 1
-        for attempt in range(6):  # then it may end
+        for _ in range(6):  # then it may end
             process = start(source, out, workers)
             time.sleep(draw.uniform(0.2, 1) * whole_s)
             if process.poll() is not None or killed == kills:

@@ -23,7 +23,6 @@ from tokenizers import ByteLevelBPETokenizer
 import configurator
 import prepare_wiki
 import sources
-import yardsticks
 from clean import normalise
 from prepare_wiki import PrepareConfig, main
 from shards import Shards, read_meta, verify
@@ -181,9 +180,6 @@ def test_meta_tells_what_the_files_are(corpus, finished):
     assert meta["tokenizer"]["sha256"] == hashlib.sha256((finished / "tokenizer.json").read_bytes()).hexdigest()
     assert meta["provenance"]["settings"]["source"] == corpus[0]
     assert set(meta["provenance"]["source"]["files"]) == {"0.jsonl", "1.jsonl", "2.jsonl"}
-    train, val = (Shards(finished, split).all() for split in ("train", "val"))
-    text = "".join(documents_of(finished, "val")).encode()
-    assert meta["yardsticks"] == yardsticks.measure(train, val, text, 300)
 
 
 def test_shards_are_cut_between_documents_and_hold_the_same_tokens(corpus, finished, tmp_path):
@@ -381,7 +377,6 @@ STAGES = {  # function: the call of it that is interrupted
     "train_bpe": 1,
     "encode_part": 3,
     "join_parts": 2,
-    "make_yardsticks": 1,
     "summary": 1,
 }
 
@@ -561,7 +556,7 @@ FIXED = {  # the stage that is interrupted: a setting that its predecessors fixe
     "find_duplicates": ("min_chars", "dedup_threshold"),
     "make_tokenizer": ("dedup_threshold", "vocab_size"),
     "encode_part": ("val_fraction", "shard_tokens"),
-    "make_yardsticks": ("shard_tokens", None),
+    "summary": ("shard_tokens", None),
 }
 
 

@@ -16,7 +16,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sampler import DistributedStreamSampler, permute
+from dataloader import DistributedStreamSampler
+from sampler import permute
 from shards import EvalWindows, Shards, Windows, join_parts, read_meta, token_dtype, verify
 
 REPO = Path(__file__).parents[1]

@@ -1,5 +1,6 @@
 """n-grams against dictionaries counted one by one, probabilities that sum to one, and the xz program's size."""
 
+import json
 import lzma
 import math
 import shutil
@@ -9,9 +10,14 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from conftest import TINY
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+import train
+import yardsticks
+from shards import Shards
+from tokenizer import Tokenizer
 from yardsticks import measure, ngram_nats, xz_bits_per_byte
 
 
@@ -114,3 +120,18 @@ def test_measure_gives_bits_for_each_byte_of_the_text():
     for order, name in ((2, "bigram"), (3, "trigram")):
         bits = reference_nats(train.tolist(), val.tolist(), 9, order) / math.log(2) / len(text)
         assert found[name] == pytest.approx(bits, abs=1e-4)
+
+
+def test_a_folder_is_measured_and_training_shows_it(data_dir, tmp_path, capsys):
+    folder = shutil.copytree(data_dir, tmp_path / "data")
+    yardsticks.main(str(folder))
+    ids, tokenizer = {split: Shards(folder, split).all() for split in ("train", "val")}, Tokenizer.load(folder)
+    text = "".join(tokenizer.decode([i]) for i in ids["val"].tolist() if i != tokenizer.end_of_text).encode()
+    expected = measure(ids["train"], ids["val"], text, 300)
+    assert json.loads((folder / "yardsticks.json").read_text()) == expected
+    train.main(train.TrainConfig(data=str(folder), out_dir=str(tmp_path / "run"), **TINY | {"max_iters": 1}))
+    assert (
+        f"on the same text: xz -9 {expected['xz -9']:.3f}, bigram {expected['bigram']:.3f}" in capsys.readouterr().out
+    )
+    with pytest.raises(ValueError, match="has no meta.json"):
+        yardsticks.main(str(tmp_path / "run"))
