@@ -10,6 +10,7 @@ folder of the Llama family; the tokenizer comes with it.
 import configurator  # before torch and the others: Ctrl-C during their import is one line too
 
 # isort: split
+import contextlib
 import json
 import sys
 import time
@@ -102,19 +103,18 @@ def decode(
     vocab_size: int,
     stops: Iterable[int] = (),
     temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    min_p: float | None = None,
     seeds: Sequence[int] = (),
     ended: set[int] | None = None,
     compile: bool = False,
+    **filters: float | None,
 ) -> Iterator[list[int | None]]:
     """Continue several prompts at once: yields the next id of each, None for those that have ended.
 
     A text ends at an id of `stops` (which is not shown), after max_new_tokens, when it fills the model's block_size, or
     when the caller adds its row to `ended`. seeds: one a prompt (default 0, 1, ...); a text follows from its prompt and
     seed, not from the others in the batch (but for the rounding of sums in another order). Ids from vocab_size on
-    (padding of the embedding) are never drawn. Raises ValueError for a prompt that is empty or leaves no room.
+    (padding of the embedding) are never drawn. temperature and filters: those of `probabilities`; with
+    temperature=0 or top_k=1 always the likeliest. Raises ValueError for a prompt that is empty or leaves no room.
     """
     device, block_size, stops = model.lm_head.weight.device, model.cfg.block_size, set(stops)
     lengths = [len(prompt) for prompt in prompts]
@@ -130,10 +130,10 @@ def decode(
     forward = torch.compile(model, dynamic=True) if compile else model
     for step in range(steps):
         logits = (model if step == 0 else forward)(tokens, cache=cache, last=True)[:, -1, :vocab_size]  # (B, V)
-        if temperature == 0 or top_k == 1:
+        if temperature == 0 or filters.get("top_k") == 1:
             tokens = logits.argmax(1, keepdim=True)  # (B, 1)
         else:
-            tokens = draw(probabilities(logits, temperature, top_k, top_p, min_p), uniform[:, step])[:, None]
+            tokens = draw(probabilities(logits, temperature, **filters), uniform[:, step])[:, None]
         found = tokens[:, 0].tolist()
         ended.update(row for row, token in enumerate(found) if token in stops or lengths[row] + step >= block_size)
         if len(ended) == len(prompts):
@@ -149,31 +149,6 @@ def check_prompts(prompts: Sequence[Sequence[int]], block_size: int) -> None:
     for n in map(len, prompts):
         if not 0 < n < block_size:
             raise ValueError(f"the prompt has {n} tokens, the model's context is {block_size}; shorten the prompt")
-
-
-class Text:
-    """The text of one continuation while it comes: whole characters, cut before a stop string."""
-
-    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], stops: Sequence[str]):
-        self.stream, self.stops, self.held, self.stopped = TextStream(tokenizer, prompt), stops, "", False
-
-    def feed(self, token: int) -> str:
-        """What can be shown now; sets `stopped` when a stop string has come."""
-        return self._cut(self.stream.feed(token), final=False)
-
-    def finish(self) -> str:
-        """What was held back because a stop string, or a character, might have been under way."""
-        return "" if self.stopped else self._cut(self.stream.finish(), final=True)
-
-    def _cut(self, new: str, final: bool) -> str:
-        text = self.held + new
-        if places := [text.find(stop) for stop in self.stops if stop in text]:
-            self.stopped = True
-            return text[: min(places)]
-        begun = [n for stop in self.stops for n in range(1, len(stop)) if text.endswith(stop[:n])]
-        keep = len(text) - (0 if final else max(begun, default=0))
-        self.held = text[keep:]
-        return text[:keep]
 
 
 def pick_device(name: str) -> torch.device:
@@ -208,11 +183,11 @@ def read_prompts(cfg: SampleConfig) -> list[str]:
     for number, line in enumerate(text.splitlines(), start=1):
         try:
             found = json.loads(line)
-            prompts.append(found["prompt"] if isinstance(found, dict) else found)
-        except (ValueError, KeyError):
-            raise ValueError(f'{name}:{number}: not a JSON string, nor an object with "prompt"') from None
+        except ValueError:
+            found = None
+        prompts.append(found.get("prompt") if isinstance(found, dict) else found)
         if not isinstance(prompts[-1], str):
-            raise ValueError(f"{name}:{number}: the prompt is {prompts[-1]!r}, not a string")
+            raise ValueError(f'{name}:{number}: not a JSON string, nor an object with a string "prompt": {line:.80}')
     if not prompts:
         raise ValueError(f"{name} holds no prompt")
     return prompts
@@ -220,15 +195,13 @@ def read_prompts(cfg: SampleConfig) -> list[str]:
 
 def stop_strings(stop: str | None) -> list[str]:
     """The strings that --stop names: one, or a JSON list of them."""
-    if stop is None or not stop.startswith("["):
+    if not stop or not stop.startswith("["):
         return [stop] if stop else []
-    try:
+    with contextlib.suppress(ValueError):
         found = json.loads(stop)
-    except ValueError as error:
-        raise ValueError(f"--stop={stop} looks like a JSON list and is none: {error}") from None
-    if not all(isinstance(text, str) and text for text in found):
-        raise ValueError(f"--stop={stop} must be a list of strings that are not empty")
-    return found
+        if all(isinstance(text, str) and text for text in found):
+            return found
+    raise ValueError(f"--stop={stop} looks like a JSON list, but is no list of strings that are not empty")
 
 
 def main(cfg: SampleConfig) -> None:
@@ -246,7 +219,7 @@ def main(cfg: SampleConfig) -> None:
     tokens, start_s, full = 0, time.perf_counter(), False
     for begin in range(0, len(wanted), cfg.batch_size):
         rows = wanted[begin : begin + cfg.batch_size]
-        texts = [Text(tokenizer, ids[i], stops) for i in rows]
+        texts = [TextStream(tokenizer, ids[i], stops) for i in rows]
         unseen, new, ended = [prompts[i] for i in rows], [0] * len(rows), set[int]()
         seeds = [hash_key(cfg.seed, begin + row) for row in range(len(rows))]
         shown = 0  # the text that is being written; the others wait for their turn

@@ -292,30 +292,39 @@ class Tokenizer:
 
 
 class TextStream:
-    """Text of ids that come one by one, in whole characters; all of it together is decode(all ids).
+    """Text of ids that come one by one, in whole characters; all of it together is decode(all ids), cut before the
+    first of the strings `stops`.
 
     (DecodeStream of `tokenizers` drops what is unfinished at the end, and fails on bytes that are no UTF-8.)
     """
 
-    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int] = ()):
+    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int] = (), stops: Sequence[str] = ()):
         """`prompt`: ids that come before, whose text is not wanted."""
-        self.tokenizer = tokenizer
+        self.tokenizer, self.stops, self.stopped = tokenizer, stops, False  # stopped: a stop string has come
+        self.begun = tuple(stop[:n] for stop in stops for n in range(1, len(stop)))
         self.shown = list(prompt)  # the last ids whose text is out; decoders treat the first of all ids differently
         self.held: list[int] = []
 
     def feed(self, token_id: int) -> str:
-        """The text that is certain now, perhaps none."""
+        """The text that is certain now, perhaps none; sets `stopped` when a stop string has come."""
         self.held.append(token_id)
-        token, text = self.tokenizer.hf.id_to_token(token_id), self.finish()
+        token, text = self.tokenizer.hf.id_to_token(token_id), self._unseen()
         # A run of byte tokens (<0xE6>) becomes U+FFFD from its start when one byte is wrong; an id without a token
         # does not end the run.
         if not text or text.endswith("\ufffd") or token is None or token.startswith("<0x"):
             return ""
-        self.shown, self.held = self.held, []
-        return text
+        if text.endswith(self.begun) and not any(stop in text for stop in self.stops):
+            return ""
+        return self.finish()
 
     def finish(self) -> str:
-        """What is held back."""
+        """What was held back because a character, or a stop string, might have been under way."""
+        text, self.shown, self.held = self._unseen(), self.held, []
+        places = [text.find(stop) for stop in self.stops if stop in text]
+        self.stopped |= bool(places)
+        return text[: min(places, default=None)]
+
+    def _unseen(self) -> str:
         before = self.tokenizer.decode(self.shown)
         return self.tokenizer.decode(self.shown + self.held)[len(before) :]
 

@@ -17,8 +17,8 @@ import checkpoint
 import configurator
 import sample
 from model import Llama, ModelConfig
-from sample import SampleConfig, Text, probabilities
-from tokenizer import Tokenizer
+from sample import SampleConfig, probabilities
+from tokenizer import TextStream, Tokenizer
 
 SHAPE = ModelConfig(64, 24, 1, 2, 1, 16, 16)
 
@@ -257,7 +257,7 @@ def test_text_is_cut_before_the_first_stop_string_and_never_shows_a_part_of_it(t
     ends = [(text.find(stop) + len(stop), text.find(stop)) for stop in stops if stop in text]
     first_end = min(ends)[0] if places else None
     expected = text if not ends else text[: min(begin for end, begin in ends if end == first_end)]
-    stream, shown = Text(Characters, [], stops), ""
+    stream, shown = TextStream(Characters, [], stops), ""
     for character in text:
         shown += stream.feed(ord(character))
         assert expected.startswith(shown)
@@ -325,12 +325,15 @@ def test_mistakes_are_one_line(run_dir, tmp_path, run_here):
         ([f"--checkpoint={run_dir}", "--min_p=2"], "min_p (2.0) must be at least 0 and at most 1"),
         ([f"--checkpoint={run_dir}", "--device=tpu"], "--device=tpu cannot be used here"),
         ([f"--checkpoint={run_dir}", "--stop=[1"], "--stop=[1 looks like a JSON list"),
-        ([f"--checkpoint={run_dir}", "--stop=[1]"], "--stop=[1] must be a list of strings"),
+        ([f"--checkpoint={run_dir}", "--stop=[1]"], "--stop=[1] looks like a JSON list, but is no list of strings"),
         ([f"--checkpoint={run_dir}", "--prompt=a", "--prompt_file=-"], "--prompt or --prompt_file, not both"),
         ([f"--checkpoint={run_dir}", f"--prompt_file={tmp_path}/no.txt"], "No such file"),
         ([f"--checkpoint={run_dir}", f"--prompt_file={tmp_path}/latin.txt"], "latin.txt: not UTF-8 text"),
         ([f"--checkpoint={run_dir}", f"--prompt_file={tmp_path}/bad.jsonl"], "bad.jsonl:2: not a JSON string"),
-        ([f"--checkpoint={run_dir}", f"--prompt_file={tmp_path}/number.jsonl"], "number.jsonl:1: the prompt is 7"),
+        (
+            [f"--checkpoint={run_dir}", f"--prompt_file={tmp_path}/number.jsonl"],
+            'number.jsonl:1: not a JSON string, nor an object with a string "prompt": 7',
+        ),
         ([f"--checkpoint={run_dir}", f"--prompt_file={tmp_path}/none.jsonl"], "none.jsonl holds no prompt"),
     ):
         done = run_here(*args)
