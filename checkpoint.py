@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 import atomic
 from model import Llama, ModelConfig, RopeScaling
 from parallel import put, whole
-from tokenizer import Tokenizer
+from tokenizer import Tokenizer, one_line, read_json
 
 NAMES = {  # Hugging Face's config.json key -> ours
     "vocab_size": "vocab_size",
@@ -53,6 +53,7 @@ FIXED |= dict.fromkeys(("attn_logit_softcapping", "final_logit_softcapping"))
 SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 COMPANIONS = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 COMPANIONS += ("special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "vocab.json", "merges.txt")
+CONVERT = "transformers' AutoModelForCausalLM.from_pretrained(old).save_pretrained(new)"
 SHARD_BYTES = 5_000_000_000  # weights in one file
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 Stored = dict[str, tuple[Path, tuple[int, ...]]]  # file and shape of each tensor
@@ -85,42 +86,33 @@ def hf_config(cfg: ModelConfig, end_of_text: int | None) -> dict[str, Any]:
 def read_config(folder: str | Path) -> ModelConfig:
     """The model's shape from config.json. Raises ValueError that names what this program does not implement."""
     path = Path(folder) / "config.json"
-    found = _read_json(path)
-    try:
+    found = read_json(path)
+    with one_line(f"{path}: ", ValueError, OverflowError):
         return _shape(found)
-    except (ValueError, OverflowError) as error:
-        raise ValueError(f"{path}: {error}") from None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
-        raise ValueError(f"{path}: not readable as JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path}: not readable as JSON: no object")
-    return found
+def _only(key: str, value: Any, *known: Any) -> Any:
+    """`value`, which must be one of those that are implemented here."""
+    if value not in known:
+        raise ValueError(f"{key}={value!r:.80} is not implemented here, only {', '.join(map(repr, known))}")
+    return value
 
 
 def _shape(found: dict[str, Any]) -> ModelConfig:
     """The shape that config.json's content describes."""
-    family = found.get("model_type")
-    if family not in tuple(FAMILIES):
-        raise ValueError(f"model_type={family!r:.80} is not implemented here, only {', '.join(FAMILIES)}")
+    family = _only("model_type", found.get("model_type"), *FAMILIES)
     asked = {"sliding_window": 4096} | found if family == "mistral" else dict(found)  # 4096: when it says nothing
     if family.startswith("qwen"):
         asked.pop("sliding_window", None)  # inert unless use_sliding_window
     if isinstance(kinds := found.get("layer_types"), list) and all(kind == "full_attention" for kind in kinds):
         del asked["layer_types"]
     for key, value in FIXED.items():
-        if asked.get(key) not in (None, value):
-            raise ValueError(f"{key}={asked[key]!r:.80} is not implemented here, only {value!r}")
+        _only(key, value if asked.get(key) is None else asked[key], value)
     theta, scaling = _rope(found)
     found = {"tie_word_embeddings": False, **found, "rope_theta": theta}
     if found.get("num_key_value_heads") is None:
         found["num_key_value_heads"] = found.get("num_attention_heads")
-    fields = {field.name: field.type for field in dataclasses.fields(ModelConfig)}
-    settings = {ours: _typed(found, theirs, fields[ours]) for theirs, ours in NAMES.items()}
+    settings = {ours: _typed(found, theirs, ModelConfig.__annotations__[ours]) for theirs, ours in NAMES.items()}
     D = None if found.get("head_dim") is None else _typed(found, "head_dim", int)
     settings["head_dim"] = None if D is None or D * settings["n_head"] == settings["n_embd"] else D
     return ModelConfig(**settings, rope_scaling=scaling, qkv_bias=family == "qwen2", qk_norm=family == "qwen3")
@@ -148,11 +140,9 @@ def _rope(found: dict[str, Any]) -> tuple[float, RopeScaling | None]:
             if rope.setdefault(key, value) != value:
                 raise ValueError(f"{name} {key}={value!r:.80} contradicts {rope[key]!r:.80} elsewhere in the file")
     kind, theta = rope.pop("rope_type", "default"), _typed({"rope_theta": 10000.0} | rope, "rope_theta", float)
-    if kind not in ("default", "llama3"):
-        raise ValueError(f"rope_type={kind!r:.80} is not implemented here, only 'default' and 'llama3'")
-    if (partial := rope.pop("partial_rotary_factor", 1)) != 1:
-        raise ValueError(f"partial_rotary_factor={partial!r:.80} is not implemented here, only 1")
-    fields = {field.name: field.type for field in dataclasses.fields(RopeScaling)} if kind == "llama3" else {}
+    _only("rope_type", kind, "default", "llama3")
+    _only("partial_rotary_factor", rope.pop("partial_rotary_factor", 1), 1)
+    fields = RopeScaling.__annotations__ if kind == "llama3" else {}
     if odd := sorted(rope.keys() - fields.keys() - {"rope_theta"}):
         raise ValueError(f"{odd[0]}={rope[odd[0]]!r:.80} is not implemented here for rope_type={kind!r}")
     return theta, RopeScaling(**{key: _typed(rope, key, fields[key]) for key in fields}) if fields else None
@@ -161,10 +151,8 @@ def _rope(found: dict[str, Any]) -> tuple[float, RopeScaling | None]:
 def check_vocabulary(cfg: ModelConfig, tokenizer: Tokenizer) -> None:
     """Raise ValueError when the tokenizer has ids that the embedding has no row for."""
     if tokenizer.vocab_size > cfg.vocab_size:
-        raise ValueError(
-            f"the tokenizer has {tokenizer.vocab_size} ids, but the model's embedding {cfg.vocab_size} rows "
-            "(vocab_size): they do not belong together"
-        )
+        theirs = f"the model's embedding {cfg.vocab_size} rows (vocab_size)"
+        raise ValueError(f"the tokenizer has {tokenizer.vocab_size} ids, but {theirs}: they do not belong together")
 
 
 def resolve(path: str | Path) -> Path:
@@ -202,20 +190,18 @@ def load_weights(model: Llama, folder: Path) -> None:
 @contextlib.contextmanager
 def _open(path: Path) -> Iterator[Any]:
     """A safetensors file; read, not mapped: a file cut short meanwhile is an error, not the end of the process."""
-    try:
+    with one_line(f"{path} is damaged: ", safetensors.SafetensorError, OSError):
         if not path.is_file():
             raise ValueError(f"{path} is missing: the checkpoint is incomplete; take another step_... or get it again")
         with safetensors.safe_open(path, framework="pt", backend="pread") as file:
             yield file
-    except (safetensors.SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is damaged: {' '.join(str(error).split()):.300}") from None
 
 
 def _weight_files(folder: Path) -> list[Path]:
     """model.safetensors, or the shards that the index names."""
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if index.is_file() and not single.is_file():
-        files = _read_json(index).get("weight_map")
+        files = read_json(index).get("weight_map")
         names = sorted(set(map(str, files.values()))) if isinstance(files, dict) else [str(files)]
         odd = [name for name in names if Path(name).name != name or not name[:200].endswith(".safetensors")]
         if odd or not names:
@@ -223,10 +209,8 @@ def _weight_files(folder: Path) -> list[Path]:
         return [folder / name for name in names]
     pickles = [path.name for path in sorted(folder.glob("*")) if path.suffix in (".bin", ".pt", ".pth", ".ckpt")]
     if pickles and not single.is_file():
-        raise ValueError(
-            f"{folder} has its weights in {pickles[0]}, a pickle: it could run any program and is not opened here; if "
-            "you trust it, convert it: transformers' AutoModelForCausalLM.from_pretrained(old).save_pretrained(new)"
-        )
+        why = "a pickle: it could run any program and is not opened here; if you trust it, convert it"
+        raise ValueError(f"{folder} has its weights in {pickles[0]}, {why}: {CONVERT}")
     return [single]
 
 
@@ -278,13 +262,8 @@ def _copy(model: Llama, stored: Stored) -> None:
 
 def optimizer_tensors(model: Llama, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """The optimizer's state as one flat dictionary, `<parameter>/<field>`."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
-    return {
-        f"{names[parameter]}/{field}": tensor
-        for group in optimizer.param_groups
-        for parameter in group["params"]
-        for field, tensor in optimizer.state[parameter].items()
-    }
+    states = {name: optimizer.state.get(parameter, {}) for name, parameter in model.named_parameters()}
+    return {f"{name}/{field}": tensor for name, state in states.items() for field, tensor in state.items()}
 
 
 def load_optimizer(model: Llama, optimizer: torch.optim.Optimizer, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
@@ -387,10 +366,7 @@ def restore(folder: Path, model: Llama, optimizer: torch.optim.Optimizer) -> Non
     """Load weights, optimizer and random generator of a checkpoint written by `save`."""
     load_weights(model, folder)
     path = folder / "training/optimizer.safetensors"
-    with _open(path) as file:
+    with _open(path) as file, one_line(f"{path} is not of this model: ", KeyError, TypeError, RuntimeError):
         tensors = ((name, file.get_tensor(name)) for name in file.keys() if name != "rng")  # one at a time
-        try:
-            load_optimizer(model, optimizer, tensors)
-            torch.set_rng_state(file.get_tensor("rng"))
-        except (KeyError, TypeError, RuntimeError) as error:
-            raise ValueError(f"{path} is not of this model: {error}") from None
+        load_optimizer(model, optimizer, tensors)
+        torch.set_rng_state(file.get_tensor("rng"))

@@ -358,7 +358,7 @@ def test_what_changes_nothing_is_accepted(family, change, tmp_path):
         (
             "llama",
             {"model_type": "gemma"},
-            "model_type='gemma' is not implemented here, only llama, mistral, qwen2, qwen3",
+            "model_type='gemma' is not implemented here, only 'llama', 'mistral', 'qwen2', 'qwen3'",
         ),
         ("llama", {"model_type": ...}, "model_type=None"),
         ("llama", {"model_type": ["llama"]}, r"model_type=\['llama'\]"),
