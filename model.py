@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn as nn
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
 IGNORE = -100  # a target that is not scored
@@ -103,8 +102,7 @@ def rope_frequencies(D: int, theta: float, scaling: RopeScaling | None = None) -
     if scaling is None:
         return plain
     turns = scaling.original_max_position_embeddings / (2 * math.pi / plain)
-    low, high = scaling.low_freq_factor, scaling.high_freq_factor
-    keep = ((turns - low) / (high - low)).clamp(0, 1)
+    keep = ((turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)).clamp(0, 1)
     return (1 - keep) * plain / scaling.factor + keep * plain
 
 
@@ -207,22 +205,19 @@ class Attention(nn.Module):
 
     def __init__(self, cfg: ModelConfig, layer: int):
         super().__init__()
-        self.D, self.layer, self.qk_norm = cfg.head_width, layer, cfg.qk_norm
+        self.D, self.layer = cfg.head_width, layer
         self.q_proj = Linear(cfg.n_embd, cfg.n_head * self.D, bias=cfg.qkv_bias)
         self.k_proj = Linear(cfg.n_embd, cfg.n_kv_head * self.D, bias=cfg.qkv_bias)
         self.v_proj = Linear(cfg.n_embd, cfg.n_kv_head * self.D, bias=cfg.qkv_bias)
         self.o_proj = Linear(cfg.n_head * self.D, cfg.n_embd, bias=False)
-        if cfg.qk_norm:
-            self.q_norm, self.k_norm = RMSNorm(self.D, cfg.norm_eps), RMSNorm(self.D, cfg.norm_eps)
+        self.q_norm, self.k_norm = (RMSNorm(self.D, cfg.norm_eps) if cfg.qk_norm else nn.Identity() for _ in range(2))
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: Cache | None = None) -> Tensor:
         """x: (B, T, C); cos, sin: (T, D) or (B, 1, T, D). Returns (B, T, C)."""
         B, T, C = x.shape
-        q = self.q_proj(x).view(B, T, -1, self.D)  # (B, T, H, D)
-        k = self.k_proj(x).view(B, T, -1, self.D)  # (B, T, Hkv, D)
+        q = self.q_norm(self.q_proj(x).view(B, T, -1, self.D))  # (B, T, H, D)
+        k = self.k_norm(self.k_proj(x).view(B, T, -1, self.D))  # (B, T, Hkv, D)
         v = self.v_proj(x).view(B, T, -1, self.D).transpose(1, 2)  # (B, Hkv, T, D)
-        if self.qk_norm:
-            q, k = self.q_norm(q), self.k_norm(k)
         q, k = apply_rope(q.transpose(1, 2), cos, sin), apply_rope(k.transpose(1, 2), cos, sin)  # (B, H or Hkv, T, D)
         if x.device.type == "cpu":  # torch's CPU attention is 7 times slower in bf16 than in fp32 (docs/LOG.md)
             wide = torch.promote_types(q.dtype, torch.float32)
@@ -286,11 +281,6 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(Block(cfg, layer) for layer in range(cfg.n_layer))
         self.norm = RMSNorm(cfg.n_embd, cfg.norm_eps)
         self.register_buffer("frequencies", rope_frequencies(*self.rope), persistent=False)  # (D/2,)
-
-    def _apply(self, *args: Any, **kwargs: Any) -> nn.Module:
-        super()._apply(*args, **kwargs)  # .to(device), .bfloat16(): in bfloat16 only 513 of 1024 positions would differ
-        self.frequencies = rope_frequencies(*self.rope).to(self.frequencies.device)
-        return self
 
     def forward(self, idx: Tensor, cache: Cache | None = None) -> Tensor:
         """idx: (B, T) ids, with a cache the next T of each row. Returns (B, T, C)."""
@@ -359,7 +349,8 @@ class Llama(nn.Module):
                 parameter.copy_(value)
 
     def _apply(self, *args: Any, **kwargs: Any) -> nn.Module:
-        super()._apply(*args, **kwargs)
+        super()._apply(*args, **kwargs)  # .to(device), .bfloat16(): in bfloat16 only 513 of 1024 positions would differ
+        self.model.frequencies = rope_frequencies(*self.model.rope).to(self.model.frequencies.device)
         if self.cfg.tie_embeddings:  # to_empty() makes one new tensor for each name
             self.lm_head.weight = self.model.embed_tokens.weight
         return self
@@ -409,6 +400,6 @@ class Llama(nn.Module):
         6 for each weight of a matrix product (the head is one, tied or not; the embedding is a look-up), and 12 L H D T
         for the scores and sums of attention, the causal half not subtracted (PaLM, arXiv 2204.02311, appendix B).
         """
-        matrices = [parameter for parameter in self.model.layers.parameters() if parameter.dim() == 2]
+        matrices = self.parameter_groups(weight_decay=0.0)[0]["params"]  # those inside the blocks
         products = sum(matrix.numel() for matrix in [*matrices, self.lm_head.weight])
         return 6 * products + 12 * self.cfg.n_layer * self.cfg.n_head * self.cfg.head_width * T
