@@ -128,14 +128,6 @@ def _tyro(cls: type, args: list[str], default: typing.Any, description: str | No
     return tyro.cli(cls, args=args, default=default, description=description, **options)
 
 
-def _whole(text: str) -> str:
-    """'1e3' -> '1000'; what is not a whole number stays as it is, for tyro to refuse."""
-    with contextlib.suppress(ValueError):
-        if float(text).is_integer() and not text.lstrip("+-").isdigit():
-            return str(int(float(text)))
-    return text
-
-
 def assign(cfg: typing.Any, key: str, text: str, origin: str) -> typing.Any:
     """Return `cfg` with `key` set to `text`, converted to the field's type by tyro."""
     fields = typing.get_type_hints(type(cfg))
@@ -147,7 +139,9 @@ def assign(cfg: typing.Any, key: str, text: str, origin: str) -> typing.Any:
     if (bool in kinds and text.lower() in ("true", "false")) or (type(None) in kinds and text.lower() == "none"):
         text = text.capitalize()
     elif int in kinds and float not in kinds:
-        text = _whole(text)
+        with contextlib.suppress(ValueError):  # '1e3' -> '1000'; tyro refuses what is not a whole number
+            if float(text).is_integer() and not text.lstrip("+-").isdigit():
+                text = str(int(float(text)))
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint), contextlib.redirect_stdout(complaint):
