@@ -27,18 +27,11 @@ from model import Llama, ModelConfig, RopeScaling
 from parallel import put, whole
 from tokenizer import Tokenizer, one_line, read_json
 
-NAMES = {  # Hugging Face's config.json key -> ours
-    "vocab_size": "vocab_size",
-    "max_position_embeddings": "block_size",
-    "num_hidden_layers": "n_layer",
-    "num_attention_heads": "n_head",
-    "num_key_value_heads": "n_kv_head",
-    "hidden_size": "n_embd",
-    "intermediate_size": "ffn_hidden",
-    "rope_theta": "rope_theta",
-    "rms_norm_eps": "norm_eps",
-    "tie_word_embeddings": "tie_embeddings",
-}
+# Hugging Face's config.json key -> ours
+NAMES = {"vocab_size": "vocab_size", "max_position_embeddings": "block_size", "num_hidden_layers": "n_layer"}
+NAMES |= {"num_attention_heads": "n_head", "num_key_value_heads": "n_kv_head", "hidden_size": "n_embd"}
+NAMES |= {"intermediate_size": "ffn_hidden", "rope_theta": "rope_theta", "rms_norm_eps": "norm_eps"}
+NAMES |= {"tie_word_embeddings": "tie_embeddings"}
 KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 FAMILIES = {  # model_type -> its class in transformers, and the keys it has besides
     "llama": ("LlamaForCausalLM", {"attention_bias": False, "mlp_bias": False}),
@@ -59,8 +52,8 @@ HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 Stored = dict[str, tuple[Path, tuple[int, ...]]]  # file and shape of each tensor
 
 
-def hf_config(cfg: ModelConfig, end_of_text: int | None) -> dict[str, Any]:
-    """config.json's content; RoPE settings in the spelling of transformers 4 and of 5."""
+def hf_config(cfg: ModelConfig, end_of_text: int | None, dtype: str = "float32") -> dict[str, Any]:
+    """config.json's content for weights stored as dtype; RoPE settings in the spelling of transformers 4 and of 5."""
     family = "qwen2" if cfg.qkv_bias else "qwen3" if cfg.qk_norm else "llama"
     if family == "llama" and cfg.n_embd % cfg.n_head:
         family = "mistral"  # the same decoder, but transformers' Llama wants heads that divide the width
@@ -76,10 +69,8 @@ def hf_config(cfg: ModelConfig, end_of_text: int | None) -> dict[str, Any]:
         "rope_scaling": rope if scaling else None,
         "rope_parameters": {"rope_theta": cfg.rope_theta, **rope},
         "initializer_range": 0.02,
-        "bos_token_id": end_of_text,
-        "eos_token_id": end_of_text,
-        "dtype": "float32",
-        "torch_dtype": "float32",
+        **dict.fromkeys(("bos_token_id", "eos_token_id"), end_of_text),
+        **dict.fromkeys(("dtype", "torch_dtype"), dtype),  # the name in transformers 5, and in 4
     }
 
 
@@ -150,9 +141,8 @@ def _rope(found: dict[str, Any]) -> tuple[float, RopeScaling | None]:
 
 def check_vocabulary(cfg: ModelConfig, tokenizer: Tokenizer) -> None:
     """Raise ValueError when the tokenizer has ids that the embedding has no row for."""
-    if tokenizer.vocab_size > cfg.vocab_size:
-        theirs = f"the model's embedding {cfg.vocab_size} rows (vocab_size)"
-        raise ValueError(f"the tokenizer has {tokenizer.vocab_size} ids, but {theirs}: they do not belong together")
+    if (ids := tokenizer.vocab_size) > (rows := cfg.vocab_size):
+        raise ValueError(f"the tokenizer has {ids} ids, but the model's embedding {rows} rows (vocab_size): no pair")
 
 
 def resolve(path: str | Path) -> Path:
@@ -235,9 +225,8 @@ def _check(model: Llama, stored: Stored, folder: Path) -> None:
     wanted = dict(model.named_parameters())  # a tied head is the embedding and has no entry of its own
     if model.cfg.tie_embeddings and HEAD in stored and EMBEDDING in stored:
         with _open(stored[HEAD][0]) as one, _open(stored[EMBEDDING][0]) as other:
-            head, embedding = one.get_tensor(HEAD), other.get_tensor(EMBEDDING)
-        if not torch.equal(head, embedding):
-            raise ValueError(f"{folder}: {HEAD} is not the embedding, but config.json ties the two")
+            if not torch.equal(one.get_tensor(HEAD), other.get_tensor(EMBEDDING)):
+                raise ValueError(f"{folder}: {HEAD} is not the embedding, but config.json ties the two")
         del stored[HEAD]
     if odd := sorted(set(stored) ^ set(wanted)):
         place = "absent" if odd[0] in wanted else "not part of this model"
@@ -293,9 +282,9 @@ def _files(model: Llama, tokenizer: Tokenizer, carried: dict[str, bytes]) -> dic
     text = tokenizer.json.encode()
     carried = dict(carried) if carried.get("tokenizer.json") == text else {"tokenizer.json": text}
     dtype = str(model.lm_head.weight.dtype).removeprefix("torch.")
-    config = hf_config(model.cfg, tokenizer.end_of_text) | {"dtype": dtype, "torch_dtype": dtype}
     came = json.loads(carried.pop("config.json", b"{}"))
-    config |= {"bos_token_id": tokenizer.start} | {key: came[key] for key in SPECIAL if key in came}
+    config = hf_config(model.cfg, tokenizer.end_of_text, dtype) | {"bos_token_id": tokenizer.start}
+    config |= {key: came[key] for key in SPECIAL if key in came}
     special = tokenizer.special | {"bos_token": tokenizer.hf.id_to_token(tokenizer.start)}
     settings = {"model_max_length": model.cfg.block_size, "clean_up_tokenization_spaces": False}
     return {
@@ -316,7 +305,6 @@ def save(
     best: bool,
     keep: int,
     carried: dict[str, bytes] | None = None,
-    max_shard_bytes: int = SHARD_BYTES,
     rank: int = 0,
 ) -> Path:
     """Write out_dir/step_<step>, move `latest` (and `best`) to it, delete all but the `keep` newest and the best.
@@ -330,23 +318,20 @@ def save(
             full = whole(tensor.detach())
             if rank == 0:
                 kept[name] = full.cpu().contiguous()
-    if rank:
-        return folder
+    if rank or (folder.is_dir() and (out_dir / "latest").resolve() == folder.resolve()):
+        return folder  # rank 0 writes it; or resumed and stopped again without a step between
     if folder.is_dir():
-        if (out_dir / "latest").resolve() == folder.resolve():
-            return folder  # resumed and stopped again without a step between
         shutil.rmtree(folder)  # left by a run that was killed before `latest` moved, or went back to an earlier step
     with atomic.new_folder(folder) as temporary:
         (temporary / "training").mkdir()
         for name, content in (_files(model, tokenizer, carried or {}) | {"training/state.json": _json(state)}).items():
             (temporary / name).write_bytes(content)
-        save_torch_state_dict(weights, temporary, max_shard_size=max_shard_bytes)  # one file, or shards and their index
+        save_torch_state_dict(weights, temporary, max_shard_size=SHARD_BYTES)  # one file, or shards and their index
         save_file(memory | {"rng": torch.get_rng_state()}, temporary / "training/optimizer.safetensors")
         for path in temporary.rglob("*.safetensors"):  # written readable by their owner alone: no folder to publish
             shutil.copymode(temporary / "config.json", path)
-    atomic.link(out_dir / "latest", folder.name)
-    if best:
-        atomic.link(out_dir / "best", folder.name)
+    for link in ("latest", "best") if best else ("latest",):
+        atomic.link(out_dir / link, folder.name)
     pinned = {(out_dir / link).resolve() for link in ("latest", "best")}
     for old in sorted(out_dir.glob("step_*[0-9]"))[:-keep]:
         if old.resolve() not in pinned:
