@@ -24,7 +24,7 @@ import torch
 import checkpoint
 from model import Cache, Llama
 from sampler import hash_key
-from tokenizer import TextStream, Tokenizer
+from tokenizer import TextStream, Tokenizer, one_line
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class SampleConfig:
     max_new_tokens: int = 200  # at most; a text also ends at end-of-text and where the model's context is full
     temperature: float = 0.8  # 0 or top_k=1: always the likeliest token
     top_k: int | None = None  # draw among the k likeliest tokens only
-    top_p: float | None = None  # ... among the likeliest that together have this probability
-    min_p: float | None = None  # ... among those that have at least this share of the likeliest one's probability
+    top_p: float = 1.0  # ... among the likeliest that together have this probability
+    min_p: float = 0.0  # ... among those that have at least this share of the likeliest one's probability
     stop: str | None = None  # end a text before this string; several: a JSON list, '["\n\n", "Q:"]'
     seed: int = 1337  # of the random draws
     device: str = "auto"  # cpu, cuda, cuda:1, mps; auto: cuda if there is one
@@ -54,20 +54,16 @@ class SampleConfig:
         for key in ("num_samples", "batch_size", "max_new_tokens", "top_k"):
             if (value := getattr(self, key)) is not None and value < 1:
                 raise ValueError(f"{key} ({value}) must be at least 1")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
+        if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p ({self.top_p}) must be above 0 and at most 1")
-        if self.min_p is not None and not 0 <= self.min_p <= 1:
+        if not 0 <= self.min_p <= 1:
             raise ValueError(f"min_p ({self.min_p}) must be at least 0 and at most 1")
         if self.prompt and self.prompt_file is not None:
             raise ValueError("give --prompt or --prompt_file, not both")
 
 
 def probabilities(
-    logits: torch.Tensor,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    min_p: float | None = None,
+    logits: torch.Tensor, temperature: float = 1.0, top_k: int | None = None, top_p: float = 1.0, min_p: float = 0.0
 ) -> torch.Tensor:
     """What a next token is drawn from: logits (B, V) -> probabilities (B, V), filtered in the order of the arguments.
 
@@ -79,12 +75,11 @@ def probabilities(
     if top_k is not None and top_k < logits.shape[1]:
         logits = logits.masked_fill(logits < logits.topk(top_k).values[:, -1:], -torch.inf)
     p = logits.softmax(1)
-    if top_p is not None and top_p < 1:
+    if top_p < 1:
         ordered, places = p.sort(dim=1, descending=True, stable=True)
         beyond = ordered.cumsum(1) - ordered >= top_p  # those before it have top_p already
         p = torch.zeros_like(p).scatter_(1, places, ordered.masked_fill(beyond, 0))
-    if min_p is not None:
-        p = p.masked_fill(p < min_p * p.amax(1, keepdim=True), 0)
+    p = p.masked_fill(p < min_p * p.amax(1, keepdim=True), 0)
     return p / p.sum(1, keepdim=True)
 
 
@@ -155,10 +150,8 @@ def pick_device(name: str) -> torch.device:
     """'auto' is cuda when there is one, else cpu. Raises ValueError for a device this machine lacks."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
+    with one_line(f"--device={name} cannot be used here: ", RuntimeError, AssertionError):
         return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device={name} cannot be used here: {str(error).splitlines()[0]}") from None
 
 
 def weight_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -172,11 +165,9 @@ def read_prompts(cfg: SampleConfig) -> list[str]:
     if cfg.prompt_file is None:
         return [cfg.prompt]
     name = "standard input" if cfg.prompt_file == "-" else cfg.prompt_file
-    try:
-        data = sys.stdin.buffer.read() if cfg.prompt_file == "-" else Path(cfg.prompt_file).read_bytes()
+    data = sys.stdin.buffer.read() if cfg.prompt_file == "-" else Path(cfg.prompt_file).read_bytes()
+    with one_line(f"{name}: not UTF-8 text: ", UnicodeDecodeError):
         text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{name}: not UTF-8 text: {error}") from None
     if not cfg.prompt_file.endswith(".jsonl"):
         return [text.removesuffix("\n").removesuffix("\r")]
     prompts = []
@@ -228,8 +219,7 @@ def main(cfg: SampleConfig) -> None:
                 if token is not None:
                     new[row] += 1
                     unseen[row] += texts[row].feed(token)
-                    if texts[row].stopped:
-                        ended.add(row)
+            ended.update(row for row, text in enumerate(texts) if text.stopped)
             print(unseen[shown], end="", flush=True)
             unseen[shown] = ""
             while shown in ended and shown < len(rows) - 1:
