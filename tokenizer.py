@@ -14,7 +14,6 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-import tiktoken
 import tiktoken.load
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as HFTokenizer
@@ -50,8 +49,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> str:
     if vocab_size < 257:
         raise ValueError(f"vocab_size ({vocab_size}) must be at least 257: 256 bytes and the end-of-text token")
     tokenizer = HFTokenizer(models.BPE())
-    tokenizer.pre_tokenizer = _pre_tokenizers()[PATTERN]
-    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.pre_tokenizer, tokenizer.decoder = _pre_tokenizers()[PATTERN], decoders.ByteLevel()
     options = {"initial_alphabet": pre_tokenizers.ByteLevel.alphabet(), "show_progress": sys.stderr.isatty()}
     tokenizer.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=vocab_size - 1, **options))
     if (most := tokenizer.get_vocab_size() + 1) < vocab_size:
@@ -122,7 +120,8 @@ class Tokenizer:
 
     Attributes: vocab_size (ids run from 0 to vocab_size - 1, perhaps with holes), end_of_text and end_of_text_token (id
     and spelling of what ends a document), stops (all ids at which generation ends, that one included), bos (the id that
-    every prompt begins with, or None), json (the file's text), special (special tokens by name, eos_token among them).
+    every prompt begins with, or None), start (the id with which a text begins that has no other: bos, or what ended the
+    document before), json (the file's text), special (special tokens by name, eos_token among them).
     """
 
     def __init__(self, text: str, settings: dict[str, Any] | None = None):
@@ -160,11 +159,7 @@ class Tokenizer:
             if max(prompt.ids) >= self.vocab_size:
                 raise ValueError(f"its post-processor adds id {max(prompt.ids)}, the largest is {self.vocab_size - 1}")
             self.bos = prompt.ids[0] if prompt.special_tokens_mask[0] else None
-
-    @property
-    def start(self) -> int:
-        """The id with which a text begins that has no other: bos, or what ended the document before."""
-        return self.end_of_text if self.bos is None else self.bos
+        self.start = self.end_of_text if self.bos is None else self.bos
 
     def same(self, other: "Tokenizer") -> bool:
         """Whether both turn every document into the same ids, its end included."""
@@ -176,8 +171,7 @@ class Tokenizer:
     @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":
         """Read a tokenizer.json, or the one in a folder, with the settings beside it. ValueError names the file."""
-        path = Path(path)
-        path = path / "tokenizer.json" if path.is_dir() else path
+        path = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
         if not path.is_file():
             raise ValueError(f"{path}: no such tokenizer file")
         settings = _settings(path.parent) if path.name == "tokenizer.json" else {}
