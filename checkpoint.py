@@ -25,20 +25,13 @@ from safetensors.torch import save_file
 import atomic
 from model import Llama, ModelConfig, RopeScaling
 from parallel import put, whole
-from tokenizer import Tokenizer
+from tokenizer import Tokenizer, one_line, read_json
 
-NAMES = {  # Hugging Face's config.json key -> ours
-    "vocab_size": "vocab_size",
-    "max_position_embeddings": "block_size",
-    "num_hidden_layers": "n_layer",
-    "num_attention_heads": "n_head",
-    "num_key_value_heads": "n_kv_head",
-    "hidden_size": "n_embd",
-    "intermediate_size": "ffn_hidden",
-    "rope_theta": "rope_theta",
-    "rms_norm_eps": "norm_eps",
-    "tie_word_embeddings": "tie_embeddings",
-}
+# Hugging Face's config.json key -> ours
+NAMES = {"vocab_size": "vocab_size", "max_position_embeddings": "block_size", "num_hidden_layers": "n_layer"}
+NAMES |= {"num_attention_heads": "n_head", "num_key_value_heads": "n_kv_head", "hidden_size": "n_embd"}
+NAMES |= {"intermediate_size": "ffn_hidden", "rope_theta": "rope_theta", "rms_norm_eps": "norm_eps"}
+NAMES |= {"tie_word_embeddings": "tie_embeddings"}
 KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 FAMILIES = {  # model_type -> its class in transformers, and the keys it has besides
     "llama": ("LlamaForCausalLM", {"attention_bias": False, "mlp_bias": False}),
@@ -53,13 +46,14 @@ FIXED |= dict.fromkeys(("attn_logit_softcapping", "final_logit_softcapping"))
 SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 COMPANIONS = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 COMPANIONS += ("special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "vocab.json", "merges.txt")
+CONVERT = "transformers' AutoModelForCausalLM.from_pretrained(old).save_pretrained(new)"
 SHARD_BYTES = 5_000_000_000  # weights in one file
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 Stored = dict[str, tuple[Path, tuple[int, ...]]]  # file and shape of each tensor
 
 
-def hf_config(cfg: ModelConfig, end_of_text: int | None) -> dict[str, Any]:
-    """config.json's content; RoPE settings in the spelling of transformers 4 and of 5."""
+def hf_config(cfg: ModelConfig, end_of_text: int | None, dtype: str = "float32") -> dict[str, Any]:
+    """config.json's content for weights stored as dtype; RoPE settings in the spelling of transformers 4 and of 5."""
     family = "qwen2" if cfg.qkv_bias else "qwen3" if cfg.qk_norm else "llama"
     if family == "llama" and cfg.n_embd % cfg.n_head:
         family = "mistral"  # the same decoder, but transformers' Llama wants heads that divide the width
@@ -75,52 +69,41 @@ def hf_config(cfg: ModelConfig, end_of_text: int | None) -> dict[str, Any]:
         "rope_scaling": rope if scaling else None,
         "rope_parameters": {"rope_theta": cfg.rope_theta, **rope},
         "initializer_range": 0.02,
-        "bos_token_id": end_of_text,
-        "eos_token_id": end_of_text,
-        "dtype": "float32",
-        "torch_dtype": "float32",
+        **dict.fromkeys(("bos_token_id", "eos_token_id"), end_of_text),
+        **dict.fromkeys(("dtype", "torch_dtype"), dtype),  # the name in transformers 5, and in 4
     }
 
 
 def read_config(folder: str | Path) -> ModelConfig:
     """The model's shape from config.json. Raises ValueError that names what this program does not implement."""
     path = Path(folder) / "config.json"
-    found = _read_json(path)
-    try:
+    found = read_json(path)
+    with one_line(f"{path}: ", ValueError, OverflowError):
         return _shape(found)
-    except (ValueError, OverflowError) as error:
-        raise ValueError(f"{path}: {error}") from None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
-        raise ValueError(f"{path}: not readable as JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path}: not readable as JSON: no object")
-    return found
+def _only(key: str, value: Any, *known: Any) -> Any:
+    """`value`, which must be one of those that are implemented here."""
+    if value not in known:
+        raise ValueError(f"{key}={value!r:.80} is not implemented here, only {', '.join(map(repr, known))}")
+    return value
 
 
 def _shape(found: dict[str, Any]) -> ModelConfig:
     """The shape that config.json's content describes."""
-    family = found.get("model_type")
-    if family not in tuple(FAMILIES):
-        raise ValueError(f"model_type={family!r:.80} is not implemented here, only {', '.join(FAMILIES)}")
+    family = _only("model_type", found.get("model_type"), *FAMILIES)
     asked = {"sliding_window": 4096} | found if family == "mistral" else dict(found)  # 4096: when it says nothing
     if family.startswith("qwen"):
         asked.pop("sliding_window", None)  # inert unless use_sliding_window
     if isinstance(kinds := found.get("layer_types"), list) and all(kind == "full_attention" for kind in kinds):
         del asked["layer_types"]
     for key, value in FIXED.items():
-        if asked.get(key) not in (None, value):
-            raise ValueError(f"{key}={asked[key]!r:.80} is not implemented here, only {value!r}")
+        _only(key, value if asked.get(key) is None else asked[key], value)
     theta, scaling = _rope(found)
     found = {"tie_word_embeddings": False, **found, "rope_theta": theta}
     if found.get("num_key_value_heads") is None:
         found["num_key_value_heads"] = found.get("num_attention_heads")
-    fields = {field.name: field.type for field in dataclasses.fields(ModelConfig)}
-    settings = {ours: _typed(found, theirs, fields[ours]) for theirs, ours in NAMES.items()}
+    settings = {ours: _typed(found, theirs, ModelConfig.__annotations__[ours]) for theirs, ours in NAMES.items()}
     D = None if found.get("head_dim") is None else _typed(found, "head_dim", int)
     settings["head_dim"] = None if D is None or D * settings["n_head"] == settings["n_embd"] else D
     return ModelConfig(**settings, rope_scaling=scaling, qkv_bias=family == "qwen2", qk_norm=family == "qwen3")
@@ -148,11 +131,9 @@ def _rope(found: dict[str, Any]) -> tuple[float, RopeScaling | None]:
             if rope.setdefault(key, value) != value:
                 raise ValueError(f"{name} {key}={value!r:.80} contradicts {rope[key]!r:.80} elsewhere in the file")
     kind, theta = rope.pop("rope_type", "default"), _typed({"rope_theta": 10000.0} | rope, "rope_theta", float)
-    if kind not in ("default", "llama3"):
-        raise ValueError(f"rope_type={kind!r:.80} is not implemented here, only 'default' and 'llama3'")
-    if (partial := rope.pop("partial_rotary_factor", 1)) != 1:
-        raise ValueError(f"partial_rotary_factor={partial!r:.80} is not implemented here, only 1")
-    fields = {field.name: field.type for field in dataclasses.fields(RopeScaling)} if kind == "llama3" else {}
+    _only("rope_type", kind, "default", "llama3")
+    _only("partial_rotary_factor", rope.pop("partial_rotary_factor", 1), 1)
+    fields = RopeScaling.__annotations__ if kind == "llama3" else {}
     if odd := sorted(rope.keys() - fields.keys() - {"rope_theta"}):
         raise ValueError(f"{odd[0]}={rope[odd[0]]!r:.80} is not implemented here for rope_type={kind!r}")
     return theta, RopeScaling(**{key: _typed(rope, key, fields[key]) for key in fields}) if fields else None
@@ -160,11 +141,8 @@ def _rope(found: dict[str, Any]) -> tuple[float, RopeScaling | None]:
 
 def check_vocabulary(cfg: ModelConfig, tokenizer: Tokenizer) -> None:
     """Raise ValueError when the tokenizer has ids that the embedding has no row for."""
-    if tokenizer.vocab_size > cfg.vocab_size:
-        raise ValueError(
-            f"the tokenizer has {tokenizer.vocab_size} ids, but the model's embedding {cfg.vocab_size} rows "
-            "(vocab_size): they do not belong together"
-        )
+    if (ids := tokenizer.vocab_size) > (rows := cfg.vocab_size):
+        raise ValueError(f"the tokenizer has {ids} ids, but the model's embedding {rows} rows (vocab_size): no pair")
 
 
 def resolve(path: str | Path) -> Path:
@@ -202,20 +180,18 @@ def load_weights(model: Llama, folder: Path) -> None:
 @contextlib.contextmanager
 def _open(path: Path) -> Iterator[Any]:
     """A safetensors file; read, not mapped: a file cut short meanwhile is an error, not the end of the process."""
-    try:
+    with one_line(f"{path} is damaged: ", safetensors.SafetensorError, OSError):
         if not path.is_file():
             raise ValueError(f"{path} is missing: the checkpoint is incomplete; take another step_... or get it again")
         with safetensors.safe_open(path, framework="pt", backend="pread") as file:
             yield file
-    except (safetensors.SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is damaged: {' '.join(str(error).split()):.300}") from None
 
 
 def _weight_files(folder: Path) -> list[Path]:
     """model.safetensors, or the shards that the index names."""
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if index.is_file() and not single.is_file():
-        files = _read_json(index).get("weight_map")
+        files = read_json(index).get("weight_map")
         names = sorted(set(map(str, files.values()))) if isinstance(files, dict) else [str(files)]
         odd = [name for name in names if Path(name).name != name or not name[:200].endswith(".safetensors")]
         if odd or not names:
@@ -223,10 +199,8 @@ def _weight_files(folder: Path) -> list[Path]:
         return [folder / name for name in names]
     pickles = [path.name for path in sorted(folder.glob("*")) if path.suffix in (".bin", ".pt", ".pth", ".ckpt")]
     if pickles and not single.is_file():
-        raise ValueError(
-            f"{folder} has its weights in {pickles[0]}, a pickle: it could run any program and is not opened here; if "
-            "you trust it, convert it: transformers' AutoModelForCausalLM.from_pretrained(old).save_pretrained(new)"
-        )
+        why = "a pickle: it could run any program and is not opened here; if you trust it, convert it"
+        raise ValueError(f"{folder} has its weights in {pickles[0]}, {why}: {CONVERT}")
     return [single]
 
 
@@ -251,9 +225,8 @@ def _check(model: Llama, stored: Stored, folder: Path) -> None:
     wanted = dict(model.named_parameters())  # a tied head is the embedding and has no entry of its own
     if model.cfg.tie_embeddings and HEAD in stored and EMBEDDING in stored:
         with _open(stored[HEAD][0]) as one, _open(stored[EMBEDDING][0]) as other:
-            head, embedding = one.get_tensor(HEAD), other.get_tensor(EMBEDDING)
-        if not torch.equal(head, embedding):
-            raise ValueError(f"{folder}: {HEAD} is not the embedding, but config.json ties the two")
+            if not torch.equal(one.get_tensor(HEAD), other.get_tensor(EMBEDDING)):
+                raise ValueError(f"{folder}: {HEAD} is not the embedding, but config.json ties the two")
         del stored[HEAD]
     if odd := sorted(set(stored) ^ set(wanted)):
         place = "absent" if odd[0] in wanted else "not part of this model"
@@ -278,13 +251,8 @@ def _copy(model: Llama, stored: Stored) -> None:
 
 def optimizer_tensors(model: Llama, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """The optimizer's state as one flat dictionary, `<parameter>/<field>`."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
-    return {
-        f"{names[parameter]}/{field}": tensor
-        for group in optimizer.param_groups
-        for parameter in group["params"]
-        for field, tensor in optimizer.state[parameter].items()
-    }
+    states = {name: optimizer.state.get(parameter, {}) for name, parameter in model.named_parameters()}
+    return {f"{name}/{field}": tensor for name, state in states.items() for field, tensor in state.items()}
 
 
 def load_optimizer(model: Llama, optimizer: torch.optim.Optimizer, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
@@ -314,9 +282,9 @@ def _files(model: Llama, tokenizer: Tokenizer, carried: dict[str, bytes]) -> dic
     text = tokenizer.json.encode()
     carried = dict(carried) if carried.get("tokenizer.json") == text else {"tokenizer.json": text}
     dtype = str(model.lm_head.weight.dtype).removeprefix("torch.")
-    config = hf_config(model.cfg, tokenizer.end_of_text) | {"dtype": dtype, "torch_dtype": dtype}
     came = json.loads(carried.pop("config.json", b"{}"))
-    config |= {"bos_token_id": tokenizer.start} | {key: came[key] for key in SPECIAL if key in came}
+    config = hf_config(model.cfg, tokenizer.end_of_text, dtype) | {"bos_token_id": tokenizer.start}
+    config |= {key: came[key] for key in SPECIAL if key in came}
     special = tokenizer.special | {"bos_token": tokenizer.hf.id_to_token(tokenizer.start)}
     settings = {"model_max_length": model.cfg.block_size, "clean_up_tokenization_spaces": False}
     return {
@@ -337,7 +305,6 @@ def save(
     best: bool,
     keep: int,
     carried: dict[str, bytes] | None = None,
-    max_shard_bytes: int = SHARD_BYTES,
     rank: int = 0,
 ) -> Path:
     """Write out_dir/step_<step>, move `latest` (and `best`) to it, delete all but the `keep` newest and the best.
@@ -351,23 +318,20 @@ def save(
             full = whole(tensor.detach())
             if rank == 0:
                 kept[name] = full.cpu().contiguous()
-    if rank:
-        return folder
+    if rank or (folder.is_dir() and (out_dir / "latest").resolve() == folder.resolve()):
+        return folder  # rank 0 writes it; or resumed and stopped again without a step between
     if folder.is_dir():
-        if (out_dir / "latest").resolve() == folder.resolve():
-            return folder  # resumed and stopped again without a step between
         shutil.rmtree(folder)  # left by a run that was killed before `latest` moved, or went back to an earlier step
     with atomic.new_folder(folder) as temporary:
         (temporary / "training").mkdir()
         for name, content in (_files(model, tokenizer, carried or {}) | {"training/state.json": _json(state)}).items():
             (temporary / name).write_bytes(content)
-        save_torch_state_dict(weights, temporary, max_shard_size=max_shard_bytes)  # one file, or shards and their index
+        save_torch_state_dict(weights, temporary, max_shard_size=SHARD_BYTES)  # one file, or shards and their index
         save_file(memory | {"rng": torch.get_rng_state()}, temporary / "training/optimizer.safetensors")
         for path in temporary.rglob("*.safetensors"):  # written readable by their owner alone: no folder to publish
             shutil.copymode(temporary / "config.json", path)
-    atomic.link(out_dir / "latest", folder.name)
-    if best:
-        atomic.link(out_dir / "best", folder.name)
+    for link in ("latest", "best") if best else ("latest",):
+        atomic.link(out_dir / link, folder.name)
     pinned = {(out_dir / link).resolve() for link in ("latest", "best")}
     for old in sorted(out_dir.glob("step_*[0-9]"))[:-keep]:
         if old.resolve() not in pinned:
@@ -387,10 +351,7 @@ def restore(folder: Path, model: Llama, optimizer: torch.optim.Optimizer) -> Non
     """Load weights, optimizer and random generator of a checkpoint written by `save`."""
     load_weights(model, folder)
     path = folder / "training/optimizer.safetensors"
-    with _open(path) as file:
+    with _open(path) as file, one_line(f"{path} is not of this model: ", KeyError, TypeError, RuntimeError):
         tensors = ((name, file.get_tensor(name)) for name in file.keys() if name != "rng")  # one at a time
-        try:
-            load_optimizer(model, optimizer, tensors)
-            torch.set_rng_state(file.get_tensor("rng"))
-        except (KeyError, TypeError, RuntimeError) as error:
-            raise ValueError(f"{path} is not of this model: {error}") from None
+        load_optimizer(model, optimizer, tensors)
+        torch.set_rng_state(file.get_tensor("rng"))

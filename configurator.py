@@ -89,42 +89,36 @@ def read_config_file(path: str) -> list[tuple[str, str, str]]:
     if not Path(path).is_file():
         raise ValueError(f"{path}: no such config file (settings are given as --key=value)")
     try:
-        statements = ast.parse(Path(path).read_text(encoding="utf-8-sig")).body
-    except SyntaxError as error:
-        raise ValueError(f"{path}:{error.lineno}: not a `key = value` line: {error.msg}") from None
-    except UnicodeDecodeError:
-        raise ValueError(f"{path}: not a text file; a config file holds `key = value` lines") from None
-    except (ValueError, RecursionError, MemoryError) as error:  # a null byte; brackets nested too deep
-        raise ValueError(f"{path}: not a config file: {error}") from None
+        text = Path(path).read_text(encoding="utf-8-sig")
+        statements = ast.parse(text).body
+    except (ValueError, SyntaxError, RecursionError, MemoryError) as error:  # no text; no Python; nested too deep
+        place = f"{path}:{error.lineno}" if isinstance(error, SyntaxError) else path
+        raise ValueError(f"{place}: a config file holds `key = value` lines: {getattr(error, 'msg', error)}") from None
     found = []
     for i, node in enumerate(statements):
         if i == 0 and isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             continue  # the file's docstring
-        place = f"{path}:{node.lineno}"
+        place, line = f"{path}:{node.lineno}", text.splitlines()[node.lineno - 1]
         if not (isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name)):
-            raise ValueError(f"{place}: only `key = value` lines are read: {ast.unparse(node).splitlines()[0][:60]}")
+            raise ValueError(f"{place}: only `key = value` lines are read: {line:.60}")
         try:
-            found.append((node.targets[0].id, str(_literal(node.value, place)), place))
-        except (RecursionError, OverflowError) as error:  # a sum of thousands; a number of hundreds of digits
-            raise ValueError(f"{place}: not a value: {error}") from None
+            found.append((node.targets[0].id, str(_literal(node.value)), place))
+        except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError):  # 1 / 0; a sum of thousands
+            raise ValueError(f"{place}: not a number, a string, True, False or None: {line:.60}") from None
     return found
 
 
-def _literal(node: ast.expr, place: str) -> typing.Any:
-    """The value of a literal, or of + - * / over numbers."""
-    if isinstance(node, ast.BinOp) and type(node.op) in ARITHMETIC:
-        left, right = _literal(node.left, place), _literal(node.right, place)
-        if isinstance(left, int | float) and isinstance(right, int | float):
-            with contextlib.suppress(ZeroDivisionError):
-                return ARITHMETIC[type(node.op)](left, right)
+def _literal(node: ast.expr) -> str | int | float | None:
+    """The value of a literal, or of + - * / over numbers; some kind of error for anything else."""
+    if isinstance(node, ast.BinOp):
+        left, right = _literal(node.left), _literal(node.right)
+        return ARITHMETIC[type(node.op)](operator.pos(left), operator.pos(right))  # text has no sign
     if isinstance(node, ast.Name) and node.id.lower() in ("true", "false", "none"):
         return node.id.capitalize()
-    if isinstance(node, ast.Constant | ast.UnaryOp):
-        with contextlib.suppress(ValueError):
-            value = ast.literal_eval(node)
-            if isinstance(value, str | int | float | None):
-                return value
-    raise ValueError(f"{place}: not a number, a string, True, False or None: {ast.unparse(node)[:60]}")
+    value = ast.literal_eval(node)
+    if not isinstance(value, str | int | float | None):
+        raise TypeError(value)
+    return value
 
 
 def _tyro(cls: type, args: list[str], default: typing.Any, description: str | None = None) -> typing.Any:
@@ -132,14 +126,6 @@ def _tyro(cls: type, args: list[str], default: typing.Any, description: str | No
 
     options = {"use_underscores": True, "config": (tyro.conf.FlagConversionOff,)}
     return tyro.cli(cls, args=args, default=default, description=description, **options)
-
-
-def _whole(text: str) -> str:
-    """'1e3' -> '1000'; what is not a whole number stays as it is, for tyro to refuse."""
-    with contextlib.suppress(ValueError):
-        if float(text).is_integer() and not text.lstrip("+-").isdigit():
-            return str(int(float(text)))
-    return text
 
 
 def assign(cfg: typing.Any, key: str, text: str, origin: str) -> typing.Any:
@@ -153,7 +139,9 @@ def assign(cfg: typing.Any, key: str, text: str, origin: str) -> typing.Any:
     if (bool in kinds and text.lower() in ("true", "false")) or (type(None) in kinds and text.lower() == "none"):
         text = text.capitalize()
     elif int in kinds and float not in kinds:
-        text = _whole(text)
+        with contextlib.suppress(ValueError):  # '1e3' -> '1000'; tyro refuses what is not a whole number
+            if float(text).is_integer() and not text.lstrip("+-").isdigit():
+                text = str(int(float(text)))
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint), contextlib.redirect_stdout(complaint):

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn as nn
 import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
 IGNORE = -100  # a target that is not scored
@@ -66,18 +66,16 @@ class ModelConfig:
             size, most = getattr(self, key), LARGEST // self.n_head if key == "head_dim" else LARGEST
             if size is not None and not 1 <= size <= most:
                 raise ValueError(f"{key} ({size}) must be at {f'most {most}' if size > 1 else 'least 1'}")
-        if self.head_dim is None and (self.n_embd % self.n_head or self.head_width % 2):
-            fits = [h for h in range(1, self.n_embd + 1) if self.n_embd % h == 0 and (self.n_embd // h) % 2 == 0]
+        if self.head_dim is None and self.n_embd % (2 * self.n_head):
+            fits = [h for h in range(1, self.n_embd + 1) if self.n_embd % (2 * h) == 0]
             nearest = f"; try n_head={min(fits, key=lambda h: abs(h - self.n_head))}" if fits else ""
             raise ValueError(f"n_embd ({self.n_embd}) must be n_head ({self.n_head}) times an even head width{nearest}")
         if self.head_width % 2:
             raise ValueError(f"head_dim ({self.head_dim}) must be even; try head_dim={self.head_dim + 1}")
         if self.n_head % self.n_kv_head:
-            fits = [h for h in range(1, self.n_head + 1) if self.n_head % h == 0]
-            nearest = min(fits, key=lambda h: abs(h - self.n_kv_head))
-            raise ValueError(
-                f"n_head ({self.n_head}) must be divisible by n_kv_head ({self.n_kv_head}); try n_kv_head={nearest}"
-            )
+            H, Hkv = self.n_head, self.n_kv_head
+            nearest = min((h for h in range(1, H + 1) if H % h == 0), key=lambda h: abs(h - Hkv))
+            raise ValueError(f"n_head ({H}) must be divisible by n_kv_head ({Hkv}); try n_kv_head={nearest}")
         for key, usual in (("rope_theta", 10000.0), ("norm_eps", 1e-5)):
             if not 0 < getattr(self, key) < math.inf:
                 raise ValueError(f"{key} ({getattr(self, key)}) must be above 0 and finite; try {key}={usual}")
@@ -85,21 +83,16 @@ class ModelConfig:
             raise ValueError("qkv_bias (Qwen2) and qk_norm (Qwen3): no model family has both; choose one")
 
 
-class RMSNorm(nn.Module):
+class RMSNorm(nn.RMSNorm):
     """Features over their root mean square, times a gain (Zhang and Sennrich 2019, arXiv 1910.07467, eq. 4)."""
 
-    def __init__(self, width: int, eps: float):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-        self.eps = eps
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """x: (..., width); computed in float32 at least, returned in the dtype of x."""
         wide = torch.promote_types(x.dtype, torch.float32)
-        return F.rms_norm(x.to(wide), self.weight.shape, self.weight.to(wide), self.eps).to(x.dtype)
+        return F.rms_norm(x.to(wide), self.normalized_shape, self.weight.to(wide), self.eps).to(x.dtype)
 
 
-def rope_frequencies(D: int, theta: float, scaling: RopeScaling | None = None) -> torch.Tensor:
+def rope_frequencies(D: int, theta: float, scaling: RopeScaling | None = None) -> Tensor:
     """Radians per position of each pair of features, (D/2,) float32: theta^(-2i/D), stretched as Llama 3.1 does.
 
     A frequency that turns at most low_freq_factor times within the original context is divided by `factor`, one that
@@ -109,12 +102,11 @@ def rope_frequencies(D: int, theta: float, scaling: RopeScaling | None = None) -
     if scaling is None:
         return plain
     turns = scaling.original_max_position_embeddings / (2 * math.pi / plain)
-    low, high = scaling.low_freq_factor, scaling.high_freq_factor
-    keep = ((turns - low) / (high - low)).clamp(0, 1)
+    keep = ((turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)).clamp(0, 1)
     return (1 - keep) * plain / scaling.factor + keep * plain
 
 
-def rope_tables(positions: torch.Tensor, frequencies: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def rope_tables(positions: Tensor, frequencies: Tensor) -> tuple[Tensor, Tensor]:
     """cos and sin of position times frequency, (..., T, D) float32 each, for positions (..., T).
 
     In two halves: cos, cos and -sin, sin (the sign that apply_rope needs). Made anew in each forward pass, 0.1 % of it:
@@ -125,7 +117,7 @@ def rope_tables(positions: torch.Tensor, frequencies: torch.Tensor) -> tuple[tor
     return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
 
-def apply_rope(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate pairs of features by their position (RoPE, Su et al. 2021, arXiv 2104.09864, eq. 34).
 
     x: (B, H, T, D) with D even; cos, sin: (T, D) or (B, 1, T, D) float32. Returns the shape and dtype of x.
@@ -155,9 +147,9 @@ class Cache:
         self.widest = max(padding, default=0)
         self.padding = torch.tensor(padding, device=device)[:, None, None] if self.widest else None  # (B, 1, 1)
         self.real = self.slots >= self.padding[..., None] if self.padding is not None else None  # (B, 1, 1, S)
-        self.mask: torch.Tensor | None = None
+        self.mask: Tensor | None = None
 
-    def extend(self, T: int) -> torch.Tensor:
+    def extend(self, T: int) -> Tensor:
         """Take the next T slots; returns their positions, (T,) or (B, 1, T). Raises ValueError when they do not fit.
 
         Sets `mask`: which slots (1 or B, 1, T or 1, used) the T tokens see; None: each all up to its own. Padding sees
@@ -175,7 +167,7 @@ class Cache:
             self.mask = (slots <= new[:, None])[None, None] if self.begin else None
         return new if self.padding is None else new - self.padding  # those of padding are negative
 
-    def write(self, layer: int, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def write(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Keep the new tokens' keys and values, (B, Hkv, T, D); returns those of all tokens, (B, Hkv, used, D)."""
         keys, values, T = self.keys[layer], self.values[layer], k.shape[2]  # (B, Hkv, S, D) each
         keys.narrow(2, self.begin, T).copy_(k)  # narrow takes three quarters of the time of slices in all dimensions
@@ -190,23 +182,19 @@ class Linear(nn.Linear):
     model is 1.1 to 1.3 times as fast on two cores (docs/LOG.md). A smaller product is done before they wake.
     """
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """x: (..., in_features). Returns (..., out_features)."""
-        size = x.numel()
-        worth = size <= FEW_ROWS * self.in_features and size * self.out_features >= WORTH_THREADS
-        slices = self._slices(x) if worth else 1
+        plain = torch.is_grad_enabled() or torch.compiler.is_compiling() or self.weight.dtype != torch.float32
+        few = x.device.type == "cpu" and x.numel() <= FEW_ROWS * self.in_features
+        worth = few and not plain and x.numel() * self.out_features >= WORTH_THREADS
+        threads = torch.get_num_threads() if worth else 1
+        slices = math.gcd(self.out_features, 4 * threads) if threads > 1 else 1
         if slices == 1:
             return F.linear(x, self.weight, self.bias)
         w = self.weight.view(slices, -1, self.in_features)  # (slices, out / slices, in)
         y = torch.bmm(x.reshape(1, -1, self.in_features).expand(slices, -1, -1), w.transpose(1, 2))
         y = y.transpose(0, 1).reshape(*x.shape[:-1], self.out_features)  # from (slices, rows, out / slices)
         return y if self.bias is None else y + self.bias
-
-    def _slices(self, x: torch.Tensor) -> int:
-        """Into how many parts the weight is cut."""
-        plain = torch.is_grad_enabled() or torch.compiler.is_compiling() or self.weight.dtype != torch.float32
-        threads = torch.get_num_threads()
-        return 1 if plain or threads == 1 or x.device.type != "cpu" else math.gcd(self.out_features, 4 * threads)
 
 
 class Attention(nn.Module):
@@ -217,24 +205,19 @@ class Attention(nn.Module):
 
     def __init__(self, cfg: ModelConfig, layer: int):
         super().__init__()
-        self.D, self.layer, self.qk_norm = cfg.head_width, layer, cfg.qk_norm
+        self.D, self.layer = cfg.head_width, layer
         self.q_proj = Linear(cfg.n_embd, cfg.n_head * self.D, bias=cfg.qkv_bias)
         self.k_proj = Linear(cfg.n_embd, cfg.n_kv_head * self.D, bias=cfg.qkv_bias)
         self.v_proj = Linear(cfg.n_embd, cfg.n_kv_head * self.D, bias=cfg.qkv_bias)
         self.o_proj = Linear(cfg.n_head * self.D, cfg.n_embd, bias=False)
-        if cfg.qk_norm:
-            self.q_norm, self.k_norm = RMSNorm(self.D, cfg.norm_eps), RMSNorm(self.D, cfg.norm_eps)
+        self.q_norm, self.k_norm = (RMSNorm(self.D, cfg.norm_eps) if cfg.qk_norm else nn.Identity() for _ in range(2))
 
-    def forward(
-        self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, cache: Cache | None = None
-    ) -> torch.Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: Cache | None = None) -> Tensor:
         """x: (B, T, C); cos, sin: (T, D) or (B, 1, T, D). Returns (B, T, C)."""
         B, T, C = x.shape
-        q = self.q_proj(x).view(B, T, -1, self.D)  # (B, T, H, D)
-        k = self.k_proj(x).view(B, T, -1, self.D)  # (B, T, Hkv, D)
+        q = self.q_norm(self.q_proj(x).view(B, T, -1, self.D))  # (B, T, H, D)
+        k = self.k_norm(self.k_proj(x).view(B, T, -1, self.D))  # (B, T, Hkv, D)
         v = self.v_proj(x).view(B, T, -1, self.D).transpose(1, 2)  # (B, Hkv, T, D)
-        if self.qk_norm:
-            q, k = self.q_norm(q), self.k_norm(k)
         q, k = apply_rope(q.transpose(1, 2), cos, sin), apply_rope(k.transpose(1, 2), cos, sin)  # (B, H or Hkv, T, D)
         if x.device.type == "cpu":  # torch's CPU attention is 7 times slower in bf16 than in fp32 (docs/LOG.md)
             wide = torch.promote_types(q.dtype, torch.float32)
@@ -262,7 +245,7 @@ class MLP(nn.Module):
         self.up_proj = Linear(cfg.n_embd, cfg.ffn_hidden, bias=False)
         self.down_proj = Linear(cfg.ffn_hidden, cfg.n_embd, bias=False)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """x: (B, T, C). Returns (B, T, C)."""
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
@@ -277,7 +260,7 @@ class Block(nn.Module):
         self.post_attention_layernorm = RMSNorm(cfg.n_embd, cfg.norm_eps)
         self.mlp = MLP(cfg)
 
-    def forward(self, x: torch.Tensor, *context: Any) -> torch.Tensor:
+    def forward(self, x: Tensor, *context: Any) -> Tensor:
         """x: (B, T, C); context: cos, sin and cache for Attention. Returns (B, T, C)."""
         x = x + self.self_attn(self.input_layernorm(x), *context)
         return x + self.mlp(self.post_attention_layernorm(x))
@@ -299,12 +282,7 @@ class Decoder(nn.Module):
         self.norm = RMSNorm(cfg.n_embd, cfg.norm_eps)
         self.register_buffer("frequencies", rope_frequencies(*self.rope), persistent=False)  # (D/2,)
 
-    def _apply(self, *args: Any, **kwargs: Any) -> nn.Module:
-        super()._apply(*args, **kwargs)  # .to(device), .bfloat16(): in bfloat16 only 513 of 1024 positions would differ
-        self.frequencies = rope_frequencies(*self.rope).to(self.frequencies.device)
-        return self
-
-    def forward(self, idx: torch.Tensor, cache: Cache | None = None) -> torch.Tensor:
+    def forward(self, idx: Tensor, cache: Cache | None = None) -> Tensor:
         """idx: (B, T) ids, with a cache the next T of each row. Returns (B, T, C)."""
         T = idx.shape[1]
         positions = torch.arange(T, device=idx.device) if cache is None else cache.extend(T)
@@ -328,7 +306,7 @@ class LinearCrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         """x: (N, C); weight: (V, C); targets: (N,) with IGNORE for rows not scored. Returns nats, a float32 scalar."""
         kind = x.device.type
         low = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
@@ -350,7 +328,7 @@ class LinearCrossEntropy(torch.autograd.Function):
         return loss
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         """grad: scalar. Returns the gradients of x and weight."""
         grad_x, grad_w = ctx.saved_tensors
         return grad_x * grad.to(grad_x.dtype), grad_w * grad, None
@@ -371,12 +349,13 @@ class Llama(nn.Module):
                 parameter.copy_(value)
 
     def _apply(self, *args: Any, **kwargs: Any) -> nn.Module:
-        super()._apply(*args, **kwargs)
+        super()._apply(*args, **kwargs)  # .to(device), .bfloat16(): in bfloat16 only 513 of 1024 positions would differ
+        self.model.frequencies = rope_frequencies(*self.model.rope).to(self.model.frequencies.device)
         if self.cfg.tie_embeddings:  # to_empty() makes one new tensor for each name
             self.lm_head.weight = self.model.embed_tokens.weight
         return self
 
-    def initial_weights(self) -> Iterator[tuple[nn.Parameter, torch.Tensor]]:
+    def initial_weights(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
         """Each parameter with its first value, drawn on the CPU whatever the parameter's device.
 
         Normal, std 0.02; 0.02 / sqrt(2L) for matrices that write to the stream (GPT-2, Radford et al. 2019, 2.3).
@@ -392,8 +371,8 @@ class Llama(nn.Module):
             yield parameter, value
 
     def forward(
-        self, idx: torch.Tensor, targets: torch.Tensor | None = None, cache: Cache | None = None, last: bool = False
-    ) -> torch.Tensor:
+        self, idx: Tensor, targets: Tensor | None = None, cache: Cache | None = None, last: bool = False
+    ) -> Tensor:
         """Logits (B, T, V) of ids (B, T); with targets (B, T) the summed loss in nats instead, a float32 scalar.
 
         Targets equal to IGNORE are not scored; divide by the number of the others for the mean. With a cache the ids
@@ -407,10 +386,8 @@ class Llama(nn.Module):
 
     def parameter_groups(self, weight_decay: float) -> list[dict]:
         """Optimizer groups: decay for the matrices inside the blocks, none for embedding, head, gains and biases."""
-        decayed, others = [], []
-        for name, parameter in self.named_parameters():
-            inner = parameter.dim() == 2 and name.startswith("model.layers.")
-            (decayed if inner else others).append(parameter)
+        decayed = [parameter for parameter in self.model.layers.parameters() if parameter.dim() == 2]
+        others = [parameter for parameter in self.parameters() if all(parameter is not p for p in decayed)]
         return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
 
     def num_parameters(self) -> int:
@@ -423,6 +400,6 @@ class Llama(nn.Module):
         6 for each weight of a matrix product (the head is one, tied or not; the embedding is a look-up), and 12 L H D T
         for the scores and sums of attention, the causal half not subtracted (PaLM, arXiv 2204.02311, appendix B).
         """
-        matrices = [p for name, p in self.named_parameters() if p.dim() == 2 and name.startswith("model.layers.")]
-        products = sum(matrix.numel() for matrix in matrices) + self.lm_head.weight.numel()
+        matrices = self.parameter_groups(weight_decay=0.0)[0]["params"]  # those inside the blocks
+        products = sum(matrix.numel() for matrix in [*matrices, self.lm_head.weight])
         return 6 * products + 12 * self.cfg.n_layer * self.cfg.n_head * self.cfg.head_width * T

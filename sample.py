@@ -10,6 +10,7 @@ folder of the Llama family; the tokenizer comes with it.
 import configurator  # before torch and the others: Ctrl-C during their import is one line too
 
 # isort: split
+import contextlib
 import json
 import sys
 import time
@@ -23,7 +24,7 @@ import torch
 import checkpoint
 from model import Cache, Llama
 from sampler import hash_key
-from tokenizer import TextStream, Tokenizer
+from tokenizer import TextStream, Tokenizer, one_line
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ class SampleConfig:
     max_new_tokens: int = 200  # at most; a text also ends at end-of-text and where the model's context is full
     temperature: float = 0.8  # 0 or top_k=1: always the likeliest token
     top_k: int | None = None  # draw among the k likeliest tokens only
-    top_p: float | None = None  # ... among the likeliest that together have this probability
-    min_p: float | None = None  # ... among those that have at least this share of the likeliest one's probability
+    top_p: float = 1.0  # ... among the likeliest that together have this probability
+    min_p: float = 0.0  # ... among those that have at least this share of the likeliest one's probability
     stop: str | None = None  # end a text before this string; several: a JSON list, '["\n\n", "Q:"]'
     seed: int = 1337  # of the random draws
     device: str = "auto"  # cpu, cuda, cuda:1, mps; auto: cuda if there is one
@@ -53,20 +54,16 @@ class SampleConfig:
         for key in ("num_samples", "batch_size", "max_new_tokens", "top_k"):
             if (value := getattr(self, key)) is not None and value < 1:
                 raise ValueError(f"{key} ({value}) must be at least 1")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
+        if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p ({self.top_p}) must be above 0 and at most 1")
-        if self.min_p is not None and not 0 <= self.min_p <= 1:
+        if not 0 <= self.min_p <= 1:
             raise ValueError(f"min_p ({self.min_p}) must be at least 0 and at most 1")
         if self.prompt and self.prompt_file is not None:
             raise ValueError("give --prompt or --prompt_file, not both")
 
 
 def probabilities(
-    logits: torch.Tensor,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    min_p: float | None = None,
+    logits: torch.Tensor, temperature: float = 1.0, top_k: int | None = None, top_p: float = 1.0, min_p: float = 0.0
 ) -> torch.Tensor:
     """What a next token is drawn from: logits (B, V) -> probabilities (B, V), filtered in the order of the arguments.
 
@@ -78,12 +75,11 @@ def probabilities(
     if top_k is not None and top_k < logits.shape[1]:
         logits = logits.masked_fill(logits < logits.topk(top_k).values[:, -1:], -torch.inf)
     p = logits.softmax(1)
-    if top_p is not None and top_p < 1:
+    if top_p < 1:
         ordered, places = p.sort(dim=1, descending=True, stable=True)
         beyond = ordered.cumsum(1) - ordered >= top_p  # those before it have top_p already
         p = torch.zeros_like(p).scatter_(1, places, ordered.masked_fill(beyond, 0))
-    if min_p is not None:
-        p = p.masked_fill(p < min_p * p.amax(1, keepdim=True), 0)
+    p = p.masked_fill(p < min_p * p.amax(1, keepdim=True), 0)
     return p / p.sum(1, keepdim=True)
 
 
@@ -102,19 +98,18 @@ def decode(
     vocab_size: int,
     stops: Iterable[int] = (),
     temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    min_p: float | None = None,
     seeds: Sequence[int] = (),
     ended: set[int] | None = None,
     compile: bool = False,
+    **filters: float | None,
 ) -> Iterator[list[int | None]]:
     """Continue several prompts at once: yields the next id of each, None for those that have ended.
 
     A text ends at an id of `stops` (which is not shown), after max_new_tokens, when it fills the model's block_size, or
     when the caller adds its row to `ended`. seeds: one a prompt (default 0, 1, ...); a text follows from its prompt and
     seed, not from the others in the batch (but for the rounding of sums in another order). Ids from vocab_size on
-    (padding of the embedding) are never drawn. Raises ValueError for a prompt that is empty or leaves no room.
+    (padding of the embedding) are never drawn. temperature and filters: those of `probabilities`; with
+    temperature=0 or top_k=1 always the likeliest. Raises ValueError for a prompt that is empty or leaves no room.
     """
     device, block_size, stops = model.lm_head.weight.device, model.cfg.block_size, set(stops)
     lengths = [len(prompt) for prompt in prompts]
@@ -130,10 +125,10 @@ def decode(
     forward = torch.compile(model, dynamic=True) if compile else model
     for step in range(steps):
         logits = (model if step == 0 else forward)(tokens, cache=cache, last=True)[:, -1, :vocab_size]  # (B, V)
-        if temperature == 0 or top_k == 1:
+        if temperature == 0 or filters.get("top_k") == 1:
             tokens = logits.argmax(1, keepdim=True)  # (B, 1)
         else:
-            tokens = draw(probabilities(logits, temperature, top_k, top_p, min_p), uniform[:, step])[:, None]
+            tokens = draw(probabilities(logits, temperature, **filters), uniform[:, step])[:, None]
         found = tokens[:, 0].tolist()
         ended.update(row for row, token in enumerate(found) if token in stops or lengths[row] + step >= block_size)
         if len(ended) == len(prompts):
@@ -151,39 +146,12 @@ def check_prompts(prompts: Sequence[Sequence[int]], block_size: int) -> None:
             raise ValueError(f"the prompt has {n} tokens, the model's context is {block_size}; shorten the prompt")
 
 
-class Text:
-    """The text of one continuation while it comes: whole characters, cut before a stop string."""
-
-    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], stops: Sequence[str]):
-        self.stream, self.stops, self.held, self.stopped = TextStream(tokenizer, prompt), stops, "", False
-
-    def feed(self, token: int) -> str:
-        """What can be shown now; sets `stopped` when a stop string has come."""
-        return self._cut(self.stream.feed(token), final=False)
-
-    def finish(self) -> str:
-        """What was held back because a stop string, or a character, might have been under way."""
-        return "" if self.stopped else self._cut(self.stream.finish(), final=True)
-
-    def _cut(self, new: str, final: bool) -> str:
-        text = self.held + new
-        if places := [text.find(stop) for stop in self.stops if stop in text]:
-            self.stopped = True
-            return text[: min(places)]
-        begun = [n for stop in self.stops for n in range(1, len(stop)) if text.endswith(stop[:n])]
-        keep = len(text) - (0 if final else max(begun, default=0))
-        self.held = text[keep:]
-        return text[:keep]
-
-
 def pick_device(name: str) -> torch.device:
     """'auto' is cuda when there is one, else cpu. Raises ValueError for a device this machine lacks."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
+    with one_line(f"--device={name} cannot be used here: ", RuntimeError, AssertionError):
         return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device={name} cannot be used here: {str(error).splitlines()[0]}") from None
 
 
 def weight_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -197,22 +165,20 @@ def read_prompts(cfg: SampleConfig) -> list[str]:
     if cfg.prompt_file is None:
         return [cfg.prompt]
     name = "standard input" if cfg.prompt_file == "-" else cfg.prompt_file
-    try:
-        data = sys.stdin.buffer.read() if cfg.prompt_file == "-" else Path(cfg.prompt_file).read_bytes()
+    data = sys.stdin.buffer.read() if cfg.prompt_file == "-" else Path(cfg.prompt_file).read_bytes()
+    with one_line(f"{name}: not UTF-8 text: ", UnicodeDecodeError):
         text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{name}: not UTF-8 text: {error}") from None
     if not cfg.prompt_file.endswith(".jsonl"):
         return [text.removesuffix("\n").removesuffix("\r")]
     prompts = []
     for number, line in enumerate(text.splitlines(), start=1):
         try:
             found = json.loads(line)
-            prompts.append(found["prompt"] if isinstance(found, dict) else found)
-        except (ValueError, KeyError):
-            raise ValueError(f'{name}:{number}: not a JSON string, nor an object with "prompt"') from None
+        except ValueError:
+            found = None
+        prompts.append(found.get("prompt") if isinstance(found, dict) else found)
         if not isinstance(prompts[-1], str):
-            raise ValueError(f"{name}:{number}: the prompt is {prompts[-1]!r}, not a string")
+            raise ValueError(f'{name}:{number}: not a JSON string, nor an object with a string "prompt": {line:.80}')
     if not prompts:
         raise ValueError(f"{name} holds no prompt")
     return prompts
@@ -220,15 +186,13 @@ def read_prompts(cfg: SampleConfig) -> list[str]:
 
 def stop_strings(stop: str | None) -> list[str]:
     """The strings that --stop names: one, or a JSON list of them."""
-    if stop is None or not stop.startswith("["):
+    if not stop or not stop.startswith("["):
         return [stop] if stop else []
-    try:
+    with contextlib.suppress(ValueError):
         found = json.loads(stop)
-    except ValueError as error:
-        raise ValueError(f"--stop={stop} looks like a JSON list and is none: {error}") from None
-    if not all(isinstance(text, str) and text for text in found):
-        raise ValueError(f"--stop={stop} must be a list of strings that are not empty")
-    return found
+        if all(isinstance(text, str) and text for text in found):
+            return found
+    raise ValueError(f"--stop={stop} looks like a JSON list, but is no list of strings that are not empty")
 
 
 def main(cfg: SampleConfig) -> None:
@@ -246,7 +210,7 @@ def main(cfg: SampleConfig) -> None:
     tokens, start_s, full = 0, time.perf_counter(), False
     for begin in range(0, len(wanted), cfg.batch_size):
         rows = wanted[begin : begin + cfg.batch_size]
-        texts = [Text(tokenizer, ids[i], stops) for i in rows]
+        texts = [TextStream(tokenizer, ids[i], stops) for i in rows]
         unseen, new, ended = [prompts[i] for i in rows], [0] * len(rows), set[int]()
         seeds = [hash_key(cfg.seed, begin + row) for row in range(len(rows))]
         shown = 0  # the text that is being written; the others wait for their turn
@@ -255,8 +219,7 @@ def main(cfg: SampleConfig) -> None:
                 if token is not None:
                     new[row] += 1
                     unseen[row] += texts[row].feed(token)
-                    if texts[row].stopped:
-                        ended.add(row)
+            ended.update(row for row, text in enumerate(texts) if text.stopped)
             print(unseen[shown], end="", flush=True)
             unseen[shown] = ""
             while shown in ended and shown < len(rows) - 1:

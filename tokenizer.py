@@ -9,12 +9,11 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-import tiktoken
 import tiktoken.load
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as HFTokenizer
@@ -34,16 +33,11 @@ GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s
 SMOLLM_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+|[NUMBER]| ?[^\s\p{L}NUMBER]+|\s+(?![^\sNUMBER])|\s+"
 SMOLLM_PATTERN = SMOLLM_PATTERN.replace("NUMBER", r"\p{N}\x{11DE0}-\x{11DE9}\x{16FF4}-\x{16FF6}")
 UPPER, LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-O200K_PATTERN = (
-    rf"[^\r\n\p{{L}}\p{{N}}]?(?:{UPPER}*{LOWER}+|{UPPER}+{LOWER}*)(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
-    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+O200K_PATTERN = rf"[^\r\n\p{{L}}\p{{N}}]?(?:{UPPER}*{LOWER}+|{UPPER}+{LOWER}*)(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+O200K_PATTERN += r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 # tiktoken's encodings by name: how they cut text (in patterns of the same effect, without `$`), the end-of-text id.
-ENCODINGS = {
-    "gpt2": (GPT2_PATTERN, 50256),
-    "cl100k_base": (LLAMA3_PATTERN, 100257),
-    "o200k_base": (O200K_PATTERN, 199999),
-}
+ENCODINGS = {"gpt2": (GPT2_PATTERN, 50256), "cl100k_base": (LLAMA3_PATTERN, 100257)}
+ENCODINGS["o200k_base"] = O200K_PATTERN, 199999
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> str:
@@ -55,15 +49,12 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> str:
     if vocab_size < 257:
         raise ValueError(f"vocab_size ({vocab_size}) must be at least 257: 256 bytes and the end-of-text token")
     tokenizer = HFTokenizer(models.BPE())
-    tokenizer.pre_tokenizer = _pre_tokenizers()[PATTERN]
-    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.pre_tokenizer, tokenizer.decoder = _pre_tokenizers()[PATTERN], decoders.ByteLevel()
     options = {"initial_alphabet": pre_tokenizers.ByteLevel.alphabet(), "show_progress": sys.stderr.isatty()}
     tokenizer.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=vocab_size - 1, **options))
-    if (possible := tokenizer.get_vocab_size() + 1) < vocab_size:
-        raise ValueError(
-            f"vocab_size ({vocab_size}) is too large for this corpus: only {possible} ids can be learnt from it; "
-            f"set --vocab_size={possible} or less"
-        )
+    if (most := tokenizer.get_vocab_size() + 1) < vocab_size:
+        reason = f"only {most} ids can be learnt from it; set --vocab_size={most} or less"
+        raise ValueError(f"vocab_size ({vocab_size}) is too large for this corpus: {reason}")
     tokenizer.add_special_tokens([END_OF_TEXT])
     return tokenizer.to_str()
 
@@ -100,20 +91,18 @@ def from_tiktoken(name: str) -> str | None:
     """
     path = Path(name)
     if path.is_dir() and (path / "vocab.bpe").is_file():
-        known = "gpt2"
-    elif path.suffix == ".tiktoken" or (name in ENCODINGS and not path.exists()):
-        known = path.stem
+        files = str(path / "vocab.bpe"), str(path / "encoder.json")
+        known, read = "gpt2", lambda: tiktoken.load.data_gym_to_mergeable_bpe_ranks(*files)
+    elif path.suffix == ".tiktoken":
+        known, read = path.stem, lambda: tiktoken.load.load_tiktoken_bpe(name)
+    elif name in ENCODINGS and not path.exists():
+        known, read = name, lambda: tiktoken.get_encoding(name)._mergeable_ranks
     else:
         return None
     if known not in ENCODINGS:
         raise ValueError(f"--tokenizer={name}: unknown encoding; known are {', '.join(ENCODINGS)}")
-    with _one_line(f"--tokenizer={name}: its table cannot be had; fetch {known}.tiktoken, give its path: "):
-        if path.is_dir():
-            ranks = tiktoken.load.data_gym_to_mergeable_bpe_ranks(str(path / "vocab.bpe"), str(path / "encoder.json"))
-        elif path.suffix:
-            ranks = tiktoken.load.load_tiktoken_bpe(name)
-        else:
-            ranks = tiktoken.get_encoding(name)._mergeable_ranks
+    with one_line(f"--tokenizer={name}: its table cannot be had; fetch {known}.tiktoken, give its path: "):
+        ranks = read()
     pattern, end_of_text = ENCODINGS[known]
     character = {byte: character for character, byte in _byte_of_character().items()}
     spelt = {token: "".join(map(character.get, token)) for token in ranks}
@@ -131,7 +120,8 @@ class Tokenizer:
 
     Attributes: vocab_size (ids run from 0 to vocab_size - 1, perhaps with holes), end_of_text and end_of_text_token (id
     and spelling of what ends a document), stops (all ids at which generation ends, that one included), bos (the id that
-    every prompt begins with, or None), json (the file's text), special (special tokens by name, eos_token among them).
+    every prompt begins with, or None), start (the id with which a text begins that has no other: bos, or what ended the
+    document before), json (the file's text), special (special tokens by name, eos_token among them).
     """
 
     def __init__(self, text: str, settings: dict[str, Any] | None = None):
@@ -169,11 +159,7 @@ class Tokenizer:
             if max(prompt.ids) >= self.vocab_size:
                 raise ValueError(f"its post-processor adds id {max(prompt.ids)}, the largest is {self.vocab_size - 1}")
             self.bos = prompt.ids[0] if prompt.special_tokens_mask[0] else None
-
-    @property
-    def start(self) -> int:
-        """The id with which a text begins that has no other: bos, or what ended the document before."""
-        return self.end_of_text if self.bos is None else self.bos
+        self.start = self.end_of_text if self.bos is None else self.bos
 
     def same(self, other: "Tokenizer") -> bool:
         """Whether both turn every document into the same ids, its end included."""
@@ -185,12 +171,11 @@ class Tokenizer:
     @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":
         """Read a tokenizer.json, or the one in a folder, with the settings beside it. ValueError names the file."""
-        path = Path(path)
-        path = path / "tokenizer.json" if path.is_dir() else path
+        path = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
         if not path.is_file():
             raise ValueError(f"{path}: no such tokenizer file")
         settings = _settings(path.parent) if path.name == "tokenizer.json" else {}
-        with _one_line(f"{path}: not a usable tokenizer.json: "):
+        with one_line(f"{path}: not a usable tokenizer.json: "):
             return cls(path.read_text(encoding="utf-8"), settings)
 
     @cached_property
@@ -205,9 +190,8 @@ class Tokenizer:
         or, when `ignore_merges` lets it stand for a whole word, must stay in three pieces or more.
         """
         model = self.hf.model
-        if not isinstance(model, models.BPE) or model.dropout or model.end_of_word_suffix:
-            return None
-        if not isinstance(self.hf.normalizer, (type(None), normalizers.NFC)):
+        plain = isinstance(model, models.BPE) and not model.dropout and not model.end_of_word_suffix
+        if not plain or not isinstance(self.hf.normalizer, normalizers.NFC | None):
             return None
         cuts = _state(self.hf.pre_tokenizer)
         pattern = next((pattern for pattern, known in _pre_tokenizers().items() if _state(known) == cuts), None)
@@ -266,56 +250,62 @@ class Tokenizer:
             plain = self.hf.normalizer.normalize_str(text)  # not unicodedata: its version of Unicode may be another
         if any(token in text or token in plain for token in self._not_special):
             return self._encode(text)
-        try:
+        with suppress(ValueError), one_line(""):  # tiktoken's regex overflows its stack on a run of a million spaces
             return self.fast.encode_ordinary(plain)
-        except BaseException as panic:  # tiktoken's regex overflows its stack on a run of a million spaces
-            if type(panic).__name__ != "PanicException":
-                raise
         return self._encode(text)
 
     def _encode(self, text: str, prompt: bool = False) -> list[int]:
         self.hf.encode_special_tokens = not prompt  # a document that spells <|endoftext|> does not end there
         try:
-            with _one_line("the tokenizer cannot encode this text: "):
+            with one_line("the tokenizer cannot encode this text: "):
                 return self.hf.encode(text, add_special_tokens=prompt).ids
         except ValueError:
             known = self.hf.get_vocab()
-            unknown = sorted({character for character in text if character not in known})
+            unknown = sorted(set(text) - known.keys())
             if not isinstance(self.hf.model, models.WordLevel) or not unknown:
                 raise
             raise ValueError(f"the tokenizer has no id for {unknown[:5]!r}; it knows {len(known)} characters") from None
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of `ids`; special tokens are shown, bytes that are no UTF-8 become U+FFFD."""
-        with _one_line("the tokenizer cannot decode these ids: "):
+        with one_line("the tokenizer cannot decode these ids: "):
             return self.hf.decode(list(ids), skip_special_tokens=False)
 
 
 class TextStream:
-    """Text of ids that come one by one, in whole characters; all of it together is decode(all ids).
+    """Text of ids that come one by one, in whole characters; all of it together is decode(all ids), cut before the
+    first of the strings `stops`.
 
     (DecodeStream of `tokenizers` drops what is unfinished at the end, and fails on bytes that are no UTF-8.)
     """
 
-    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int] = ()):
+    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int] = (), stops: Sequence[str] = ()):
         """`prompt`: ids that come before, whose text is not wanted."""
-        self.tokenizer = tokenizer
+        self.tokenizer, self.stops, self.stopped = tokenizer, stops, False  # stopped: a stop string has come
+        self.begun = tuple(stop[:n] for stop in stops for n in range(1, len(stop)))
         self.shown = list(prompt)  # the last ids whose text is out; decoders treat the first of all ids differently
         self.held: list[int] = []
 
     def feed(self, token_id: int) -> str:
-        """The text that is certain now, perhaps none."""
+        """The text that is certain now, perhaps none; sets `stopped` when a stop string has come."""
         self.held.append(token_id)
-        token, text = self.tokenizer.hf.id_to_token(token_id), self.finish()
+        token, text = self.tokenizer.hf.id_to_token(token_id), self._unseen()
         # A run of byte tokens (<0xE6>) becomes U+FFFD from its start when one byte is wrong; an id without a token
         # does not end the run.
         if not text or text.endswith("\ufffd") or token is None or token.startswith("<0x"):
             return ""
-        self.shown, self.held = self.held, []
-        return text
+        if text.endswith(self.begun) and not any(stop in text for stop in self.stops):
+            return ""
+        return self.finish()
 
     def finish(self) -> str:
-        """What is held back."""
+        """What was held back because a character, or a stop string, might have been under way."""
+        text, self.shown, self.held = self._unseen(), self.held, []
+        places = [text.find(stop) for stop in self.stops if stop in text]
+        self.stopped |= bool(places)
+        return text[: min(places, default=None)]
+
+    def _unseen(self) -> str:
         before = self.tokenizer.decode(self.shown)
         return self.tokenizer.decode(self.shown + self.held)[len(before) :]
 
@@ -342,14 +332,7 @@ def _settings(folder: Path) -> dict[str, Any]:
     """What stands beside a tokenizer.json: special tokens by name, and eos_token_id; found where transformers looks."""
 
     def read(name: str) -> dict[str, Any]:
-        path = folder / name
-        if not path.is_file():
-            return {}
-        with _one_line(f"{path}: not usable: "):
-            found = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(found, dict):
-                raise ValueError(f"it holds a {type(found).__name__}, not an object")
-        return found
+        return read_json(folder / name) if (folder / name).is_file() else {}
 
     settings = read("tokenizer_config.json")
     if "added_tokens_decoder" not in settings:  # the newer place for what the map said
@@ -357,13 +340,23 @@ def _settings(folder: Path) -> dict[str, Any]:
     return settings | {"eos_token_id": (read("config.json") | read("generation_config.json")).get("eos_token_id")}
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises ValueError, in one line."""
+    with one_line(f"{path}: not readable as JSON: "):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError(f"it holds a {type(found).__name__}, not an object")
+    return found
+
+
 @contextmanager
-def _one_line(prefix: str) -> Iterator[None]:
-    """Raise ValueError, in one line, for any error: `tokenizers` raises bare Exceptions, and panics, which are none."""
+def one_line(prefix: str, *kinds: type[Exception]) -> Iterator[None]:
+    """Raise ValueError, in one line, for errors of these kinds, or of any: `tokenizers` raises bare Exceptions, and
+    panics, which are none."""
     try:
         yield
     except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        if not isinstance(error, kinds or Exception) and type(error).__name__ != "PanicException":
             raise
         raise ValueError(prefix + " ".join(str(error).split())[:300]) from None
 
