@@ -122,10 +122,9 @@ class Documents:
             for place, document_id in zip(places, ids, strict=False):
                 if ids.count(document_id) > 1:
                     other = places[len(ids) - 1 - ids[::-1].index(document_id)]
-                    raise ValueError(
-                        f"two documents have the id '{document_id}': {place} and {other}; ids must be unique: correct "
-                        "them, or begin an empty folder with --id_column=None to have them made"
-                    )
+                    advice = "correct them, or begin an empty folder with --id_column=None to have them made"
+                    found = f"two documents have the id '{document_id}': {place} and {other}"
+                    raise ValueError(f"{found}; ids must be unique: {advice}")
 
 
 def canonical_order(documents: Documents) -> tuple[np.ndarray, np.ndarray]:

@@ -23,8 +23,6 @@ COMPRESSION = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 READ_BYTES = 1 << 12  # what a damaged place can cost of the text before it
 STREAM = re.compile(rb"BZh[1-9]1AY&SY")  # how a bz2 stream begins: its level, and the mark of its first block
 PAGE, PAGE_END, DUMP_END = b"<page>", b"</page>", b"</mediawiki>"
-NAMESPACE = re.compile(rb"<ns>(-?\d+)</ns>")
-REDIRECT = re.compile(rb"<redirect\b")
 DATED = re.compile(r"(\w+)-(\d{8})-")  # enwiki-20231101-pages-articles.xml.bz2
 
 
@@ -98,11 +96,8 @@ def read_site(path: str) -> Site:
     dated = DATED.match(name)
     wiki = found.findtext("dbname") or (dated[1] if dated else "wiki")
     local = [i.text or "" for i in found.iter("namespace") if i.get("key") in ("-2", "6", "14")]
-    return Site(
-        prefix=f"{wiki}/{dated[2] if dated else name.split('.')[0]}/",
-        base=(found.findtext("base") or "").rpartition("/")[0],
-        hidden=hidden_namespaces(local),
-    )
+    prefix, base = f"{wiki}/{dated[2] if dated else name.split('.')[0]}/", found.findtext("base") or ""
+    return Site(prefix, base.rpartition("/")[0], hidden_namespaces(local))
 
 
 def streams(path: str, size: int) -> list[tuple[int, int]]:
@@ -169,20 +164,15 @@ def pages(data: bytes, limit: int, site: Site) -> Iterator[Document | str]:
         if end < 0:
             return  # the file is cut off here
         position = end + len(PAGE_END)
-        namespace = NAMESPACE.search(data, start, end)
-        if namespace is not None and namespace[1] != b"0":
-            yield "other_namespace"
-            continue
-        if REDIRECT.search(data, start, data.find(b"<text", start, end)):
-            yield "redirect"
-            continue
         try:
             page = ElementTree.fromstring(data[start:position])
         except ElementTree.ParseError as error:
             raise ValueError(f"damaged XML in the page that begins {data[start : start + 80]!r}: {error}") from None
         title, text = page.findtext("title") or "", page.findtext("revision/text") or ""
-        if is_redirect(text):  # dumps before 2012 say it in the text only
-            yield "redirect"
-            continue
         url = f"{site.base}/{quote(title.replace(' ', '_'))}" if site.base else ""
-        yield Document(f"{site.prefix}{page.findtext('id')}", title, url, text)
+        if page.findtext("ns", "0") != "0":
+            yield "other_namespace"
+        elif page.find("redirect") is not None or is_redirect(text):  # dumps before 2012 say it in the text only
+            yield "redirect"
+        else:
+            yield Document(f"{site.prefix}{page.findtext('id')}", title, url, text)

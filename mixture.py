@@ -107,16 +107,13 @@ def open_tokenizer(metas: dict[Path, dict[str, Any]]) -> Tokenizer:
     opened: dict[Path, Tokenizer] = {}
     for folder, meta in metas.items():
         if "note" in meta and not (folder / "tokenizer.json").is_file():
-            raise ValueError(
-                f"{folder} has token ids but no tokenizer.json; put the one there that made them (for GPT-2's ids that "
-                f"of huggingface.co/openai-community/gpt2), so that the model can be given text"
-            )
+            advice = "put the one there that made them (for GPT-2's ids that of huggingface.co/openai-community/gpt2)"
+            raise ValueError(f"{folder} has token ids but no tokenizer.json; {advice}, so that the model can have text")
         opened[folder] = Tokenizer.load(folder)
         first = next(iter(opened))
         if not opened[folder].same(opened[first]):
-            raise ValueError(
-                f"{folder} and {first} have different tokenizers; prepare one of them again with --tokenizer={first}"
-            )
+            advice = f"prepare one of them again with --tokenizer={first}"
+            raise ValueError(f"{folder} and {first} have different tokenizers; {advice}")
     return opened[first]
 
 

@@ -81,9 +81,8 @@ class PrepareConfig:
     def check(self) -> None:
         """Raise ValueError for settings that cannot work."""
         if not self.source or not self.data_dir:
-            raise ValueError(
-                "nothing to prepare: give --source=... and --data_dir=..., or a file such as config/data_pydocs.py"
-            )
+            advice = "give --source=... and --data_dir=..., or a file such as config/data_pydocs.py"
+            raise ValueError(f"nothing to prepare: {advice}")
         workers, size = self.num_workers, self.vocab_size
         for key, fits, advice in (
             ("val_fraction", 0 < self.val_fraction < 1, "must lie between 0 and 1; 0.01 is usual"),
@@ -235,9 +234,8 @@ def make_documents(cfg: PrepareConfig, pieces: list[Piece], folder: Path, worker
         if not counts["kept"]:
             shutil.rmtree(folder / "documents")  # nothing finished: the settings may change
             dropped = ", ".join(f"{counts[name]} {name}" for name in FILTERS if counts[name])
-            raise ValueError(
-                f"--source={cfg.source}: no document left of {counts['in']} ({dropped}); check the source, the filters"
-            )
+            left = f"no document left of {counts['in']} ({dropped}); check the source, the filters"
+            raise ValueError(f"--source={cfg.source}: {left}")
         atomic.write_json(done, {"parts": len(paths), "documents": counts, "dropped": examples})
     found = json.loads(done.read_text(encoding="utf-8"))
     return [folder / f"documents/part_{i:05d}.parquet" for i in range(found["parts"])], found
@@ -284,10 +282,8 @@ def source_file(document_id: str) -> str:
     """The file that an id names, its part before '#'. Raises ValueError for the source's own ids, which name none."""
     name, hash_mark, _ = document_id.rpartition("#")
     if not hash_mark:
-        raise ValueError(
-            f"split_by=file needs ids that name a file, not '{document_id}'; "
-            "set --id_column=None (and give an empty --data_dir if documents are there already)"
-        )
+        advice = "set --id_column=None (and give an empty --data_dir if documents are there already)"
+        raise ValueError(f"split_by=file needs ids that name a file, not '{document_id}'; {advice}")
     return name
 
 
@@ -350,9 +346,9 @@ class Splitter:
         sides = Counter(self.is_val(i) for i in ids)
         if len(sides) < 2:
             full = "val" if True in sides else "train"
+            advice = f"change --val_fraction ({self.val_fraction}), or --split_by, or add text"
             raise ValueError(
-                f"all {sides.total()} documents fell into the {full} split and none into the other; "
-                f"change --val_fraction ({self.val_fraction}), or --split_by, or add text"
+                f"all {sides.total()} documents fell into the {full} split and none into the other; {advice}"
             )
 
     def pieces(self, path: Path, start: int, cut: int) -> Iterator[tuple[str, str, bool]]:

@@ -158,10 +158,11 @@ class Shards:
     def check_ids(self, ids: np.ndarray) -> None:
         """Raise ValueError for ids beyond the vocabulary: on a GPU they end in an assertion that names nothing."""
         if self.vocab_size is not None and ids.size and int(ids.max()) >= self.vocab_size:
-            raise ValueError(
-                f"{self.folder}: the {self.split} split has token id {int(ids.max())}, the vocabulary ends at "
-                f"{self.vocab_size - 1}: the tokenizer is not the one that made the ids, or a shard is damaged"
+            found = (
+                f"the {self.split} split has token id {int(ids.max())}, the vocabulary ends at {self.vocab_size - 1}"
             )
+            why = "the tokenizer is not the one that made the ids, or a shard is damaged"
+            raise ValueError(f"{self.folder}: {found}: {why}")
 
     def all(self, limit: int | None = None) -> np.ndarray:
         """The first `limit` tokens of the split (None: all of them), shard after shard."""
@@ -188,10 +189,8 @@ class Windows:
         counts = np.maximum(0, shards.sizes // block_size - 1)
         self.first = np.concatenate([[0], np.cumsum(counts)])  # index of each shard's first window, and the total
         if not len(self):
-            raise ValueError(
-                f"{shards.folder}: the {shards.split} split has {shards.tokens} tokens, too few for one window of "
-                f"block_size {block_size}; lower --block_size or add text"
-            )
+            why = f"too few for one window of block_size {block_size}; lower --block_size or add text"
+            raise ValueError(f"{shards.folder}: the {shards.split} split has {shards.tokens} tokens, {why}")
 
     def __len__(self) -> int:
         return int(self.first[-1])

@@ -66,19 +66,16 @@ def find_pieces(source: str, text_column: str = "text") -> tuple[list[Piece], di
     if source == "pydocs":
         packages = python_packages(Path(__file__).with_name("requirements.txt"))
         files = [file for name, version in packages for file in python_files(name, version)]
-        return [Piece(path, name, "pydocs", os.path.getsize(path)) for path, name in files], {
-            "packages": dict(packages)
-        }
+        pieces = [Piece(path, name, "pydocs", os.path.getsize(path)) for path, name in files]
+        return pieces, {"packages": dict(packages)}
     source = os.path.expanduser(source)
     found = [source] if os.path.exists(source) else glob.glob(source, recursive=True)  # a name may hold brackets
     if not found and (named := HUB.fullmatch(source)) and Path(source).suffix not in {*FORMATS, *COMPRESSION}:
         found = glob.glob(f"{download(*named.groups())}/**/*.parquet", recursive=True)
     paths = sorted(path for path in found if os.path.isfile(path))
     if not paths:
-        raise ValueError(
-            f"--source={source}: no such file; give 'pydocs', a quoted pattern such as 'path/*.jsonl', "
-            "or a config of a data set on the hub such as wikimedia/wikipedia/20231101.en"
-        )
+        known = "'pydocs', a quoted pattern such as 'path/*.jsonl', or wikimedia/wikipedia/20231101.en of the hub"
+        raise ValueError(f"--source={source}: no such file; give {known}")
     folder = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
     pieces = [piece for path in paths for piece in _pieces(path, folder, text_column)]
     files = {piece.path: piece.name for piece in pieces}
@@ -92,8 +89,8 @@ def _pieces(path: str, folder: str, text_column: str) -> Iterator[Piece]:
         suffixes.pop()
     kind = FORMATS.get(suffixes[-1] if suffixes else "")
     if kind is None:
-        known = ", ".join([*FORMATS, *COMPRESSION])
-        raise ValueError(f"{path}: unknown format; known are {known}; rename it, or narrow --source")
+        known = f"known are {', '.join([*FORMATS, *COMPRESSION])}"
+        raise ValueError(f"{path}: unknown format; {known}; rename it, or narrow --source")
     whole = Piece(path, os.path.relpath(os.path.abspath(path), folder), kind, os.path.getsize(path))
     if kind == "xml":
         whole = replace(whole, site=dump.read_site(path))
@@ -119,17 +116,14 @@ def _pieces(path: str, folder: str, text_column: str) -> Iterator[Piece]:
 def download(repo: str, config: str) -> str:
     """The local folder with the parquet files of a data set's config; what was fetched before is not fetched again."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
         folder = snapshot_download(repo, repo_type="dataset", allow_patterns=f"{config}/*.parquet")
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except OSError as error:
         page = f"{os.environ.get('HF_ENDPOINT', 'https://huggingface.co')}/datasets/{repo}/tree/main/{config}"
-        raise ValueError(
-            f"--source={repo}/{config}: neither a file here nor to be had from the hub ({str(error).splitlines()[0]}); "
-            f"fetch the .parquet files of {page} on another machine into a folder {config} and give "
-            f"--source='{config}/*.parquet'"
-        ) from None
+        why = f"neither a file here nor to be had from the hub ({str(error).splitlines()[0]})"
+        advice = f"fetch the .parquet files of {page} into a folder {config}, give --source='{config}/*.parquet'"
+        raise ValueError(f"--source={repo}/{config}: {why}; {advice}") from None
     return os.path.join(folder, config)
 
 
@@ -185,21 +179,12 @@ def _document(piece: Piece, row: int, fields: dict, text_column: str, id_column:
     if not isinstance(text, str):
         kind = type(text).__name__
         raise ValueError(f"{piece.path}: row {row}: '{text_column}' is no text but {kind}; set --text_column")
+    document_id = f"{piece.name}#{row}-{short_hash(text)}"
     if id_column is not None and fields.get(id_column) not in (None, ""):
         document_id = f"{piece.prefix}{fields[id_column]}"
-    else:
-        document_id = f"{piece.name}#{row}-{short_hash(text)}"
     title, url = (str(fields.get(key) or "") for key in ("title", "url"))
-    return Document(*map(_storable, (document_id, title, url, text)))
-
-
-def _storable(text: str) -> str:
-    """`text`, with '?' for lone surrogates (JSON can spell them): no UTF-8 file can hold one."""
-    try:
-        text.encode()
-        return text
-    except UnicodeEncodeError:
-        return text.encode("utf-8", "replace").decode()
+    # '?' for lone surrogates (JSON can spell them): no UTF-8 file can hold one
+    return Document(*(i.encode("utf-8", "replace").decode() for i in (document_id, title, url, text)))
 
 
 def _open_text(piece: Piece) -> io.TextIOWrapper:
@@ -222,9 +207,8 @@ def _read_jsonl(piece: Piece) -> Iterator[tuple[int, dict]]:
     except UnicodeDecodeError:
         raise ValueError(f"{piece.path}: not UTF-8 text near line {row + 1}; is it a binary file?") from None
     except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{piece.path}: line {row + 1} cannot be read: {error}; one JSON object a line is wanted"
-        ) from None
+        wanted = "one JSON object a line is wanted"
+        raise ValueError(f"{piece.path}: line {row + 1} cannot be read: {error}; {wanted}") from None
     except OSError as error:
         raise Truncated(f"{piece.path}: damaged after line {row}: {error}") from None
     if piece.failure:

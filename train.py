@@ -127,22 +127,17 @@ def micro_steps(cfg: TrainConfig, world_size: int) -> int:
     windows = cfg.batch_tokens // cfg.block_size
     if cfg.batch_tokens % cfg.block_size:
         nearest = max(1, round(cfg.batch_tokens / cfg.block_size)) * cfg.block_size
-        raise ValueError(
-            f"batch_tokens ({cfg.batch_tokens}) must be a multiple of block_size ({cfg.block_size}); try {nearest}"
-        )
+        wanted = f"a multiple of block_size ({cfg.block_size}); try {nearest}"
+        raise ValueError(f"batch_tokens ({cfg.batch_tokens}) must be {wanted}")
     if windows % world_size:
         nearest = max(1, round(windows / world_size)) * world_size * cfg.block_size
-        raise ValueError(
-            f"batch_tokens ({cfg.batch_tokens}) is {windows} windows, which {world_size} processes cannot share; "
-            f"try --batch_tokens={nearest}"
-        )
+        why = f"{windows} windows, which {world_size} processes cannot share"
+        raise ValueError(f"batch_tokens ({cfg.batch_tokens}) is {why}; try --batch_tokens={nearest}")
     mine = windows // world_size
     if mine % cfg.batch_size:
         nearest = max(size for size in range(1, min(mine, cfg.batch_size) + 1) if mine % size == 0)
-        raise ValueError(
-            f"a process has {mine} windows in a step, no multiple of batch_size ({cfg.batch_size}); "
-            f"try --batch_size={nearest}"
-        )
+        why = f"{mine} windows in a step, no multiple of batch_size ({cfg.batch_size})"
+        raise ValueError(f"a process has {why}; try --batch_size={nearest}")
     return mine // cfg.batch_size
 
 
@@ -200,10 +195,8 @@ def check_resume(cfg: TrainConfig, folder: Path, saved: dict[str, Any], tokenize
     for key in RESUME_FIXED:
         had = saved["settings"].get(key, getattr(TrainConfig, key))  # a setting that came later had its default
         if had != getattr(cfg, key):
-            raise ValueError(
-                f"checkpoint {folder} has {key}={had} but the settings say {getattr(cfg, key)}; "
-                f"give --{key}={had} to resume, or another --out_dir"
-            )
+            advice = f"give --{key}={had} to resume, or another --out_dir"
+            raise ValueError(f"checkpoint {folder} has {key}={had} but the settings say {getattr(cfg, key)}; {advice}")
     if not Tokenizer.load(folder).same(tokenizer):
         raise ValueError(f"checkpoint {folder} has another tokenizer than the data has now; give another --out_dir")
 
@@ -230,9 +223,8 @@ def adopt(cfg: TrainConfig, folder: Path, data: Tokenizer) -> tuple[TrainConfig,
         if getattr(cfg, key) not in (getattr(TrainConfig, key), getattr(shape, key)):
             raise ValueError(f"{key}={getattr(cfg, key)}, but {folder} has {getattr(shape, key)}; leave --{key} out")
     if cfg.block_size > shape.block_size:
-        raise ValueError(
-            f"block_size ({cfg.block_size}) is longer than the context of {folder}; try --block_size={shape.block_size}"
-        )
+        why = f"is longer than the context of {folder}; try --block_size={shape.block_size}"
+        raise ValueError(f"block_size ({cfg.block_size}) {why}")
     return dataclasses.replace(cfg, **{key: getattr(shape, key) for key in MODEL}), shape, tokenizer
 
 
@@ -479,11 +471,9 @@ def train(cfg: TrainConfig, held: contextlib.ExitStack) -> None:
             if values[4] >= cfg.max_skipped:
                 guilty = world.agree(*[bool(values[5]) and rank == world.rank for rank in range(world.size)])
                 ranks = ", ".join(str(rank) for rank, bad in enumerate(guilty) if bad) or "none, the gradient alone"
-                raise ValueError(
-                    f"{values[4]:.0f} steps in a row were skipped (rank: {ranks}); at step {step} the loss is "
-                    f"{values[0]} and the gradient's norm {values[1]}; lower --learning_rate ({cfg.learning_rate}); "
-                    f"the newest checkpoint is {out_dir}/latest"
-                )
+                where = f"(rank: {ranks}); at step {step} the loss is {values[0]} and the gradient's norm {values[1]}"
+                advice = f"lower --learning_rate ({cfg.learning_rate}); the newest checkpoint is {out_dir}/latest"
+                raise ValueError(f"{values[4]:.0f} steps in a row were skipped {where}; {advice}")
             skips[[0, 2, 3]] = 0
         update_s += time.perf_counter() - start_s
         if world.rank == 0:
