@@ -42,9 +42,10 @@ REPEATED_NGRAMS = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
 STOP_WORDS = {"the", "be", "to", "of", "and", "that", "have", "with"}
 LIST_LINE = re.compile(r"(?:[-*•#]+|[|!]+|\d+[.)])\s")
 # A page that lists the meanings of its title says so there, or in the line before the list.
-DISAMBIGUATION_TITLE = re.compile(
-    r"\((?:disambiguation|Begriffsklärung|homonymie|desambiguación|disambigua|значения|消歧义|消歧義|曖昧さ回避|동음이의)\)$"
+MEANINGS = (
+    "disambiguation|Begriffsklärung|homonymie|desambiguación|disambigua|значения|消歧义|消歧義|曖昧さ回避|동음이의"
 )
+DISAMBIGUATION_TITLE = re.compile(rf"\((?:{MEANINGS})\)$")
 REFERS = r"(?:may|can|could|might)(?: also| either)? (?:refer|relate) to|可以[指是]|可能[指是]|可[指為为]"
 DISAMBIGUATION = re.compile(rf"(?m)(?:[^\n]*\n+)?[^\n]{{0,200}}(?:{REFERS})[^\n]{{0,40}}[:：]\s*$")
 

@@ -4,7 +4,7 @@ train.py takes its windows from IndexStream itself (mixture.py); this gives the 
 """
 
 import operator
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator, Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,23 @@ import torch.distributed as dist
 import torch.utils.data
 
 from sampler import ALGO_VERSION, FIRST_BLOCK, N_MAX, IndexStream, mix
+from shards import Windows
+
+
+class WindowDataset(Windows):
+    """The training windows as a torch Dataset: dataset[i], and dataset.__getitems__(indices), which a DataLoader takes
+    for a whole batch, are those of `epoch`."""
+
+    epoch = 0
+
+    def __getitems__(self, indices: Sequence[int]) -> np.ndarray:
+        found = np.asarray(indices, dtype=np.int64)
+        if found.size and not (0 <= found.min() and found.max() < len(self)):
+            raise IndexError(f"window {found.min()} .. {found.max()} of {len(self)}")
+        return self.get(found, np.full(len(found), self.epoch))
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.__getitems__([index])[0]
 
 
 class DistributedStreamSampler(torch.utils.data.Sampler[int]):

@@ -243,10 +243,8 @@ def crowd_cells(shingles: Shingles, crowd: np.ndarray, threshold: float) -> tupl
         found.append((values[order][use], ranks[which[use]], (position > short[which])[use]))
     values, ranks, is_long = (np.concatenate(column) for column in zip(*found, strict=True))
     members, sizes = buckets(values)
-    short, is_long = (
-        (np.repeat(np.arange(sizes.size), sizes) << 33 | ranks[members]).astype(np.uint64),
-        is_long[members],
-    )
+    short = (np.repeat(np.arange(sizes.size), sizes) << 33 | ranks[members]).astype(np.uint64)
+    is_long = is_long[members]
     long = short | np.uint64(1 << 32)
     return np.where(is_long, long, short), np.concatenate([short, long[~is_long]])
 
@@ -332,9 +330,8 @@ def find_duplicates(parts: list[Path], out: Path, threshold: float, num_workers:
     shingles = write_shingles(documents, order, candidates, work, num_workers)
     more_stores, more_asks = crowd_cells(shingles, crowd, threshold)
     cells = stores + (np.uint64(2 * more_stores.size) << np.uint64(32))  # beyond the numbers of the crowds' cells
-    similarity, by, compared = select(
-        shingles, np.concatenate([cells, more_stores]), np.concatenate([cells, more_asks]), threshold
-    )
+    stores, asks = np.concatenate([cells, more_stores]), np.concatenate([cells, more_asks])
+    similarity, by, compared = select(shingles, stores, asks, threshold)
     near, kept = similarity[first] > 0, by[first]  # what equals a near-duplicate is one, too
     removed = np.flatnonzero(kept != ranks)
     near, similarity = near[removed], np.where(near, similarity[first], 1.0)[removed]

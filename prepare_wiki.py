@@ -48,9 +48,7 @@ PACKAGES = ("numpy", "pyarrow", "tokenizers", "tiktoken", "datasketch")  # whose
 class PrepareConfig:
     """Settings of `python prepare_wiki.py`."""
 
-    source: str = (
-        ""  # hub data set (wikimedia/wikipedia/20231101.en), dump, pattern such as 'path/*.jsonl', or 'pydocs'
-    )
+    source: str = ""  # wikimedia/wikipedia/20231101.en of the hub, a dump, a pattern: 'path/*.jsonl', or 'pydocs'
     data_dir: str = ""  # folder to write, such as data/mine
     text_column: str = "text"  # field with the text in jsonl and parquet files
     id_column: str | None = "id"  # field with unique ids; where it is absent, ids are made from place and content
@@ -67,14 +65,10 @@ class PrepareConfig:
     min_script: float = 0.5  # smallest share of the words that do
     english: bool = False  # two of eight stop words, words of 3 to 10 letters on average (Gopher)
     dedup_threshold: float = 0.7  # Jaccard similarity of 5-word shingles at which a document is a duplicate
-    tokenizer: str = (
-        "bpe"  # 'bpe' (trained here), 'char', a tokenizer.json or its folder, gpt2, cl100k_base, x.tiktoken
-    )
+    tokenizer: str = "bpe"  # 'bpe' (trained here), 'char', a tokenizer.json, its folder, gpt2 or another encoding
     vocab_size: int = 8192  # ids of a BPE trained here, end-of-text token included
     val_fraction: float = 0.01  # share of the documents held out for validation
-    split_by: Literal["id", "file", "position"] = (
-        "id"  # hash of the id, of the source file, or the last part of the text
-    )
+    split_by: Literal["id", "file", "position"] = "id"  # hash of id or source file, or the last part of the text
     shard_tokens: int = 100_000_000  # tokens after which a new shard file begins
     num_workers: int | None = None  # processes; None: one for each CPU core
 
@@ -347,9 +341,8 @@ class Splitter:
         if len(sides) < 2:
             full = "val" if True in sides else "train"
             advice = f"change --val_fraction ({self.val_fraction}), or --split_by, or add text"
-            raise ValueError(
-                f"all {sides.total()} documents fell into the {full} split and none into the other; {advice}"
-            )
+            found = f"all {sides.total()} documents fell into the {full} split and none into the other"
+            raise ValueError(f"{found}; {advice}")
 
     def pieces(self, path: Path, start: int, cut: int) -> Iterator[tuple[str, str, bool]]:
         """Yield (split, text, whether the document ends there) for the kept documents of a part.

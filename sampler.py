@@ -19,6 +19,7 @@ N_MAX = 1 << 62
 FIRST_BLOCK = 256  # indices computed at first; each block is twice the one before, up to `block`
 PERIOD = 1 << 16  # positions after which the pattern of a mixture repeats: weights are rounded to parts of it
 MASK = (1 << 64) - 1
+Shares = Sequence[float] | None
 GAMMA = 0x9E3779B97F4A7C15  # splitmix64's increment, 2^64 / golden ratio
 
 
@@ -152,12 +153,7 @@ class IndexStream:
     """
 
     def __init__(
-        self,
-        sizes: int | Sequence[int],
-        weights: Sequence[float] | None = None,
-        seed: int = 0,
-        shuffle: bool = True,
-        run: int = 1,
+        self, sizes: int | Sequence[int], weights: Shares = None, seed: int = 0, shuffle: bool = True, run: int = 1
     ):
         self.sizes = [int(size) for size in np.atleast_1d(sizes)]
         if not self.sizes or not all(1 <= size < N_MAX for size in self.sizes):

@@ -1,14 +1,11 @@
 """Token files: `data/<name>/{train,val}_00000.bin` hold ids and nothing else; `meta.json`, written last, says what.
 
-python shards.py verify data/pydocs        check every shard's size and SHA-256
-
 A bare nanoGPT folder (train.bin, val.bin) is read as well.
 """
 
 import json
 import os
 import shutil
-import sys
 import weakref
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -18,6 +15,7 @@ from typing import Any
 import numpy as np
 
 import atomic
+from sampler import hash_key
 
 FORMAT_VERSION = 1
 
@@ -27,9 +25,7 @@ def token_dtype(vocab_size: int) -> np.dtype:
     return np.dtype("<u2") if vocab_size <= 1 << 16 else np.dtype("<u4")
 
 
-def join_parts(
-    parts: list[Path], counts: list[dict[str, int]], folder: Path, split: str, itemsize: int, shard_tokens: int
-):
+def join_parts(parts: list[Path], counts: list[dict], folder: Path, split: str, itemsize: int, shard_tokens: int):
     """Concatenate token parts to folder/split_00000.bin and on, a new shard after `shard_tokens` or more.
 
     counts: for each part its documents and UTF-8 bytes. Returns meta.json's list of shards (file, tokens, documents,
@@ -86,7 +82,7 @@ def _bare_meta(folder: Path) -> dict[str, Any]:
     return {"dtype": "<u2", "vocab_size": None, "splits": splits, "note": note}
 
 
-def _wrong_size(folder: Path, entry: dict[str, Any], dtype: np.dtype) -> str | None:
+def wrong_size(folder: Path, entry: dict[str, Any], dtype: np.dtype) -> str | None:
     """What is wrong with the size of a shard in meta.json's list; None: nothing."""
     path, wanted = folder / entry["file"], entry["tokens"] * dtype.itemsize
     size = path.stat().st_size if path.is_file() else None
@@ -111,7 +107,7 @@ class Shards:
         self.sizes = np.array([entry["tokens"] for entry in entries], dtype=np.int64)
         self.bytes = sum(entry["bytes"] for entry in entries) if all("bytes" in entry for entry in entries) else None
         for entry in entries:
-            if wrong := _wrong_size(self.folder, entry, self.dtype):
+            if wrong := wrong_size(self.folder, entry, self.dtype):
                 raise ValueError(f"{wrong}; delete {self.folder} and prepare it again")
 
     @property
@@ -151,16 +147,15 @@ class Shards:
         while len(data) < size:  # Linux hands out 2 GB at most
             more = os.pread(file, size - len(data), begin + len(data))
             if not more:
-                raise ValueError(f"{self.paths[shard]} has become shorter; run: python shards.py verify {self.folder}")
+                raise ValueError(f"{self.paths[shard]} has become shorter; run: python verify.py {self.folder}")
             data += more
         return data
 
     def check_ids(self, ids: np.ndarray) -> None:
         """Raise ValueError for ids beyond the vocabulary: on a GPU they end in an assertion that names nothing."""
         if self.vocab_size is not None and ids.size and int(ids.max()) >= self.vocab_size:
-            found = (
-                f"the {self.split} split has token id {int(ids.max())}, the vocabulary ends at {self.vocab_size - 1}"
-            )
+            largest, last = int(ids.max()), self.vocab_size - 1
+            found = f"the {self.split} split has token id {largest}, its vocabulary ends at {last}"
             why = "the tokenizer is not the one that made the ids, or a shard is damaged"
             raise ValueError(f"{self.folder}: {found}: {why}")
 
@@ -179,13 +174,10 @@ class Windows:
     A shard of N tokens has max(0, N // block_size - 1) windows; window i of it reads from offset + i * block_size, with
     the offset in [0, block_size) hashed from (seed, epoch, shard). So an epoch sees each token about once, and window
     borders fall elsewhere in the next epoch. len() is the same in all epochs.
-
-    Also a torch Dataset: windows[i], and windows.__getitems__(indices), which a DataLoader takes for a whole batch, are
-    those of `self.epoch`.
     """
 
     def __init__(self, shards: Shards, block_size: int, seed: int):
-        self.shards, self.block_size, self.seed, self.epoch = shards, block_size, seed, 0
+        self.shards, self.block_size, self.seed = shards, block_size, seed
         counts = np.maximum(0, shards.sizes // block_size - 1)
         self.first = np.concatenate([[0], np.cumsum(counts)])  # index of each shard's first window, and the total
         if not len(self):
@@ -197,8 +189,6 @@ class Windows:
 
     def get(self, indices: np.ndarray, epochs: np.ndarray) -> np.ndarray:
         """Windows as int64 (len(indices), block_size + 1)."""
-        from sampler import hash_key  # here: it imports torch, which processes that only write shards can do without
-
         owners = np.searchsorted(self.first, indices, side="right") - 1
         places = zip(epochs.tolist(), owners.tolist(), strict=True)
         offsets = [hash_key(self.seed, epoch, shard) % self.block_size for epoch, shard in places]
@@ -206,15 +196,6 @@ class Windows:
         tokens = self.shards.rows(owners.tolist(), starts.tolist(), self.block_size + 1)
         self.shards.check_ids(tokens)
         return tokens.astype(np.int64)
-
-    def __getitems__(self, indices: Sequence[int]) -> np.ndarray:
-        found = np.asarray(indices, dtype=np.int64)
-        if found.size and not (0 <= found.min() and found.max() < len(self)):
-            raise IndexError(f"window {found.min()} .. {found.max()} of {len(self)}")
-        return self.get(found, np.full(len(found), self.epoch))
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        return self.__getitems__([index])[0]
 
 
 class EvalWindows:
@@ -255,29 +236,3 @@ class EvalWindows:
             for ids in (x, y):
                 self.shards.check_ids(ids)
             yield x, y
-
-
-def verify(folder: str | Path) -> list[str]:
-    """Compare every shard with meta.json; returns one line for each that is missing, shortened or altered."""
-    found, meta = [], read_meta(folder)
-    for split in meta["splits"].values():
-        for entry in split:
-            path = Path(folder) / entry["file"]
-            if wrong := _wrong_size(Path(folder), entry, np.dtype(meta["dtype"])):
-                found.append(wrong)
-            elif "sha256" in entry and atomic.sha256(path) != entry["sha256"]:
-                found.append(f"{path} is altered: its SHA-256 is not the one in meta.json")
-    return found
-
-
-if __name__ == "__main__":
-    if len(sys.argv) != 3 or sys.argv[1] != "verify":
-        sys.exit("usage: python shards.py verify data/<name>")
-    try:
-        problems = verify(sys.argv[2])
-    except ValueError as error:
-        sys.exit(f"error: {error}")
-    if problems:
-        sys.exit("\n".join(problems))
-    note = read_meta(sys.argv[2]).get("note")
-    print(f"{note}; no checksums to verify" if note else f"{sys.argv[2]}: every shard is as meta.json says")

@@ -380,10 +380,10 @@ def train(cfg: TrainConfig, held: contextlib.ExitStack) -> None:
         atomic.write_json(out_dir / "settings.json", settings)
         wandb = {"project": cfg.wandb_project, "name": out_dir.name, "config": settings} if cfg.wandb else None
         log = journal.Journal(out_dir, state["step"], wandb)
-        print(
-            f"{model.num_parameters():,} parameters; {cfg.max_iters:,} steps of {cfg.batch_tokens:,} tokens; "
+        where = (
             f"{device.type}, {str(dtype).removeprefix('torch.')}, processes: {world.size}, threads in each: {threads}"
         )
+        print(f"{model.num_parameters():,} parameters; {cfg.max_iters:,} steps of {cfg.batch_tokens:,} tokens; {where}")
         print(data.describe(cfg.max_iters * step_windows))
         if folder is not None:
             print(f"resumed from {folder}", flush=True)

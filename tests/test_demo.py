@@ -13,6 +13,7 @@ import shards
 from docstrings import python_packages
 from minhash import shingle_hashes
 from prepare_wiki import Splitter
+from verify import verify
 
 FOLDER = REPO / "data/pydocs"
 RUNS = [path for name in ("demo", "demo-short") if (path := REPO / "out" / name / "latest").exists()]
@@ -28,7 +29,7 @@ def test_corpus_is_what_the_readme_says():
     for kind in ("exact", "near"):
         assert 0.01 < duplicates[kind] / duplicates["documents"] < 0.06
     assert 7e6 < report["splits"]["train"][0]["tokens"] < 12e6
-    assert shards.verify(FOLDER) == []
+    assert verify(FOLDER) == []
 
 
 def test_packages_are_the_closure_of_requirements_whatever_else_is_installed():

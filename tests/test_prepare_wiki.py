@@ -25,8 +25,9 @@ import prepare_wiki
 import sources
 from clean import normalise
 from prepare_wiki import PrepareConfig, main
-from shards import Shards, read_meta, verify
+from shards import Shards, read_meta
 from tokenizer import END_OF_TEXT, Tokenizer
+from verify import verify
 
 REPO = Path(__file__).parents[1]
 PART_BYTES = sources.PART_BYTES

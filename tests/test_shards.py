@@ -16,9 +16,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dataloader import DistributedStreamSampler
+from dataloader import DistributedStreamSampler, WindowDataset
 from sampler import permute
-from shards import EvalWindows, Shards, Windows, join_parts, read_meta, token_dtype, verify
+from shards import EvalWindows, Shards, Windows, join_parts, read_meta, token_dtype
+from verify import verify
 
 REPO = Path(__file__).parents[1]
 T = 8
@@ -182,13 +183,13 @@ def test_a_read_that_comes_in_pieces_is_completed(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "pread", lambda file, size, start: real(file, min(size, 300), start))
     assert np.array_equal(shards.all(), np.arange(1000)) and np.array_equal(shards.read(0, 3, 500), np.arange(3, 503))
     (tmp_path / "train_00000.bin").write_bytes(b"12345678")
-    with pytest.raises(ValueError, match="train_00000.bin has become shorter; run: python shards.py verify"):
+    with pytest.raises(ValueError, match="train_00000.bin has become shorter; run: python verify.py"):
         shards.read(0, 0, 1000)
 
 
 @pytest.mark.parametrize("context", [None, "fork", "spawn"])
 def test_windows_are_a_torch_dataset(tmp_path, context):
-    windows = Windows(make_folder(tmp_path, [400, 300]), T, seed=0)
+    windows = WindowDataset(make_folder(tmp_path, [400, 300]), T, seed=0)
     sampler = DistributedStreamSampler(windows, num_replicas=2, rank=1, seed=9)
     workers = {"num_workers": 2, "multiprocessing_context": context} if context else {}
     for epoch in (0, 1):
@@ -209,7 +210,7 @@ def test_ids_beyond_the_vocabulary_name_the_folder(tmp_path):
     shards.vocab_size = 90
     windows, fixed = Windows(shards, T, seed=0), EvalWindows(shards, T)
     for read in (lambda: [get(windows, epoch) for epoch in range(50)], lambda: list(fixed.batches(3))):
-        with pytest.raises(ValueError, match=f"{tmp_path}: the train split has token id 9., the vocabulary ends at 89"):
+        with pytest.raises(ValueError, match=f"{tmp_path}: the train split has token id 9., its vocabulary ends at 89"):
             read()
     shards.vocab_size = 100
     assert len(get(windows, 0)) and len(list(fixed.batches(3)))
@@ -392,14 +393,14 @@ def test_verify_from_the_command_line(tmp_path):
     damage(tmp_path / "bad/train_00000.bin", "altered")
 
     def run(*argv: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, str(REPO / "shards.py"), *argv]
+        command = [sys.executable, str(REPO / "verify.py"), *argv]
         return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
-    good, bad, none = (run("verify", str(tmp_path / name)) for name in ("good", "bad", "none"))
+    good, bad, none = (run(str(tmp_path / name)) for name in ("good", "bad", "none"))
     assert good.returncode == 0 and "every shard" in good.stdout
     assert bad.returncode == 1 and "train_00000.bin is altered" in bad.stderr and bad.stderr.count("\n") == 1
     assert none.returncode == 1 and none.stderr.startswith("error: ") and none.stderr.count("\n") == 1
-    assert run().returncode == 1 and "usage" in run("check", str(tmp_path / "good")).stderr
+    assert run().returncode == 1 and "usage" in run("verify", str(tmp_path / "good")).stderr
 
 
 # --- folders that are not finished ---
