@@ -56,7 +56,7 @@ TABLES = bench_data.TABLES | dict.fromkeys(("tokens", "dump"), bench_wiki.table)
 class BenchConfig:
     """Settings of `python bench.py`."""
 
-    part: str = "train"  # names separated by commas, or all
+    part: str = "train"  # names separated by commas, or all (tokens and dump if their files are given)
     rounds: int | None = None  # turns of each variant; None: train 7, reader 5, sample and sampler 3
     seconds: float = 1.0  # train, sample: about the length of a turn; at least one call
     size: Literal["small", "10m", "124m"] = "small"  # train: 1536, 4096 and 4096 tokens a batch
@@ -66,7 +66,7 @@ class BenchConfig:
     )
     largest: int = 10**8  # sampler: samplers that hold a list run up to this n (1e8: 4.8 GB); whole epochs and targets
     file_mb: int = 2000  # reader: size of the token file, which is made beside the record and removed afterwards
-    documents: int = 20_000  # tokens: how many, 3 kB each
+    documents: int = 50_000  # tokens: how many, 3 kB each
     encoding: str = ""  # tokens: the path of a file gpt2.tiktoken
     dump: str = ""  # dump: a MediaWiki dump, whole or a slice, .xml or .xml.bz2; its pages are repeated
     dump_mb: int = 300  # dump: decompressed size of what is read
@@ -79,10 +79,16 @@ class BenchConfig:
         if self.largest < 1000 or self.file_mb < 1:
             raise ValueError(f"largest ({self.largest}) must be at least 1000, file_mb ({self.file_mb}) at least 1")
         known = [*PARTS, *FRESH]
-        names = known if self.part == "all" else self.part.split(",")
+        needs = {"tokens": ("encoding", "a file gpt2.tiktoken"), "dump": ("dump", "a MediaWiki dump, .xml or .xml.bz2")}
+        given = [name for name in known if name not in needs or getattr(self, needs[name][0])]
+        names = given if self.part == "all" else self.part.split(",")
         names = [full for name in names for full in (list(SAMPLE_PARTS) if name == "sample" else [name])]
         if unknown := [name for name in names if name not in known]:
             raise ValueError(f"unknown part '{unknown[0]}'; known parts: {', '.join(known)}, all")
+        for name in set(names) & set(needs):
+            key, what = needs[name]
+            if not Path(getattr(self, key)).is_file():
+                raise ValueError(f"part {name} needs --{key}=, the path of {what}; '{getattr(self, key)}' is no file")
         if self.out and len(names) > 1:
             raise ValueError(f"--out={self.out} is one file, but there are {len(names)} parts; drop --out")
         return names

@@ -17,10 +17,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from conftest import SHARED
 
 import bench
 import bench_data
 import bench_model
+import bench_wiki
 from bench import BenchConfig, Part
 from configurator import load
 from model import ModelConfig
@@ -146,6 +148,9 @@ def test_variants_that_differ_are_not_timed(monkeypatch):
 def test_settings_that_cannot_work_are_named(monkeypatch):
     samples = ["sample-10m-1", "sample-10m-8", "sample-124m-1", "sample-124m-8"]
     assert BenchConfig(part="all").check() == ["train", *samples, "sampler", "reader"]
+    assert BenchConfig(part="all", dump=__file__).check() == ["train", *samples, "sampler", "reader", "dump"]
+    with pytest.raises(ValueError, match="part tokens needs --encoding=, the path of a file gpt2.tiktoken; '' is no"):
+        BenchConfig(part="train,tokens").check()
     assert BenchConfig(part="sample,train").check() == [*samples, "train"]
     with pytest.raises(ValueError, match=r"unknown part 'trian'; known parts: train.*, all"):
         load(BenchConfig, ["--part=train,trian"])[0].check()
@@ -626,3 +631,31 @@ def test_ways_to_generate_agree_and_one_that_does_not_is_refused(monkeypatch, ba
     prompts = torch.zeros(batch_size, 4, dtype=torch.long)
     with pytest.raises(ValueError, match="only . greedy tokens are equal"):
         part.check(built | {"other": lambda: bench_model.uncached(other, prompts, 20)})
+
+
+# --- tokens and dump: whole commands ---
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("part", ["tokens", "dump"])
+def test_whole_commands_are_timed_and_weighed_with_all_their_processes(part, tmp_path, capsys):
+    """Both ways to tokens write the same; every row has its seconds and the memory of a tree of processes."""
+    files = {"encoding": str(SHARED / "tokenizer/gpt2.tiktoken")}
+    files |= {"dump": str(SHARED / "wiki/xml/enwiki-table-markup-gensim.xml.bz2")}
+    cfg = BenchConfig(part=part, rounds=1, documents=200, dump_mb=2, out=str(tmp_path / "record.json"), **files)
+    bench.main(cfg)
+    record, printed = json.loads((tmp_path / "record.json").read_text()), capsys.readouterr().out
+    names = {
+        "tokens": ["NonLlama", "nanoGPT's way"],
+        "dump": ["bzcat", "one stream", "multistream, 1", "multistream, 2"],
+    }
+    assert list(record["results"]) == names[part] and all(name in printed for name in names[part])
+    for row in record["results"].values():
+        assert 0 < row["seconds"]["median"] < 100 and row["tree_bytes"]["median"] > 1e6
+    assert [target["met"] in (True, False) for target in record["targets"]] == [True, True]
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_a_command_that_fails_says_why():
+    with pytest.raises(ValueError, match="failed: .*no such thing"):
+        bench_wiki.watch([sys.executable, "-c", "raise SystemExit('no such thing')"])
