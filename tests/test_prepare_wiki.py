@@ -260,7 +260,7 @@ def test_the_summary_shows_the_counts(corpus, tmp_path, capsys):
     shown = dict(
         line.rsplit(maxsplit=1) for line in capsys.readouterr().out.replace(" %", "").splitlines() if "  " in line
     )
-    assert shown["documents read"] == str(PLANTED["in"]) and "trigram, bits per byte of validation" in shown
+    assert shown["documents read"] == str(PLANTED["in"]) and shown["vocabulary"] == "300"
     for name in ("empty", "too_short", "exact duplicates", "near duplicates"):
         planted = PLANTED[name.split(" ")[0]]
         assert any(key.split() == f"dropped: {name} {planted}".split() for key in map(str.strip, shown))
