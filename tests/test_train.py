@@ -10,7 +10,6 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import torch
 import torch.nn.functional as F
@@ -364,21 +363,33 @@ def test_another_number_of_threads_is_noted(data_dir, tmp_path, capsys):
     torch.set_num_threads(1)
 
 
+WEIGHED_TRAIN = """
+import json, sys
+import psutil, train
+
+process, seen, log = psutil.Process(), {}, train.journal.Journal.log
+
+def weighed(self, metrics, speed=None):
+    seen[metrics["step"]] = process.memory_info().rss
+    return log(self, metrics, speed)
+
+train.journal.Journal.log = weighed
+train.main(train.TrainConfig(**json.loads(sys.argv[1])))
+print(json.dumps(seen))
+"""
+
+
 @pytest.mark.parametrize("changes", [{}, {"optimizer": "muon"}])
-def test_memory_stays_flat_over_2000_steps(changes, data_dir, tmp_path, monkeypatch):
-    """Between step 300 and step 2000 the process grows by less than 4 MB; a float64 window kept a step would be 8."""
-    process, seen = psutil.Process(), {}
-    log = train.journal.Journal.log
-
-    def weighed(self, metrics, speed=None):
-        seen[metrics["step"]] = process.memory_info().rss
-        return log(self, metrics, speed)
-
-    monkeypatch.setattr(train.journal.Journal, "log", weighed)
+def test_memory_stays_flat_over_2000_steps(changes, data_dir, tmp_path):
+    """Between step 300 and step 2000 a process grows by less than 4 MB; a float64 window kept a step would be 8."""
     steps = 2000 if not changes else 600  # Muon takes ten times as long
-    settings = {"max_iters": steps, "log_interval": 100, "eval_interval": 10**6, "checkpoint_interval": 10**6}
-    train.main(config(data_dir, tmp_path, **settings | changes))
-    assert seen[steps] - seen[300] < 4e6, seen
+    settings = TINY | {"data": str(data_dir), "out_dir": str(tmp_path), "max_iters": steps, "log_interval": 100}
+    settings |= {"eval_interval": 10**6, "checkpoint_interval": 10**6} | changes
+    command = [PYTHON, "-c", WEIGHED_TRAIN, json.dumps(settings)]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr[-3000:]
+    seen = json.loads(done.stdout.splitlines()[-1])
+    assert seen[str(steps)] - seen["300"] < 4e6, seen
 
 
 def test_the_share_of_the_peak_is_shown_where_the_device_is_known(data_dir, tmp_path, monkeypatch):
