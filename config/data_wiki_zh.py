@@ -1,4 +1,4 @@
-"""Chinese Wikipedia, 1.4 million articles, simplified and traditional mixed; 1.6 GB to download once.
+"""Chinese Wikipedia, 1.4 million articles, mainland and traditional characters mixed; 1.6 GB to download once.
 
 python prepare_wiki.py config/data_wiki_zh.py
 No rule that assumes spaces between words; a character counts as a word.
