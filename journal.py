@@ -78,8 +78,7 @@ def plot(out_dir: Path, yardsticks: dict[str, float], nats_per_bit_per_byte: flo
         if points:
             axes.plot(*zip(*points, strict=True), label=label, **style)
     for i, (name, bits) in enumerate(yardsticks.items()):
-        label = f"{name}: {bits:.3f} bits per byte"
-        axes.axhline(bits * scale, color=f"C{i + 2}", ls="--", lw=1, label=label)
+        axes.axhline(bits * scale, color=f"C{i + 2}", ls="--", lw=1, label=f"{name}: {bits:.3f} bits per byte")
     axes.set(xlabel="optimizer step", ylabel="loss (nats per token)", title=f"{out_dir.name}: loss")
     right = axes.secondary_yaxis("right", functions=(lambda y: y / scale, lambda y: y * scale))
     right.set_ylabel("bits per byte of validation text")

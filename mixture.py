@@ -29,14 +29,15 @@ class Mixture:
     """The corpora that `data` names, 'wiki' or 'wiki_en:0.8,wiki_zh:0.2', cut into windows of block_size + 1 tokens.
 
     run=G keeps groups of G neighbouring windows together in the shuffle, for disks that are slow to seek.
-    Attributes: corpora; tokenizer, which they share; order, the IndexStream over them; shares, which sum to 1.
+    Attributes: corpora; tokenizer, which they share; order, the IndexStream over them; shares, which sum to 1;
+    nats_per_bit_per_byte, the nats per token that one bit per byte is, on validation text in these shares.
     Raises ValueError that names the folder which is missing, unfinished, damaged or of another tokenizer.
     """
 
     def __init__(self, data: str, block_size: int, seed: int, run: int = 1):
         wanted = parse(data)
         metas = {folder: read_meta(folder) for folder in wanted}
-        self.tokenizer, self.corpora = open_tokenizer(metas), []
+        self.tokenizer, self.corpora, self.block_size = open_tokenizer(metas), [], block_size
         for folder, meta in metas.items():
             train = Shards(folder, "train", meta, read_ahead=run > 1)
             val = Shards(folder, "val", meta, read_ahead=True)  # read from its beginning to its end
@@ -44,10 +45,10 @@ class Mixture:
             windows, val_windows = Windows(train, block_size, seed), EvalWindows(val, block_size)
             bytes_per_token = text_bytes(val, self.tokenizer) / val.tokens
             self.corpora.append(Corpus(folder.name, windows, val_windows, bytes_per_token))
-        self.block_size = block_size
-        sizes = [len(corpus.windows) for corpus in self.corpora]
-        self.order = IndexStream(sizes, list(wanted.values()), seed, run=run)
+        self.order = IndexStream([len(corpus.windows) for corpus in self.corpora], list(wanted.values()), seed, run=run)
         self.shares = [count / sum(self.order.counts) for count in self.order.counts]
+        pairs = zip(self.shares, self.corpora, strict=True)
+        self.nats_per_bit_per_byte = math.log(2) * sum(share * corpus.bytes_per_token for share, corpus in pairs)
 
     def get(self, positions: np.ndarray) -> np.ndarray:
         """The windows at global positions (B,), int64 (B, block_size + 1)."""
@@ -75,12 +76,6 @@ class Mixture:
             lines += [f"note: {note}"] if note else []
         return "\n".join(lines)
 
-    @property
-    def nats_per_bit_per_byte(self) -> float:
-        """Nats per token that one bit per byte is, on validation text in these shares."""
-        pairs = zip(self.shares, self.corpora, strict=True)
-        return math.log(2) * sum(share * corpus.bytes_per_token for share, corpus in pairs)
-
 
 def parse(data: str) -> dict[Path, float]:
     """Folder -> weight of 'wiki' (weight 1), 'out/x', or 'wiki_en:0.8,wiki_zh:0.2'; a bare name lies below data/."""
@@ -104,17 +99,15 @@ def parse(data: str) -> dict[Path, float]:
 
 def open_tokenizer(metas: dict[Path, dict[str, Any]]) -> Tokenizer:
     """The tokenizer that all folders share. Raises ValueError when one lacks it or has another."""
-    opened: dict[Path, Tokenizer] = {}
     for folder, meta in metas.items():
         if "note" in meta and not (folder / "tokenizer.json").is_file():
-            advice = "put the one there that made them (for GPT-2's ids that of huggingface.co/openai-community/gpt2)"
-            raise ValueError(f"{folder} has token ids but no tokenizer.json; {advice}, so that the model can have text")
-        opened[folder] = Tokenizer.load(folder)
-        first = next(iter(opened))
-        if not opened[folder].same(opened[first]):
-            advice = f"prepare one of them again with --tokenizer={first}"
-            raise ValueError(f"{folder} and {first} have different tokenizers; {advice}")
-    return opened[first]
+            wrong = f"{folder} has token ids but no tokenizer.json; put the one there that made them"
+            raise ValueError(f"{wrong} (for GPT-2's ids that of huggingface.co/openai-community/gpt2)")
+    (first, tokenizer), *others = [(folder, Tokenizer.load(folder)) for folder in metas]
+    for folder, other in others:
+        if not other.same(tokenizer):
+            raise ValueError(f"{folder} and {first} have different tokenizers; prepare one with --tokenizer={first}")
+    return tokenizer
 
 
 def text_bytes(shards: Shards, tokenizer: Tokenizer) -> int:

@@ -44,6 +44,14 @@ def hash_key(*values: int) -> int:
     return key
 
 
+def _checked(positions: np.ndarray | Sequence[int] | int, end: int) -> np.ndarray:
+    """Positions as an array. Raises ValueError for one that is no integer, or outside range(end)."""
+    x = np.asarray(positions)
+    if x.size and not (np.issubdtype(x.dtype, np.integer) and 0 <= int(x.min()) and int(x.max()) < end):
+        raise ValueError(f"positions must be integers, none outside range({end}), not {x.ravel()[:3].tolist()}...")
+    return x
+
+
 def permute(pos: np.ndarray | int, n: int, seed: int, epoch: int = 0, stream: int = 0) -> np.ndarray | int:
     """Images of positions under the permutation of range(n) that (seed, epoch, stream) name.
 
@@ -55,11 +63,7 @@ def permute(pos: np.ndarray | int, n: int, seed: int, epoch: int = 0, stream: in
     """
     if not 1 <= n < N_MAX:
         raise ValueError(f"n ({n}) must be at least 1 and below 2^62")
-    x = np.asarray(pos)
-    if x.size and not np.issubdtype(x.dtype, np.integer):
-        raise ValueError(f"positions must be integers, not {x.dtype}")
-    if x.size and not (0 <= int(x.min()) and int(x.max()) < n):
-        raise ValueError(f"position {int(x.min())} .. {int(x.max())} outside range({n})")
+    x = _checked(pos, n)
     key = hash_key(seed, epoch, n, stream)
     if n <= TABLE_MAX:
         out = _table(n, key)[x.astype(np.int64)]
@@ -174,11 +178,8 @@ class IndexStream:
 
     def at(self, positions: np.ndarray | Sequence[int] | int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(source, index, epoch) of global positions, three int64 arrays of their shape. O(len(positions)) memory."""
-        g = np.asarray(positions)
-        if g.size and not (np.issubdtype(g.dtype, np.integer) and 0 <= int(g.min()) and int(g.max()) < N_MAX):
-            raise ValueError(f"positions must be integers from 0 to 2^62 - 1, not {g.ravel()[:3].tolist()}...")
-        g = g.astype(np.int64)
-        if len(self.sizes) == 1:
+        g = _checked(positions, N_MAX).astype(np.int64)
+        if len(self.sizes) == 1:  # the same, a quarter faster
             source, (epoch, place) = np.zeros_like(g), np.divmod(g, self.sizes[0])
         else:
             cycle, turn = np.divmod(g, len(self.pattern))
@@ -214,8 +215,7 @@ class IndexStream:
         groups = n // self.run
         index = place.copy()
         whole = place < groups * self.run
-        if groups:
-            group, inside = np.divmod(place[whole], self.run)
-            index[whole] = permute(group, groups, self.seed, epoch, source) * self.run + inside
+        group, inside = np.divmod(place[whole], self.run)
+        index[whole] = permute(group, max(1, groups), self.seed, epoch, source) * self.run + inside
         # the n % run samples that fill no group come last: a turn of the circle makes them others in each epoch
         return (index + hash_key(self.seed, epoch, source, n) % n) % n

@@ -44,9 +44,9 @@ def join_parts(parts: list[Path], counts: list[dict], folder: Path, split: str, 
             for i in group:
                 with open(parts[i], "rb") as file:
                     shutil.copyfileobj(file, out)
-        documents, size_bytes = (sum(counts[i][key] for i in group) for key in ("documents", "bytes"))
-        entry = {"file": path.name, "tokens": path.stat().st_size // itemsize, "documents": documents}
-        shards.append(entry | {"bytes": size_bytes, "sha256": atomic.sha256(path)})
+        totals = {key: sum(counts[i][key] for i in group) for key in ("documents", "bytes")}
+        tokens = path.stat().st_size // itemsize
+        shards.append({"file": path.name, "tokens": tokens, **totals, "sha256": atomic.sha256(path)})
     return shards
 
 
@@ -94,26 +94,21 @@ class Shards:
     """Random access to the tokens of one split.
 
     Attributes: meta; vocab_size (None in a bare folder, until it is set); dtype; sizes, the tokens of each shard;
-    bytes, of the split's text in UTF-8 (None in a bare folder). read_ahead=False tells the system that reads come in
-    random order: a cold read then fetches its own pages, and not up to megabytes that follow.
+    tokens, of all; bytes, of the split's text in UTF-8 (None in a bare folder). read_ahead=False tells the system that
+    reads come in random order: a cold read then fetches its own pages, and not up to megabytes that follow.
     """
 
     def __init__(self, folder: str | Path, split: str, meta: dict[str, Any] | None = None, read_ahead: bool = False):
         self.folder, self.split, self.meta = Path(folder), split, meta or read_meta(folder)
         self.vocab_size, self.dtype = self.meta["vocab_size"], np.dtype(self.meta["dtype"])
-        self.read_ahead = read_ahead
         entries = self.meta["splits"][split]
         self.paths = [self.folder / entry["file"] for entry in entries]
         self.sizes = np.array([entry["tokens"] for entry in entries], dtype=np.int64)
+        self.tokens, self.read_ahead = int(self.sizes.sum()), read_ahead
         self.bytes = sum(entry["bytes"] for entry in entries) if all("bytes" in entry for entry in entries) else None
         for entry in entries:
             if wrong := wrong_size(self.folder, entry, self.dtype):
                 raise ValueError(f"{wrong}; delete {self.folder} and prepare it again")
-
-    @property
-    def tokens(self) -> int:
-        """Number of tokens in the split."""
-        return int(self.sizes.sum())
 
     @cached_property
     def _files(self) -> list[Any]:
@@ -153,39 +148,43 @@ class Shards:
 
     def check_ids(self, ids: np.ndarray) -> None:
         """Raise ValueError for ids beyond the vocabulary: on a GPU they end in an assertion that names nothing."""
-        if self.vocab_size is not None and ids.size and int(ids.max()) >= self.vocab_size:
-            largest, last = int(ids.max()), self.vocab_size - 1
-            found = f"the {self.split} split has token id {largest}, its vocabulary ends at {last}"
-            why = "the tokenizer is not the one that made the ids, or a shard is damaged"
-            raise ValueError(f"{self.folder}: {found}: {why}")
+        if self.vocab_size is not None and ids.size and (largest := int(ids.max())) >= self.vocab_size:
+            wrong = f"the {self.split} split has token id {largest}, the vocabulary ends at {self.vocab_size - 1}"
+            raise ValueError(f"{self.folder}: {wrong}: another tokenizer made the ids, or a shard is damaged")
 
     def all(self, limit: int | None = None) -> np.ndarray:
         """The first `limit` tokens of the split (None: all of them), shard after shard."""
-        left, found = limit if limit is not None else self.tokens, []
-        for shard, size in enumerate(self.sizes.tolist()):
-            found.append(self.read(shard, 0, min(left, size)))
-            left -= len(found[-1])
-        return np.concatenate(found)
+        ends = np.minimum(np.cumsum(self.sizes), self.tokens if limit is None else limit)
+        counts = np.diff(ends, prepend=0).tolist()
+        return np.concatenate([self.read(shard, 0, count) for shard, count in enumerate(counts)])
 
 
-class Windows:
+class _Tiles:
+    """Windows that tile each shard, numbered through: `counts` for each shard (below 0 is none)."""
+
+    def __init__(self, shards: Shards, block_size: int, counts: np.ndarray, none_at_all: str):
+        self.shards, self.block_size = shards, block_size
+        # index of each shard's first window, and the total
+        self.first = np.concatenate([[0], np.cumsum(np.maximum(0, counts))])
+        if not len(self):
+            raise ValueError(f"{shards.folder}: the {shards.split} split {none_at_all}")
+
+    def __len__(self) -> int:
+        return int(self.first[-1])
+
+
+class Windows(_Tiles):
     """Training windows of block_size + 1 tokens that tile each shard, shifted by a fresh offset in every epoch.
 
     A shard of N tokens has max(0, N // block_size - 1) windows; window i of it reads from offset + i * block_size, with
     the offset in [0, block_size) hashed from (seed, epoch, shard). So an epoch sees each token about once, and window
-    borders fall elsewhere in the next epoch. len() is the same in all epochs.
+    borders fall elsewhere in the next epoch. len() is the same in all epochs. (A torch Dataset of them: dataloader.py.)
     """
 
     def __init__(self, shards: Shards, block_size: int, seed: int):
-        self.shards, self.block_size, self.seed = shards, block_size, seed
-        counts = np.maximum(0, shards.sizes // block_size - 1)
-        self.first = np.concatenate([[0], np.cumsum(counts)])  # index of each shard's first window, and the total
-        if not len(self):
-            why = f"too few for one window of block_size {block_size}; lower --block_size or add text"
-            raise ValueError(f"{shards.folder}: the {shards.split} split has {shards.tokens} tokens, {why}")
-
-    def __len__(self) -> int:
-        return int(self.first[-1])
+        few = f"has {shards.tokens} tokens, too few for one window of block_size {block_size}"
+        super().__init__(shards, block_size, shards.sizes // block_size - 1, f"{few}; lower --block_size or add text")
+        self.seed = seed
 
     def get(self, indices: np.ndarray, epochs: np.ndarray) -> np.ndarray:
         """Windows as int64 (len(indices), block_size + 1)."""
@@ -198,21 +197,14 @@ class Windows:
         return tokens.astype(np.int64)
 
 
-class EvalWindows:
+class EvalWindows(_Tiles):
     """Fixed windows from offset 0 of each shard, the last partial one included.
 
     Every token of the split but the first of each shard is a target exactly once.
     """
 
     def __init__(self, shards: Shards, block_size: int):
-        self.shards, self.block_size = shards, block_size
-        counts = np.maximum(0, -(-(shards.sizes - 1) // block_size))
-        self.first = np.concatenate([[0], np.cumsum(counts)])
-        if not len(self):
-            raise ValueError(f"{shards.folder}: the {shards.split} split is empty; raise --val_fraction when preparing")
-
-    def __len__(self) -> int:
-        return int(self.first[-1])
+        super().__init__(shards, block_size, -(-(shards.sizes - 1) // block_size), "is empty; raise --val_fraction")
 
     def batches(self, batch_size: int, rank: int = 0, world_size: int = 1) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield this rank's (inputs, targets), int64 (B, block_size); targets beyond a shard's end are -100.
@@ -223,16 +215,12 @@ class EvalWindows:
         mine = np.arange(rank, -(-len(self) // world_size) * world_size, world_size)
         for begin in range(0, len(mine), batch_size):
             indices = mine[begin : begin + batch_size]
-            x = np.zeros((len(indices), T), dtype=np.int64)
-            y = np.full((len(indices), T), -100, dtype=np.int64)
+            rows = np.full((len(indices), T + 1), -100, dtype=np.int64)
             owners = np.searchsorted(self.first, indices, side="right") - 1
-            for row, (index, shard) in enumerate(zip(indices.tolist(), owners.tolist(), strict=True)):
-                if index >= len(self):
-                    continue
-                start = (index - int(self.first[shard])) * T
-                tokens = self.shards.read(shard, start, min(T + 1, int(self.shards.sizes[shard]) - start))
-                x[row, : len(tokens) - 1] = tokens[:-1]
-                y[row, : len(tokens) - 1] = tokens[1:]
-            for ids in (x, y):
-                self.shards.check_ids(ids)
-            yield x, y
+            for row, index, shard in zip(rows, indices.tolist(), owners.tolist(), strict=True):
+                if index < len(self):
+                    start = (index - int(self.first[shard])) * T
+                    tokens = self.shards.read(shard, start, min(T + 1, int(self.shards.sizes[shard]) - start))
+                    row[: len(tokens)] = tokens
+            self.shards.check_ids(rows)
+            yield np.maximum(rows[:, :-1], 0), rows[:, 1:]

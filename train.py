@@ -13,7 +13,6 @@ import configurator  # before torch and the others: Ctrl-C during their import i
 
 # isort: split
 import contextlib
-import dataclasses
 import functools
 import json
 import math
@@ -23,7 +22,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -124,20 +123,17 @@ RESUME_FIXED = ("data", "init_from", *MODEL, "block_size", "optimizer", "batch_t
 
 def micro_steps(cfg: TrainConfig, world_size: int) -> int:
     """Forward-backward passes of one process in a step. Raises ValueError when the step cannot be cut evenly."""
-    windows = cfg.batch_tokens // cfg.block_size
-    if cfg.batch_tokens % cfg.block_size:
-        nearest = max(1, round(cfg.batch_tokens / cfg.block_size)) * cfg.block_size
-        wanted = f"a multiple of block_size ({cfg.block_size}); try {nearest}"
-        raise ValueError(f"batch_tokens ({cfg.batch_tokens}) must be {wanted}")
-    if windows % world_size:
-        nearest = max(1, round(windows / world_size)) * world_size * cfg.block_size
-        why = f"{windows} windows, which {world_size} processes cannot share"
-        raise ValueError(f"batch_tokens ({cfg.batch_tokens}) is {why}; try --batch_tokens={nearest}")
-    mine = windows // world_size
+    row = cfg.block_size * world_size  # tokens of a window for each process
+    if cfg.batch_tokens % row:
+        nearest = max(1, round(cfg.batch_tokens / row)) * row
+        wanted = f"a multiple of block_size x processes ({cfg.block_size} x {world_size})"
+        raise ValueError(f"batch_tokens ({cfg.batch_tokens}) must be {wanted}; try --batch_tokens={nearest}")
+    mine = cfg.batch_tokens // row
     if mine % cfg.batch_size:
         nearest = max(size for size in range(1, min(mine, cfg.batch_size) + 1) if mine % size == 0)
-        why = f"{mine} windows in a step, no multiple of batch_size ({cfg.batch_size})"
-        raise ValueError(f"a process has {why}; try --batch_size={nearest}")
+        raise ValueError(
+            f"batch_size ({cfg.batch_size}) must divide a process' {mine} windows; try --batch_size={nearest}"
+        )
     return mine // cfg.batch_size
 
 
@@ -170,9 +166,7 @@ def evaluate(model: torch.nn.Module, windows: EvalWindows, batch_size: int, prec
     return (total[0] / total[1]).item()
 
 
-def validate(
-    cfg: TrainConfig, model: torch.nn.Module, data: Mixture, precision: Callable, world: World
-) -> dict[str, float]:
+def validate(cfg: TrainConfig, model: Llama, data: Mixture, precision: Callable, world: World) -> dict[str, float]:
     """Metrics of an evaluation: the corpora's losses in their shares, as bits per byte too; each one's if several."""
     losses = {corpus.name: evaluate(model, corpus.val, cfg.batch_size, precision, world) for corpus in data.corpora}
     val_loss = sum(share * loss for share, loss in zip(data.shares, losses.values(), strict=True))
@@ -195,8 +189,8 @@ def check_resume(cfg: TrainConfig, folder: Path, saved: dict[str, Any], tokenize
     for key in RESUME_FIXED:
         had = saved["settings"].get(key, getattr(TrainConfig, key))  # a setting that came later had its default
         if had != getattr(cfg, key):
-            advice = f"give --{key}={had} to resume, or another --out_dir"
-            raise ValueError(f"checkpoint {folder} has {key}={had} but the settings say {getattr(cfg, key)}; {advice}")
+            wrong = f"checkpoint {folder} has {key}={had} but the settings say {getattr(cfg, key)}"
+            raise ValueError(f"{wrong}; give --{key}={had} to resume, or another --out_dir")
     if not Tokenizer.load(folder).same(tokenizer):
         raise ValueError(f"checkpoint {folder} has another tokenizer than the data has now; give another --out_dir")
 
@@ -205,8 +199,7 @@ def model_shape(cfg: TrainConfig, vocab_size: int) -> ModelConfig:
     """The decoder that the settings describe, for a tokenizer of `vocab_size` ids."""
     shape = {key: getattr(cfg, key) for key in (*MODEL, "block_size")}
     shape["vocab_size"] = -(-vocab_size // 64) * 64  # padded: GPUs multiply multiples of 64 faster
-    if cfg.ffn_hidden is None:
-        shape["ffn_hidden"] = -(-8 * cfg.n_embd // (3 * 64)) * 64
+    shape["ffn_hidden"] = -(-8 * cfg.n_embd // (3 * 64)) * 64 if cfg.ffn_hidden is None else cfg.ffn_hidden
     return ModelConfig(**shape)
 
 
@@ -223,9 +216,10 @@ def adopt(cfg: TrainConfig, folder: Path, data: Tokenizer) -> tuple[TrainConfig,
         if getattr(cfg, key) not in (getattr(TrainConfig, key), getattr(shape, key)):
             raise ValueError(f"{key}={getattr(cfg, key)}, but {folder} has {getattr(shape, key)}; leave --{key} out")
     if cfg.block_size > shape.block_size:
-        why = f"is longer than the context of {folder}; try --block_size={shape.block_size}"
-        raise ValueError(f"block_size ({cfg.block_size}) {why}")
-    return dataclasses.replace(cfg, **{key: getattr(shape, key) for key in MODEL}), shape, tokenizer
+        raise ValueError(
+            f"block_size ({cfg.block_size}) is longer than {folder}'s; try --block_size={shape.block_size}"
+        )
+    return replace(cfg, **{key: getattr(shape, key) for key in MODEL}), shape, tokenizer
 
 
 @contextlib.contextmanager
@@ -236,11 +230,11 @@ def memory_advice(cfg: TrainConfig) -> Iterator[None]:
     except RuntimeError as error:
         if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
             raise
-        alone = os.environ.get("LOCAL_RANK", "0") != "0"  # process 0 says in one line what others leave to torchrun
-        raise (RuntimeError if alone else ValueError)(
-            f"out of memory: {str(error).splitlines()[0]:.200}; lower --batch_size ({cfg.batch_size}; the steps stay "
-            f"the same), or block_size ({cfg.block_size}), or give --recompute=True, or --parallel=fsdp on more devices"
-        ) from None
+        # process 0 says in one line what others leave to torchrun
+        kind = ValueError if os.environ.get("LOCAL_RANK", "0") == "0" else RuntimeError
+        advice = f"lower --batch_size ({cfg.batch_size}; the steps stay the same) or block_size ({cfg.block_size}), "
+        advice += "or give --recompute=True, or --parallel=fsdp on more devices"
+        raise kind(f"out of memory: {str(error).splitlines()[0]:.200}; {advice}") from None
 
 
 def continuation(cfg: TrainConfig, model: Llama, tokenizer: Tokenizer, precision: Callable, max_new_tokens: int) -> str:
@@ -307,12 +301,9 @@ def train(cfg: TrainConfig, held: contextlib.ExitStack) -> None:
         device = pick_device(f"cuda:{world.local_rank}")
         torch.cuda.set_device(device)
     world.start(device)
-
-    def lock() -> None:
-        if world.rank == 0:
-            held.enter_context(atomic.lock(out_dir, LOCK_WAIT_S))
-
-    locked = world.together(lambda: out_dir.is_dir() and (lock() or True))
+    lock = functools.partial(atomic.lock, out_dir, LOCK_WAIT_S)
+    locked = world.rank == 0 and out_dir.is_dir()
+    world.together(lambda: held.enter_context(lock()) if locked else None)
     folder = None  # the checkpoint to resume from
     if (out_dir / "latest").exists():
         folder = out_dir / (out_dir / "latest").resolve().name
@@ -356,40 +347,37 @@ def train(cfg: TrainConfig, held: contextlib.ExitStack) -> None:
         with torch.no_grad():
             for parameter, value in model.initial_weights():
                 put(parameter, value)
-    compiled = torch.compile(model) if cfg.compile and not divided else model
-    parallel = compiled
-    if world.size > 1 and not divided:
-        zeros = torch.zeros((cfg.batch_size, cfg.block_size), dtype=torch.int64, device=device)
-        with memory_advice(cfg):
-            parallel = replicate(compiled, zeros, precision)
     if state["step"] >= cfg.max_iters:
         text = continuation(cfg, model, data.tokenizer, precision, 100)
         if world.rank == 0:
             print(f"{folder} has had its {cfg.max_iters} steps; raise --max_iters to go on, or give another --out_dir")
             report(cfg, state["step"], state["val_loss"], data, text)
-        del parallel
         world.stop()
         return
+    parallel = compiled = torch.compile(model) if cfg.compile and not divided else model
+    if world.size > 1 and not divided:
+        zeros = torch.zeros((cfg.batch_size, cfg.block_size), dtype=torch.int64, device=device)
+        with memory_advice(cfg):
+            parallel = replicate(compiled, zeros, precision)
 
     # the journal of rank 0
-    settings, threads = dataclasses.asdict(cfg), torch.get_num_threads()
+    settings, threads = asdict(cfg), torch.get_num_threads()
     if world.rank == 0:
         out_dir.mkdir(parents=True, exist_ok=True)
         if not locked:
-            lock()
+            held.enter_context(lock())
         atomic.write_json(out_dir / "settings.json", settings)
         wandb = {"project": cfg.wandb_project, "name": out_dir.name, "config": settings} if cfg.wandb else None
         log = journal.Journal(out_dir, state["step"], wandb)
-        where = (
-            f"{device.type}, {str(dtype).removeprefix('torch.')}, processes: {world.size}, threads in each: {threads}"
-        )
-        print(f"{model.num_parameters():,} parameters; {cfg.max_iters:,} steps of {cfg.batch_tokens:,} tokens; {where}")
+        on = f"{device.type}, {str(dtype).removeprefix('torch.')}, processes: {world.size}, threads in each: {threads}"
+        print(f"{model.num_parameters():,} parameters; {cfg.max_iters:,} steps of {cfg.batch_tokens:,} tokens; {on}")
         print(data.describe(cfg.max_iters * step_windows))
         if folder is not None:
             print(f"resumed from {folder}", flush=True)
             if saved.get("threads", threads) != threads:
                 print(f"note: it ran with --num_threads={saved['threads']}; the last bits of the results will differ")
-        bar = tqdm(total=cfg.max_iters, initial=state["step"], unit=" steps", desc="train", disable=None)
+    # disable=None: no bar where the output is no terminal
+    bar = tqdm(total=cfg.max_iters, initial=state["step"], unit=" steps", desc="train", disable=world.rank > 0 or None)
     interrupted: list[int] = []
     previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
@@ -471,13 +459,12 @@ def train(cfg: TrainConfig, held: contextlib.ExitStack) -> None:
             if values[4] >= cfg.max_skipped:
                 guilty = world.agree(*[bool(values[5]) and rank == world.rank for rank in range(world.size)])
                 ranks = ", ".join(str(rank) for rank, bad in enumerate(guilty) if bad) or "none, the gradient alone"
-                where = f"(rank: {ranks}); at step {step} the loss is {values[0]} and the gradient's norm {values[1]}"
-                advice = f"lower --learning_rate ({cfg.learning_rate}); the newest checkpoint is {out_dir}/latest"
-                raise ValueError(f"{values[4]:.0f} steps in a row were skipped {where}; {advice}")
+                now = f"at step {step} the loss is {values[0]} and the gradient's norm {values[1]}"
+                wrong = f"{values[4]:.0f} steps in a row were skipped (rank: {ranks}); {now}; lower --learning_rate"
+                raise ValueError(f"{wrong} ({cfg.learning_rate}); the newest checkpoint is {out_dir}/latest")
             skips[[0, 2, 3]] = 0
         update_s += time.perf_counter() - start_s
-        if world.rank == 0:
-            bar.update(1)
+        bar.update(1)
         if world.rank == 0 and logging:
             dt_s = update_s / (step - logged_step)
             tokens_per_s, left_s = cfg.batch_tokens / dt_s, round((cfg.max_iters - step) * dt_s)

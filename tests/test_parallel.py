@@ -183,4 +183,4 @@ def test_a_full_disk_and_an_uneven_split_are_one_line_for_all(data_dir, tmp_path
     assert "RuntimeError" not in done.stderr and (tmp_path / "out/latest").resolve().name == "step_0000005"
     done = launch(3, settings | {"batch_size": 1}, {})
     errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
-    assert len(errors) == 1 and "8 windows, which 3 processes cannot share; try --batch_tokens=288" in errors[0]
+    assert len(errors) == 1 and "block_size x processes (32 x 3); try --batch_tokens=288" in errors[0]
