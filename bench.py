@@ -42,7 +42,8 @@ from tqdm import tqdm
 import atomic
 import bench_data
 import bench_wiki
-from bench_model import PARTS, SAMPLE_PARTS, Part, need
+from bench_figures import need
+from bench_model import PARTS, SAMPLE_PARTS, Part
 from documents import worker_pool
 from sample import pick_device
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from bench_figures import need
 from checkpoint import hf_config
 from model import Llama, ModelConfig
 from sample import generate, pick_device, weight_dtype
@@ -42,14 +43,6 @@ class Part:
     units_per_call: int
     check: Callable[[dict[str, Callable[[], Any]]], str]  # given what was built: the agreement in words, or ValueError
     memory_calls: int = MEMORY_CALLS
-
-
-def need(module: str) -> Any:
-    """Import a package of requirements-dev.txt. Raises ValueError with the pip line when it does not import."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ValueError(f"{module} does not import ({error}); run: pip install -r requirements-dev.txt") from None
 
 
 def optimizer_step(

@@ -24,8 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from bench_data import Samples, ratios, spread, summary, target, target_lines
-from bench_model import need
+from bench_figures import Samples, need, ratios, spread, summary, target, target_lines
 
 WORKERS = 2
 PART = 2500  # documents in a part of a corpus: 8 MB
@@ -118,14 +117,13 @@ def encode_nanogpt(documents: str, encoding: str, out: str) -> None:
     import datasets
     import tiktoken
     from tiktoken.load import load_tiktoken_bpe
+    from tiktoken_ext.openai_public import r50k_pat_str
 
-    from tokenizer import ENCODINGS
-
-    pattern, end_of_text = ENCODINGS[Path(encoding).stem]
-    encoder = tiktoken.Encoding("peer", pat_str=pattern, mergeable_ranks=load_tiktoken_bpe(encoding), special_tokens={})
+    ranks = load_tiktoken_bpe(encoding)  # what tiktoken.get_encoding("gpt2") is made of
+    encoder = tiktoken.Encoding("gpt2", pat_str=r50k_pat_str, mergeable_ranks=ranks, special_tokens={})
 
     def encode(row: dict) -> dict:
-        ids = encoder.encode_ordinary(row["text"]) + [end_of_text]
+        ids = encoder.encode_ordinary(row["text"]) + [len(ranks)]
         return {"ids": ids, "len": len(ids)}
 
     files = {"train": f"{documents}/*.parquet"}

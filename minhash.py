@@ -3,7 +3,6 @@
 import functools
 
 import numpy as np
-from datasketch import MinHash
 
 from clean import WORD
 
@@ -35,6 +34,8 @@ def fmix(values: np.ndarray) -> np.ndarray:
 @functools.cache
 def permutations() -> list[tuple[np.uint32, np.uint32]]:
     """datasketch's (a, b) of a * x + b mod 2^32, seed 1."""
+    from datasketch import MinHash  # here: it imports scipy, 50 MB and most of a second in every worker
+
     return list(zip(*MinHash(BANDS * ROWS, scheme="affine32").permutations, strict=True))
 
 

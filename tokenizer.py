@@ -1,19 +1,20 @@
 """Text to token ids and back: a tokenizer trained here, or any Hugging Face tokenizer.json.
 
 Trained here: a byte-level BPE, or one id a character. tiktoken encodes a byte-level BPE when its ids are proven to be
-those of `tokenizers`, and is several times as fast; `tokenizers` does all else. Text that spells a special token is
-ordinary text, except in a prompt.
+those of `tokenizers`, and is several times as fast; gigatoken, faster still, where it is known to do the same;
+`tokenizers` all else. Text that spells a special token is ordinary text, except in a prompt.
 """
 
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+import gigatoken
 import tiktoken.load
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as HFTokenizer
@@ -35,6 +36,9 @@ SMOLLM_PATTERN = SMOLLM_PATTERN.replace("NUMBER", r"\p{N}\x{11DE0}-\x{11DE9}\x{1
 UPPER, LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 O200K_PATTERN = rf"[^\r\n\p{{L}}\p{{N}}]?(?:{UPPER}*{LOWER}+|{UPPER}+{LOWER}*)(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
 O200K_PATTERN += r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+SPACES = "\t\v\f\x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
+BEFORE_LAST_SPACE = re.compile(rf"(?<=[ {SPACES}])(?=[ {SPACES}][^ {SPACES}\r\n])")  # none of them ends a line
+MEMORY_CHARS = 50_000_000  # gigatoken remembers the words it met: after so many characters it begins anew
 # tiktoken's encodings by name: how they cut text (in patterns of the same effect, without `$`), the end-of-text id.
 ENCODINGS = {"gpt2": (GPT2_PATTERN, 50256), "cl100k_base": (LLAMA3_PATTERN, 100257)}
 ENCODINGS["o200k_base"] = O200K_PATTERN, 199999
@@ -115,6 +119,47 @@ def from_tiktoken(name: str) -> str | None:
     return tokenizer.to_str()
 
 
+def tiktoken_encoder(pattern: str, ranks: dict[bytes, int]) -> Callable[[str], list[int]]:
+    """tiktoken's encode_ordinary for `pattern`, in two thirds of the time if it has an alternative for line ends.
+
+    The look-ahead in `\\s+(?!\\S)` keeps its regular expressions from an automaton. It acts only where two spaces stand
+    before a word: texts are cut between the two, then the rest of the pattern cuts them as the whole would.
+    """
+    plain = pattern.removesuffix(r"|\s+(?!\S)|\s+")
+    eased = plain != pattern and r"[\r\n]" in plain
+    pattern = plain + r"|\s+" if eased else pattern
+    encode = tiktoken.Encoding("nonllama", pat_str=pattern, mergeable_ranks=ranks, special_tokens={}).encode_ordinary
+
+    def encode_eased(text: str) -> list[int]:
+        if "  " not in text and not any(space in text for space in SPACES):
+            return encode(text)
+        return [i for part in BEFORE_LAST_SPACE.split(text) for i in encode(part)]
+
+    return encode_eased if eased else encode
+
+
+def fast_encoder(pattern: str, ranks: dict[bytes, int], spec: dict[str, Any]) -> Callable[[str], list[int]]:
+    """Encodes by gigatoken, ten times as fast, what it is known to encode as tiktoken does; the rest by tiktoken.
+
+    That is every text for GPT-2's cuts, and for Llama 3's and Qwen2's ASCII (its letters are of Unicode 16, not 17).
+    """
+    slow, made, left = tiktoken_encoder(pattern, ranks), None, 0
+    if pattern not in (GPT2_PATTERN, LLAMA3_PATTERN, QWEN2_PATTERN):
+        return slow
+    plain = json.dumps(spec | {"added_tokens": [], "normalizer": None, "post_processor": None})
+
+    def encode(text: str) -> list[int]:
+        nonlocal made, left
+        if pattern != GPT2_PATTERN and not text.isascii():
+            return slow(text)
+        if left <= 0:
+            made, left = gigatoken.Tokenizer.from_json(plain), MEMORY_CHARS
+        left -= len(text)
+        return made.encode(text).tolist()
+
+    return encode
+
+
 class Tokenizer:
     """Encode and decode with a tokenizer.json.
 
@@ -179,8 +224,8 @@ class Tokenizer:
             return cls(path.read_text(encoding="utf-8"), settings)
 
     @cached_property
-    def fast(self) -> tiktoken.Encoding | None:
-        """tiktoken with the same merges; None when its ids are not proven to be those of `tokenizers`.
+    def fast(self) -> Callable[[str], list[int]] | None:
+        """Encodes by tiktoken or gigatoken; None when their ids are not proven to be those of `tokenizers`.
 
         tiktoken merges any two neighbours that together spell a token, the lowest id first; `tokenizers` merges the
         listed pairs, first in the list first. Both do the same on every text when the list is in the order of the ids
@@ -195,9 +240,10 @@ class Tokenizer:
             return None
         cuts = _state(self.hf.pre_tokenizer)
         pattern = next((pattern for pattern, known in _pre_tokenizers().items() if _state(known) == cuts), None)
-        spec, as_byte = json.loads(self.json)["model"], _byte_of_character()
-        vocab = {token: i for token, i in spec["vocab"].items() if token and as_byte.keys() >= set(token)}
-        merges = [tuple(pair if isinstance(pair, list) else pair.split(" ")) for pair in spec["merges"]]
+        spec, as_byte = json.loads(self.json), _byte_of_character()
+        bpe = spec["model"]
+        vocab = {token: i for token, i in bpe["vocab"].items() if token and as_byte.keys() >= set(token)}
+        merges = [tuple(pair if isinstance(pair, list) else pair.split(" ")) for pair in bpe["merges"]]
         made = [vocab.get(left + right, -1) for left, right in merges]
         if pattern is None or not as_byte.keys() <= vocab.keys() or made != sorted(made):
             return None
@@ -214,7 +260,7 @@ class Tokenizer:
             return None
         to_byte = str.maketrans({character: chr(byte) for character, byte in as_byte.items()})
         ranks = {token.translate(to_byte).encode("latin-1"): i for token, i in vocab.items()}
-        return tiktoken.Encoding("nonllama", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
+        return fast_encoder(pattern, ranks, spec | {"model": bpe | {"vocab": vocab}})
 
     @cached_property
     def _not_special(self) -> set[str]:
@@ -229,7 +275,7 @@ class Tokenizer:
         """
         text = _valid(text)
         ids = self._encode_fast(text) if self.fast is not None else self._encode(text)
-        if self.end_of_text in ids and (eos := self.end_of_text_token) in text:
+        if (eos := self.end_of_text_token) in text and self.end_of_text in ids:
             # It is a word of the model as well, as all special tokens of a Unigram model are: cut it in two.
             cuts = f"(?<={re.escape(eos[0])})(?={re.escape(eos[1:])})"
             ids = [i for part in re.split(cuts, text) for i in self._encode(part)]
@@ -251,7 +297,7 @@ class Tokenizer:
         if any(token in text or token in plain for token in self._not_special):
             return self._encode(text)
         with suppress(ValueError), one_line(""):  # tiktoken's regex overflows its stack on a run of a million spaces
-            return self.fast.encode_ordinary(plain)
+            return self.fast(plain)
         return self._encode(text)
 
     def _encode(self, text: str, prompt: bool = False) -> list[int]:

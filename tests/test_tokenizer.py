@@ -10,6 +10,7 @@ import random
 import shutil
 import unicodedata
 
+import gigatoken
 import pytest
 import tiktoken
 import tiktoken_ext.openai_public as openai_public
@@ -21,16 +22,19 @@ from tokenizers import AddedToken, ByteLevelBPETokenizer, Regex, decoders, model
 from tokenizers import Tokenizer as HFTokenizer
 from tokenizers import pre_tokenizers as pre
 
+import tokenizer as tokenizer_module
 from tokenizer import (
     END_OF_TEXT,
     GPT2_PATTERN,
     LLAMA3_PATTERN,
+    O200K_PATTERN,
     PATTERN,
     QWEN2_PATTERN,
     SMOLLM_PATTERN,
     TextStream,
     Tokenizer,
     from_tiktoken,
+    tiktoken_encoder,
     train_bpe,
     train_characters,
 )
@@ -398,32 +402,52 @@ PRE_TOKENIZERS = {
     "llama3": (LLAMA3_PATTERN, split_and_bytes(LLAMA3_PATTERN)),
     "qwen2": (QWEN2_PATTERN, split_and_bytes(QWEN2_PATTERN)),
     "gpt2": (GPT2_PATTERN, pre.ByteLevel(add_prefix_space=False)),
+    "o200k": (O200K_PATTERN, split_and_bytes(O200K_PATTERN)),
     "smollm": (SMOLLM_PATTERN, pre.Sequence([pre.Digits(True), pre.ByteLevel(add_prefix_space=False)])),
 }
 
 
-def check_cuts(kind: str, characters: list[str]) -> None:
-    """tiktoken's regular expression cuts texts with each character where the pre-tokenizer does."""
+def check_cuts(kind: str, texts: list[str]) -> None:
+    """tiktoken's regular expression cuts texts where the pre-tokenizer does."""
     pattern, pre_tokenizer = PRE_TOKENIZERS[kind]
-    texts = [f"a{c}a!{c}1{c} {c}{c}'{c}\n{c}  {c}!'S{c}'l{c}" for c in characters]
     expected = [[text[start:end] for _, (start, end) in pre_tokenizer.pre_tokenize_str(text)] for text in texts]
     pieces = {piece.encode() for found in expected for piece in found}
     ranks = {bytes([byte]): byte for byte in range(256)}  # a piece that no pre-tokenizer made is cut in bytes
     ranks |= {piece: 256 + k for k, piece in enumerate(sorted(pieces - set(ranks)))}
-    engine = tiktoken.Encoding("pieces", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
-    for character, text, found in zip(characters, texts, expected, strict=True):
-        cut = [engine.decode_single_token_bytes(i) for i in engine.encode_ordinary(text)]
-        assert cut == [piece.encode() for piece in found], hex(ord(character))
+    encode, piece_of = tiktoken_encoder(pattern, ranks), {i: piece for piece, i in ranks.items()}
+    for text, found in zip(texts, expected, strict=True):
+        assert [piece_of[i] for i in encode(text)] == [piece.encode() for piece in found], text
 
 
-@pytest.mark.parametrize("kind", PRE_TOKENIZERS)
-def test_both_engines_cut_the_text_at_the_same_places(kind):
-    """Whether a character is a letter, a number or a space: for all numbers and spaces and 2,000 other characters."""
+def around(characters: list[str]) -> list[str]:
+    """A text for each character, in which it stands in many places."""
+    return [f"a{c}a!{c}1{c} {c}{c}'{c}\n{c}  {c}!'S{c}'l{c}" for c in characters]
+
+
+def runs_of_spaces() -> list[str]:
+    """Texts of spaces of all kinds, line ends and a few words: where a pattern's look-ahead acts."""
+    draw, alphabet = random.Random(0), [*" \t\n\r\v\x1c\x85\xa0\u2028\u3000", " ", " ", "\n", *"aA1.'/", "'s", "机"]
+    return ["".join(draw.choices(alphabet, k=draw.randint(1, 12))) for _ in range(20_000)]
+
+
+def some_characters() -> list[str]:
+    """All numbers and spaces, and 2,000 other characters."""
     ranges = [range(0x3400), range(0xA000, 0xAC00), range(0xF900, 0x20000), range(0xE0000, 0xE0200)]
     others = [chr(c) for c in itertools.chain(*ranges)]
     numbers = [c for c in others if unicodedata.category(c)[0] in "NZ" or c.isspace()]
     new = [*range(0x11DE0, 0x11DEA), *range(0x16FF4, 0x16FF7)]  # numbers of Unicode 17
-    check_cuts(kind, sorted({*numbers, *map(chr, new), *random.Random(0).sample(others, 2000)}))
+    return sorted({*numbers, *map(chr, new), *random.Random(0).sample(others, 2000)})
+
+
+@pytest.mark.parametrize("kind", PRE_TOKENIZERS)
+def test_both_engines_cut_runs_of_spaces_at_the_same_places(kind):
+    check_cuts(kind, runs_of_spaces())
+
+
+@pytest.mark.parametrize("kind", PRE_TOKENIZERS)
+def test_both_engines_cut_the_text_at_the_same_places(kind):
+    """Whether a character is a letter, a number or a space."""
+    check_cuts(kind, around(some_characters()))
 
 
 @pytest.mark.slow
@@ -431,7 +455,7 @@ def test_both_engines_cut_the_text_at_the_same_places(kind):
 def test_both_engines_cut_at_the_same_places_for_every_character(kind):
     every = [chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000]
     for start in range(0, len(every), 2000):
-        check_cuts(kind, every[start : start + 2000])
+        check_cuts(kind, around(every[start : start + 2000]))
 
 
 # --- which tokenizers tiktoken may encode ---
@@ -573,7 +597,7 @@ def test_whatever_the_merges_tiktoken_is_used_only_where_its_ids_are_the_same():
         if tokenizer.fast is not None:
             fast += 1
             expected = [tokenizer.hf.encode(text, add_special_tokens=False).ids for text in texts]
-            assert tokenizer.fast.encode_ordinary_batch(texts, num_threads=1) == expected, seed
+            assert [tokenizer.fast(text) for text in texts] == expected, seed
     assert 100 < fast < 250
 
 
@@ -834,6 +858,32 @@ def test_named_encodings_give_the_ids_of_tiktoken(tmp_path, monkeypatch, name):
         assert ours._encode(sample) == theirs.encode_ordinary(sample)  # what transformers will do with the file
     monkeypatch.setattr(tiktoken, "get_encoding", lambda _: theirs)
     assert from_tiktoken(name) == text
+
+
+def check_every(name: str, monkeypatch, texts: list[str]) -> None:
+    """Texts and the ids of tiktoken, by an engine that forgets what it met several times on the way."""
+    monkeypatch.setattr(tokenizer_module, "MEMORY_CHARS", 10_000)
+    made, load = [], gigatoken.Tokenizer.from_json
+    monkeypatch.setattr(gigatoken.Tokenizer, "from_json", lambda spec: made.append(spec) or load(spec))
+    theirs, file = openai(name, monkeypatch), SHARED / f"tokenizer/{name}.tiktoken"
+    ours = Tokenizer(from_tiktoken(str(file)))
+    for text in texts:
+        assert ours.encode(text) == theirs.encode_ordinary(text), text
+    assert len(made) > 1  # gigatoken was asked
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("name", ["gpt2", "cl100k_base"])
+def test_gigatoken_gives_the_ids_of_tiktoken(monkeypatch, name):
+    check_every(name, monkeypatch, [*runs_of_spaces(), *around(some_characters()), *real_texts().values()])
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+@pytest.mark.parametrize("name", ["gpt2", "cl100k_base"])
+def test_gigatoken_gives_the_ids_of_tiktoken_for_every_character(monkeypatch, name):
+    every = [chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000]
+    check_every(name, monkeypatch, [*around(every), *real_texts().values()])
 
 
 @pytest.mark.real_data
