@@ -21,6 +21,7 @@ import configurator  # before torch and the others: Ctrl-C during their import i
 
 # isort: split
 import glob
+import io
 import json
 import shutil
 from collections.abc import Iterator
@@ -84,8 +85,10 @@ def sketch_part(job: tuple[Path, Path]) -> None:
         sizes = [[len(text) for _, text in batch], [len(text.encode()) for _, text in batch]]
         numbers = np.array([ids, *sizes, counts], np.uint64)
         found.append(np.concatenate([band_hashes(signatures(shingles, counts)), content, numbers]))
-    with atomic.new_file(target) as temporary, open(temporary, "wb") as file:
-        np.save(file, np.concatenate(found, axis=1))
+    whole = io.BytesIO()
+    np.save(whole, np.concatenate(found, axis=1))
+    with atomic.new_file(target) as temporary:
+        temporary.write_bytes(whole.getbuffer())  # np.save would not notice that the disk is full
 
 
 class Documents:

@@ -9,6 +9,7 @@ Every stage writes complete files or none; the same command continues an interru
 import configurator  # before torch and the others: Ctrl-C during their import is one line too
 
 # isort: split
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -35,7 +36,7 @@ from dedup import find_duplicates
 from documents import DocumentWriter, map_parts, read_counts, read_documents
 from shards import FORMAT_VERSION, join_parts, token_dtype
 from sources import Piece, Truncated, cut_parts, find_pieces, read_part
-from tokenizer import Tokenizer, from_tiktoken, train_bpe, train_characters
+from tokenizer import ENCODINGS, Tokenizer, from_tiktoken, train_bpe, train_characters
 
 TOKENIZER_BYTES = 100_000_000  # the vocabulary is trained on about this much of the text, drawn by a hash of the id
 EXAMPLES, EXAMPLE_CHARS = 20, 300  # of what each filter dropped, in the report
@@ -134,17 +135,12 @@ def main(cfg: PrepareConfig) -> None:
     print(f"wrote {folder} in {sum(seconds.values()):.0f} s: {', '.join(f'{k} {v:.0f} s' for k, v in seconds.items())}")
 
 
-class stage:
-    """Adds the seconds spent inside the `with` block to seconds[name]."""
-
-    def __init__(self, name: str, seconds: dict[str, float]):
-        self.name, self.seconds = name, seconds
-
-    def __enter__(self) -> None:
-        self.start_s = time.perf_counter()
-
-    def __exit__(self, *error: object) -> None:
-        self.seconds[self.name] = time.perf_counter() - self.start_s
+@contextlib.contextmanager
+def stage(name: str, seconds: dict[str, float]) -> Iterator[None]:
+    """Leaves the seconds spent inside the `with` block in seconds[name]."""
+    start_s = time.perf_counter()
+    yield
+    seconds[name] = time.perf_counter() - start_s
 
 
 def settings(cfg: PrepareConfig) -> dict[str, Any]:
@@ -389,6 +385,10 @@ def make_tokenizer(cfg: PrepareConfig, documents: list[Path], split: Splitter, f
 def given_tokenizer(name: str) -> Tokenizer:
     """A named encoding of tiktoken, or the tokenizer of a file or folder."""
     text = from_tiktoken(name)
+    if text is None and not Path(name).exists():
+        raise ValueError(
+            f"--tokenizer={name}: no such tokenizer file, and not one of bpe, char, {', '.join(ENCODINGS)}"
+        )
     return Tokenizer(text) if text is not None else Tokenizer.load(name)
 
 
@@ -422,14 +422,13 @@ def encode_part(split: Splitter, folder: Path, dtype: np.dtype, cut: int, job: t
     """Encode one document part to tokens/part_x/{train,val}.bin; documents end with the end-of-text id."""
     path, part, start = job
     tokenizer = once(Tokenizer.load, folder / "tokenizer.json")
-    counts = {name: {"documents": 0, "bytes": 0} for name in ("train", "val")}
+    counts, end = {name: {"documents": 0, "bytes": 0} for name in ("train", "val")}, dtype.type(tokenizer.end_of_text)
     with atomic.new_folder(part) as temporary:
         files = {name: open(temporary / f"{name}.bin", "wb") for name in counts}  # noqa: SIM115
         for name, text, ends in split.pieces(path, start, cut):
-            ids = tokenizer.encode(text)
+            files[name].write(tokenizer.encode_array(text).astype(dtype).tobytes())
             if ends:
-                ids.append(tokenizer.end_of_text)
-            files[name].write(np.array(ids, dtype=dtype).tobytes())  # numpy refuses an id beyond the dtype
+                files[name].write(end)
             counts[name]["documents"] += ends
             counts[name]["bytes"] += len(text.encode())
         for file in files.values():

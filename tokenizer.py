@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import gigatoken
+import numpy as np
 import tiktoken.load
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as HFTokenizer
@@ -38,6 +39,7 @@ O200K_PATTERN = rf"[^\r\n\p{{L}}\p{{N}}]?(?:{UPPER}*{LOWER}+|{UPPER}+{LOWER}*)(?
 O200K_PATTERN += r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 SPACES = "\t\v\f\x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 BEFORE_LAST_SPACE = re.compile(rf"(?<=[ {SPACES}])(?=[ {SPACES}][^ {SPACES}\r\n])")  # none of them ends a line
+Encode = Callable[[str], Sequence[int] | np.ndarray]
 MEMORY_CHARS = 50_000_000  # gigatoken remembers the words it met: after so many characters it begins anew
 # tiktoken's encodings by name: how they cut text (in patterns of the same effect, without `$`), the end-of-text id.
 ENCODINGS = {"gpt2": (GPT2_PATTERN, 50256), "cl100k_base": (LLAMA3_PATTERN, 100257)}
@@ -131,14 +133,13 @@ def tiktoken_encoder(pattern: str, ranks: dict[bytes, int]) -> Callable[[str], l
     encode = tiktoken.Encoding("nonllama", pat_str=pattern, mergeable_ranks=ranks, special_tokens={}).encode_ordinary
 
     def encode_eased(text: str) -> list[int]:
-        if "  " not in text and not any(space in text for space in SPACES):
-            return encode(text)
-        return [i for part in BEFORE_LAST_SPACE.split(text) for i in encode(part)]
+        cut = "  " in text or any(space in text for space in SPACES)
+        return [i for part in BEFORE_LAST_SPACE.split(text) for i in encode(part)] if cut else encode(text)
 
     return encode_eased if eased else encode
 
 
-def fast_encoder(pattern: str, ranks: dict[bytes, int], spec: dict[str, Any]) -> Callable[[str], list[int]]:
+def fast_encoder(pattern: str, ranks: dict[bytes, int], spec: dict[str, Any]) -> Encode:
     """Encodes by gigatoken, ten times as fast, what it is known to encode as tiktoken does; the rest by tiktoken.
 
     That is every text for GPT-2's cuts, and for Llama 3's and Qwen2's ASCII (its letters are of Unicode 16, not 17).
@@ -148,14 +149,14 @@ def fast_encoder(pattern: str, ranks: dict[bytes, int], spec: dict[str, Any]) ->
         return slow
     plain = json.dumps(spec | {"added_tokens": [], "normalizer": None, "post_processor": None})
 
-    def encode(text: str) -> list[int]:
+    def encode(text: str) -> Sequence[int] | np.ndarray:
         nonlocal made, left
         if pattern != GPT2_PATTERN and not text.isascii():
             return slow(text)
         if left <= 0:
             made, left = gigatoken.Tokenizer.from_json(plain), MEMORY_CHARS
         left -= len(text)
-        return made.encode(text).tolist()
+        return made.encode(text)
 
     return encode
 
@@ -224,7 +225,7 @@ class Tokenizer:
             return cls(path.read_text(encoding="utf-8"), settings)
 
     @cached_property
-    def fast(self) -> Callable[[str], list[int]] | None:
+    def fast(self) -> Encode | None:
         """Encodes by tiktoken or gigatoken; None when their ids are not proven to be those of `tokenizers`.
 
         tiktoken merges any two neighbours that together spell a token, the lowest id first; `tokenizers` merges the
@@ -273,12 +274,16 @@ class Tokenizer:
 
         Raises ValueError for a character without an id.
         """
+        return self.encode_array(text).tolist()
+
+    def encode_array(self, text: str) -> np.ndarray:
+        """The same as uint32 (n,), which saves half of the time."""
         text = _valid(text)
-        ids = self._encode_fast(text) if self.fast is not None else self._encode(text)
+        ids = np.asarray(self._encode_fast(text) if self.fast is not None else self._encode(text), np.uint32)
         if (eos := self.end_of_text_token) in text and self.end_of_text in ids:
             # It is a word of the model as well, as all special tokens of a Unigram model are: cut it in two.
             cuts = f"(?<={re.escape(eos[0])})(?={re.escape(eos[1:])})"
-            ids = [i for part in re.split(cuts, text) for i in self._encode(part)]
+            ids = np.array([i for part in re.split(cuts, text) for i in self._encode(part)], np.uint32)
         return ids
 
     def encode_prompt(self, text: str) -> list[int]:
@@ -290,7 +295,7 @@ class Tokenizer:
         """
         return self._encode(_valid(text), prompt=True)
 
-    def _encode_fast(self, text: str) -> list[int]:
+    def _encode_fast(self, text: str) -> Sequence[int] | np.ndarray:
         plain = text
         if self.hf.normalizer is not None and not text.isascii():
             plain = self.hf.normalizer.normalize_str(text)  # not unicodedata: its version of Unicode may be another
@@ -371,7 +376,9 @@ def _state(pre_tokenizer: pre_tokenizers.PreTokenizer | None) -> bytes | None:
 
 def _valid(text: str) -> str:
     """`text` with U+FFFD for half a surrogate pair, which has no UTF-8 (as tiktoken does)."""
-    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    with suppress(UnicodeEncodeError):
+        return text.encode().decode()
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _settings(folder: Path) -> dict[str, Any]:

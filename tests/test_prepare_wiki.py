@@ -2,11 +2,13 @@
 
 import collections
 import dataclasses
+import functools
 import gzip
 import hashlib
 import json
 import os
 import random
+import resource
 import shlex
 import shutil
 import subprocess
@@ -478,6 +480,71 @@ def test_the_same_command_after_kill_9_gives_the_same_bytes(corpus, tmp_path):
     assert problems == [] and int(last.removeprefix("kills ")) >= 15
 
 
+FULL_DISK = """
+import json, resource, sys
+import prepare_wiki, sources
+
+sources.PART_BYTES = 1
+source, out = sys.argv[1:]
+sys.argv = ["prepare_wiki.py"]
+cfg = prepare_wiki.PrepareConfig(
+    source=source, data_dir=out, vocab_size=300, val_fraction=0.2, min_chars=20, num_workers=1
+)
+most = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+limits = dict.fromkeys(["make_documents", "find_duplicates", "make_tokenizer", "make_shards"], 0)
+errors = {name: [] for name in limits}
+
+
+def limited(name, real):
+    def stage(*args):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limits[name], most))
+        try:
+            return real(*args)
+        except OSError as error:
+            errors[name].append(str(error))
+            limits[name] = 3 * limits[name] + 300
+            raise
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+
+    return stage
+
+
+for name in limits:
+    setattr(prepare_wiki, name, limited(name, getattr(prepare_wiki, name)))
+for _ in range(100):
+    try:
+        prepare_wiki.main(cfg)
+        break
+    except OSError:
+        pass
+print(json.dumps(errors), file=sys.stderr)
+"""
+
+
+def test_a_full_disk_in_any_stage_is_an_error_and_the_same_command_goes_on(corpus, finished, tmp_path):
+    """No file may be larger than n bytes, n from 0 in each stage: it fails several times, each time further on."""
+    command = [sys.executable, "-c", FULL_DISK, corpus[0], str(tmp_path / "again")]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(REPO)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for name, errors in json.loads(done.stderr.splitlines()[-1]).items():
+        assert len(errors) >= 2 and all("File too large" in error for error in errors), name
+    assert tree(tmp_path / "again") == tree(finished)
+
+
+def test_a_full_disk_is_one_line_with_two_processes_too(corpus, tmp_path):
+    for path in Path(corpus[0]).parent.iterdir():
+        (tmp_path / path.name).write_text(
+            path.read_text() + json.dumps({"text": "", "padding": "x" * PART_BYTES}) + "\n"
+        )
+    flags = [f"--{key}={value}" for key, value in (SETTINGS | {"num_workers": 2}).items()]
+    limit = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (3000, resource.RLIM_INFINITY))
+    failed = command_line(f"--source={tmp_path}/*.jsonl", f"--data_dir={tmp_path}/data", *flags, preexec_fn=limit)
+    assert failed.returncode == 1 and failed.stderr.count("\n") == 1 and "File too large" in failed.stderr
+    done = command_line(f"--source={tmp_path}/*.jsonl", f"--data_dir={tmp_path}/data", *flags)
+    assert done.returncode == 0 and "documents read" in done.stdout
+
+
 # --- what is refused ---
 
 OTHER = {
@@ -626,6 +693,10 @@ def test_a_data_dir_that_is_a_file_is_refused(corpus, tmp_path):
         ({"num_workers": 0}, "num_workers (0) must be at least 1"),
         ({"vocab_size": 256}, "vocab_size (256) must be at least 257"),
         ({"tokenizer": "/none/tokenizer.json"}, "/none/tokenizer.json: no such tokenizer file"),
+        (
+            {"tokenizer": "gpt3"},
+            "gpt3: no such tokenizer file, and not one of bpe, char, gpt2, cl100k_base, o200k_base",
+        ),
         ({"source": ""}, "give --source=... and --data_dir=..."),
         ({"data_dir": ""}, "give --source=... and --data_dir=..."),
     ],
@@ -696,9 +767,9 @@ def test_a_bad_input_is_one_line_and_no_complete_folder(tmp_path, kind):
     assert BAD[kind] in refusal(tmp_path / "in" / pattern, tmp_path / "data", **settings)
 
 
-def command_line(*arguments: str) -> subprocess.CompletedProcess:
+def command_line(*arguments: str, **options) -> subprocess.CompletedProcess:
     command = [sys.executable, str(REPO / "prepare_wiki.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=200)
+    return subprocess.run(command, capture_output=True, text=True, timeout=200, **options)
 
 
 @pytest.mark.parametrize("kind", ["binary as text", "vocabulary too large"])
