@@ -67,7 +67,7 @@ class BenchConfig:
     )
     largest: int = 10**8  # sampler: samplers that hold a list run up to this n (1e8: 4.8 GB); whole epochs and targets
     file_mb: int = 2000  # reader: size of the token file, which is made beside the record and removed afterwards
-    documents: int = 50_000  # tokens: how many, 3 kB each
+    documents: int = 200_000  # tokens: how many, 3 kB each
     encoding: str = ""  # tokens: the path of a file gpt2.tiktoken
     dump: str = ""  # dump: a MediaWiki dump, whole or a slice, .xml or .xml.bz2; its pages are repeated
     dump_mb: int = 300  # dump: decompressed size of what is read

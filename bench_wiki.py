@@ -109,7 +109,7 @@ def encode_ours(documents: str, encoding: str, out: str) -> None:
     writer.close({})
     parts, split = sorted(Path(documents).glob("*.parquet")), Splitter("id", cfg.val_fraction, Path(out))
     make_tokenizer(cfg, parts, split, Path(out))
-    make_shards(cfg, parts, split, Path(out), WORKERS)
+    make_shards(cfg, parts, split, WORKERS)
 
 
 def encode_nanogpt(documents: str, encoding: str, out: str) -> None:

@@ -121,7 +121,7 @@ def main(cfg: PrepareConfig) -> None:
     with stage("tokenizer", seconds):
         make_tokenizer(cfg, documents, split, folder)
     with stage("tokens", seconds):
-        meta = make_shards(cfg, documents, split, folder, workers)
+        meta = make_shards(cfg, documents, split, workers)
     versions = {name: importlib.metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()}
     found = {key: duplicates[key] for key in ("documents", "exact", "near", "kept", "settings")}
     meta["provenance"] = {"source": identity, "settings": settings(cfg), "dedup": found, "packages": versions}
@@ -392,10 +392,9 @@ def given_tokenizer(name: str) -> Tokenizer:
     return Tokenizer(text) if text is not None else Tokenizer.load(name)
 
 
-def make_shards(
-    cfg: PrepareConfig, documents: list[Path], split: Splitter, folder: Path, workers: int
-) -> dict[str, Any]:
+def make_shards(cfg: PrepareConfig, documents: list[Path], split: Splitter, workers: int) -> dict[str, Any]:
     """Stage 4: encode each part by itself, then join the parts to shards; returns meta.json without its provenance."""
+    folder = split.folder
     tokenizer = Tokenizer.load(folder)
     dtype = token_dtype(tokenizer.vocab_size)
     starts, cut = [0] * len(documents), 0
@@ -405,7 +404,7 @@ def make_shards(
         cut = split.cut(starts[-1])
     parts = [folder / f"tokens/part_{i:05d}" for i in range(len(documents))]
     jobs = [job for job in zip(documents, parts, starts[: len(parts)], strict=True) if not job[1].is_dir()]
-    work = functools.partial(encode_part, split, folder, dtype, cut)
+    work = functools.partial(encode_part, split, dtype, cut)
     map_parts(work, [(job, read_counts(job[0])["bytes"]) for job in jobs], workers, "tokens")
     counts = [json.loads((part / "counts.json").read_text(encoding="utf-8")) for part in parts]
     splits = {}
@@ -418,21 +417,19 @@ def make_shards(
     return meta | {"splits": splits}
 
 
-def encode_part(split: Splitter, folder: Path, dtype: np.dtype, cut: int, job: tuple[Path, Path, int]) -> None:
+def encode_part(split: Splitter, dtype: np.dtype, cut: int, job: tuple[Path, Path, int]) -> None:
     """Encode one document part to tokens/part_x/{train,val}.bin; documents end with the end-of-text id."""
     path, part, start = job
-    tokenizer = once(Tokenizer.load, folder / "tokenizer.json")
+    tokenizer = once(Tokenizer.load, split.folder / "tokenizer.json")
     counts, end = {name: {"documents": 0, "bytes": 0} for name in ("train", "val")}, dtype.type(tokenizer.end_of_text)
+    found: dict[str, list[bytes]] = {name: [] for name in counts}
+    for name, text, ends in split.pieces(path, start, cut):
+        found[name] += [tokenizer.encode_array(text).astype(dtype).tobytes(), end.tobytes() if ends else b""]
+        counts[name]["documents"] += ends
+        counts[name]["bytes"] += len(text.encode())
     with atomic.new_folder(part) as temporary:
-        files = {name: open(temporary / f"{name}.bin", "wb") for name in counts}  # noqa: SIM115
-        for name, text, ends in split.pieces(path, start, cut):
-            files[name].write(tokenizer.encode_array(text).astype(dtype).tobytes())
-            if ends:
-                files[name].write(end)
-            counts[name]["documents"] += ends
-            counts[name]["bytes"] += len(text.encode())
-        for file in files.values():
-            file.close()
+        for name, ids in found.items():
+            (temporary / f"{name}.bin").write_bytes(b"".join(ids))
         (temporary / "counts.json").write_text(json.dumps(counts), encoding="utf-8")
 
 
