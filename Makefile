@@ -21,7 +21,7 @@ demo-short: $(VENV)/installed
 	python sample.py --checkpoint=out/demo-short --prompt='Return a copy of the array' --max_new_tokens=100
 
 test: $(VENV)/installed-dev
-	python -m pytest
+	python -m pytest -n 2 --dist=worksteal
 
 lint: $(VENV)/installed-dev
 	ruff check .
