@@ -34,7 +34,7 @@ OURS = "NonLlama"
 def watch(command: list[str]) -> dict[str, float]:
     """Run a command; returns wall seconds, CPU seconds, and the peak memory of all its processes in bytes (PSS)."""
     psutil = need("psutil")
-    before, start_s, peak = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter(), 0
+    before, start_s, peak, wait_s = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter(), 0, 0.01
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     while process.poll() is None:
         total = 0
@@ -45,7 +45,8 @@ def watch(command: list[str]) -> dict[str, float]:
             except psutil.Error:
                 continue  # it has just ended
         peak = max(peak, total)
-        time.sleep(0.25)
+        time.sleep(wait_s)
+        wait_s = min(0.25, 1.5 * wait_s)  # a short command is weighed as well
     seconds, after = time.perf_counter() - start_s, resource.getrusage(resource.RUSAGE_CHILDREN)
     if process.returncode:
         raise ValueError(f"{' '.join(command)} failed: {process.stderr.read()[-1000:]}")

@@ -21,6 +21,7 @@ from conftest import SHARED
 
 import bench
 import bench_data
+import bench_figures
 import bench_model
 import bench_wiki
 from bench import BenchConfig, Part
@@ -507,7 +508,7 @@ def test_the_reader_record_holds_what_the_table_says(small_reader, tmp_path, cap
         turns, held = record["samples"][key], record["samples"][f"{row['state']} {bench_data.HELD}"]
         ratio = [a["rate"] / b["rate"] for a, b in zip(turns, held, strict=True)]
         assert row["of_peer"]["rate"] == {"median": np.mean(ratio), "min": min(ratio), "max": max(ratio)}
-        assert f"{bench_data.number(row['rate']['median'])} (" in line and f"{np.mean(ratio):.2f} (" in line
+        assert f"{bench_figures.number(row['rate']['median'])} (" in line and f"{np.mean(ratio):.2f} (" in line
         if sys.platform == "linux" and row["state"] == "warm":
             assert row["in_memory"]["min"] == 1 and row["spoiled"] is None and line.split()[-1] == "100.0%"
     if sys.platform == "linux":  # a mapped file becomes resident memory, what pread fills is given back

@@ -210,7 +210,7 @@ def test_ids_beyond_the_vocabulary_name_the_folder(tmp_path):
     shards.vocab_size = 90
     windows, fixed = Windows(shards, T, seed=0), EvalWindows(shards, T)
     for read in (lambda: [get(windows, epoch) for epoch in range(50)], lambda: list(fixed.batches(3))):
-        with pytest.raises(ValueError, match=f"{tmp_path}: the train split has token id 9., its vocabulary ends at 89"):
+        with pytest.raises(ValueError, match=f"{tmp_path}: the train split has token id 9., the vocabulary ends at 89"):
             read()
     shards.vocab_size = 100
     assert len(get(windows, 0)) and len(list(fixed.batches(3)))
