@@ -66,6 +66,13 @@ def make_corpus(folder: Path) -> list[str]:
     return [normalise(text) for text in kept]
 
 
+def write_large(source: str, folder: Path) -> None:
+    """The files of `source`, each as large as a part by a row without text."""
+    for path in Path(source).parent.iterdir():
+        row = json.dumps({"text": "", "padding": "x" * PART_BYTES})
+        (folder / path.name).write_text(path.read_text() + row + "\n")
+
+
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> tuple[str, list[str]]:
     """(--source, the texts that should be kept)."""
@@ -533,10 +540,7 @@ def test_a_full_disk_in_any_stage_is_an_error_and_the_same_command_goes_on(corpu
 
 
 def test_a_full_disk_is_one_line_with_two_processes_too(corpus, tmp_path):
-    for path in Path(corpus[0]).parent.iterdir():
-        (tmp_path / path.name).write_text(
-            path.read_text() + json.dumps({"text": "", "padding": "x" * PART_BYTES}) + "\n"
-        )
+    write_large(corpus[0], tmp_path)
     flags = [f"--{key}={value}" for key, value in (SETTINGS | {"num_workers": 2}).items()]
     limit = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (3000, resource.RLIM_INFINITY))
     failed = command_line(f"--source={tmp_path}/*.jsonl", f"--data_dir={tmp_path}/data", *flags, preexec_fn=limit)
@@ -785,9 +789,7 @@ def test_a_bad_input_on_the_command_line_is_one_line_and_exit_code_1(tmp_path, k
 
 def test_the_command_line_prepares_a_folder_with_two_processes(corpus, finished, tmp_path):
     """Started as a script: workers import prepare_wiki.py as their main module."""
-    for path in Path(corpus[0]).parent.iterdir():
-        row = json.dumps({"text": "", "padding": "x" * PART_BYTES})  # each file becomes a part
-        (tmp_path / path.name).write_text(path.read_text() + row + "\n")
+    write_large(corpus[0], tmp_path)
     flags = [f"--{key}={value}" for key, value in (SETTINGS | {"num_workers": 2}).items()]
     done = command_line(f"--source={tmp_path}/*.jsonl", f"--data_dir={tmp_path}/by command", *flags)
     assert done.returncode == 0 and done.stderr == "" and "documents read" in done.stdout
