@@ -8,6 +8,7 @@ export PYTHONUNBUFFERED := 1
 .PHONY: demo demo-short test lint lines
 
 demo: $(VENV)/installed
+	python docstrings.py
 	python prepare_wiki.py config/data_pydocs.py
 	python yardsticks.py data/pydocs
 	python train.py config/demo.py
@@ -15,6 +16,7 @@ demo: $(VENV)/installed
 
 # The same commands with fewer steps, for CI.
 demo-short: $(VENV)/installed
+	python docstrings.py
 	python prepare_wiki.py config/data_pydocs.py
 	python yardsticks.py data/pydocs
 	python train.py config/demo.py --out_dir=out/demo-short --max_iters=60 --eval_interval=30 --checkpoint_interval=30

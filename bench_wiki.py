@@ -75,10 +75,11 @@ def corpus(count: int, folder: str, seed: int = 0) -> None:
     Text is made of runs of three words of the docstrings on this machine, at random: unrelated documents share next to
     no shingle. One in a hundred is a copy of another with every thirtieth word changed.
     """
+    from docstrings import docstrings, python_files, python_packages
     from documents import Document, DocumentWriter
-    from sources import cut_parts, find_pieces, read_part
 
-    texts = (document.text for part in cut_parts(find_pieces("pydocs")[0]) for document in read_part(part))
+    files = (file for package in python_packages() for file in python_files(*package))
+    texts = (document.text for file in files for document in docstrings(*file))
     words = " ".join(itertools.islice(texts, 20_000)).split()
     draw, kept = random.Random(seed), [" ".join(words[i : i + 3]) for i in range(0, len(words) - 3, 3)]
     Path(folder).mkdir(parents=True, exist_ok=True)

@@ -1,22 +1,80 @@
-"""The docstrings of Python and of the packages that requirements.txt pins: documents that are on every machine."""
+"""A corpus that needs no download: the docstrings of Python and of the packages that requirements.txt pins.
 
+    python docstrings.py
+    python prepare_wiki.py config/data_pydocs.py
+
+Writes data/pydocs.jsonl, a document a line, and beside it data/pydocs.packages.json, what it was made from. While these
+packages are the installed ones the file stays as it is, so that a data folder made from it can be continued.
+"""
+
+import configurator  # before the others: Ctrl-C during their import is one line too
+
+# isort: split
 import ast
 import gc
 import importlib.metadata
 import inspect
+import json
+import os
 import platform
+import shlex
 import sysconfig
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from documents import Document, short_hash
+import atomic
+from documents import Document, map_parts, short_hash
+
+REQUIREMENTS = Path(__file__).with_name("requirements.txt")
 
 
-def python_packages(requirements: Path) -> list[tuple[str, str]]:
+@dataclass(frozen=True)
+class DocstringsConfig:
+    """Settings of `python docstrings.py`."""
+
+    out: str = "data/pydocs.jsonl"  # file to write
+    num_workers: int | None = None  # processes; None: one for each CPU core
+
+    def check(self) -> None:
+        """Raise ValueError for settings that cannot work."""
+        if not self.out.endswith(".jsonl"):
+            raise ValueError(f"out ({self.out}) must end with .jsonl, by which prepare_wiki.py knows the format")
+        if self.num_workers is not None and self.num_workers < 1:
+            raise ValueError(f"num_workers ({self.num_workers}) must be at least 1")
+
+
+def main(cfg: DocstringsConfig) -> None:
+    """Write the file, unless it is there and made from the packages that are installed now."""
+    cfg.check()
+    out, packages = Path(cfg.out), python_packages()
+    note = out.with_suffix(".packages.json")
+    source = f" --source={shlex.quote(cfg.out)}" if cfg.out != DocstringsConfig.out else ""
+    then = f"next: python prepare_wiki.py config/data_pydocs.py{source}"
+    if out.is_file() and note.is_file() and json.loads(note.read_text(encoding="utf-8")) == dict(packages):
+        print(f"{out} is there, made from the packages that are installed; {then}")
+        return
+    files = [file for package in packages for file in python_files(*package)]
+    jobs = [(file, os.path.getsize(file[0])) for file in files]
+    found = map_parts(json_lines, jobs, cfg.num_workers or os.cpu_count() or 1, "docstrings")
+    with atomic.new_file(out) as temporary:
+        temporary.write_text("".join(found), encoding="utf-8")
+        note.unlink(missing_ok=True)  # killed between the two files, no note of other packages stands beside this one
+    atomic.write_json(note, dict(packages))
+    count = sum(lines.count("\n") for lines in found)
+    print(f"wrote {out}: {count:,} documents, {out.stat().st_size / 1e6:.1f} MB; {then}")
+
+
+def json_lines(file: tuple[str, str]) -> str:
+    """The docstrings of one of python_files as JSON objects, one a line; ASCII, which can spell any Python string."""
+    return "".join(json.dumps(vars(document)) + "\n" for document in docstrings(*file))
+
+
+def python_packages(requirements: Path = REQUIREMENTS) -> list[tuple[str, str]]:
     """Python and the closure of a requirements file as sorted (name, version), whatever else is installed."""
     lines = requirements.read_text(encoding="utf-8").splitlines()
     wanted = [Requirement(line) for line in lines if line.strip() and not line.startswith("#")]
@@ -97,3 +155,7 @@ def _walk(node: ast.AST, name: str) -> Iterator[tuple[int, str, str]]:
             inner = getattr(child, "name", None)
             inner = inner if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) else None
             yield from _walk(child, f"{name}.{inner}" if inner else name)
+
+
+if __name__ == "__main__":
+    configurator.run(main, DocstringsConfig)

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import importlib.metadata
 import itertools
 import json
 import os
@@ -24,8 +25,10 @@ import bench_data
 import bench_figures
 import bench_model
 import bench_wiki
+import docstrings
 from bench import BenchConfig, Part
 from configurator import load
+from documents import read_documents
 from model import ModelConfig
 
 CPU = torch.device("cpu")
@@ -637,6 +640,25 @@ def test_ways_to_generate_agree_and_one_that_does_not_is_refused(monkeypatch, ba
 
 
 # --- tokens and dump: whole commands ---
+
+
+def test_a_corpus_is_made_of_the_words_of_docstrings_and_is_the_same_every_time(tmp_path, monkeypatch):
+    packages = [("packaging", importlib.metadata.version("packaging"))]
+    monkeypatch.setattr(docstrings, "python_packages", lambda: packages)
+    files = docstrings.python_files(*packages[0])
+    texts = [document.text for file in files for document in docstrings.docstrings(*file)]
+    found = []
+    for folder in ("a", "b"):
+        bench_wiki.corpus(120, str(tmp_path / folder))
+        (part,) = (tmp_path / folder).iterdir()
+        found.append([text for (text,) in read_documents(part, ("text",))])
+    words = " ".join(texts).split()
+    runs = {" ".join(words[i : i + 3]) for i in range(0, len(words) - 3, 3)}
+    assert found[0] == found[1] and len(found[0]) == 120
+    split = found[0][0].split(" ")
+    assert {" ".join(split[i : i + 3]) for i in range(0, len(split), 3)} <= runs
+    changed = [text for text in found[0] if "changed" in text.split(" ")[7::30]]
+    assert changed == [found[0][99]] and not set(" ".join(found[0]).split()) - {*words, "changed"}
 
 
 @pytest.mark.real_data
