@@ -49,7 +49,7 @@ PACKAGES = ("numpy", "pyarrow", "tokenizers", "tiktoken", "datasketch")  # whose
 class PrepareConfig:
     """Settings of `python prepare_wiki.py`."""
 
-    source: str = ""  # wikimedia/wikipedia/20231101.en of the hub, a dump, a pattern: 'path/*.jsonl', or 'pydocs'
+    source: str = ""  # wikimedia/wikipedia/20231101.en of the hub, a dump, or a pattern: 'path/*.jsonl'
     data_dir: str = ""  # folder to write, such as data/mine
     text_column: str = "text"  # field with the text in jsonl and parquet files
     id_column: str | None = "id"  # field with unique ids; where it is absent, ids are made from place and content

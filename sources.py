@@ -3,7 +3,6 @@
     wikimedia/wikipedia/20231101.en     a config of a data set on the Hugging Face hub: parquet files, downloaded once
     'enwiki-*-pages-articles*.xml.bz2'  MediaWiki dumps, of one stream or many; also .xml, .xml.gz, .xml.zst
     'path/*.jsonl' and so on            your files: .jsonl, .parquet, .txt; also .gz, .bz2, .zst
-    pydocs                              the docstrings of Python and of the packages that requirements.txt pins
 
 A source is pieces; pieces are gathered, and long files cut, into parts of about PART_BYTES, the units of work. A part
 is read by a pure function, so that any number of processes gives the same documents.
@@ -23,7 +22,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import dump
-from docstrings import docstrings, python_files, python_packages
 from documents import Document, short_hash
 from dump import COMPRESSION, Site
 from wikitext import plain_text
@@ -41,8 +39,8 @@ class Piece:
     """A file, some row groups of a parquet file, or a block of a long file: what one reader reads."""
 
     path: str
-    name: str  # what made ids begin with: the path below the files' common folder, or package-version/path
-    kind: str  # pydocs, jsonl, parquet, txt, xml
+    name: str  # what made ids begin with: the path below the files' common folder
+    kind: str  # jsonl, parquet, txt, xml
     size_bytes: int
     prefix: str = ""  # of the source's own ids
     row_group: int | None = None  # parquet only
@@ -63,19 +61,16 @@ def find_pieces(source: str, text_column: str = "text") -> tuple[list[Piece], di
     Raises ValueError for a pattern without files, an unknown format, a parquet file without the text column, and a data
     set of the hub that cannot be had.
     """
-    if source == "pydocs":
-        packages = python_packages(Path(__file__).with_name("requirements.txt"))
-        files = [file for name, version in packages for file in python_files(name, version)]
-        pieces = [Piece(path, name, "pydocs", os.path.getsize(path)) for path, name in files]
-        return pieces, {"packages": dict(packages)}
     source = os.path.expanduser(source)
     found = [source] if os.path.exists(source) else glob.glob(source, recursive=True)  # a name may hold brackets
     if not found and (named := HUB.fullmatch(source)) and Path(source).suffix not in {*FORMATS, *COMPRESSION}:
         found = glob.glob(f"{download(*named.groups())}/**/*.parquet", recursive=True)
     paths = sorted(path for path in found if os.path.isfile(path))
     if not paths:
-        known = "'pydocs', a quoted pattern such as 'path/*.jsonl', or wikimedia/wikipedia/20231101.en of the hub"
-        raise ValueError(f"--source={source}: no such file; give {known}")
+        advice = "give a quoted pattern such as 'path/*.jsonl', or wikimedia/wikipedia/20231101.en of the hub"
+        if Path(source).stem == "pydocs":
+            advice = "run: python docstrings.py, which writes data/pydocs.jsonl"
+        raise ValueError(f"--source={source}: no such file; {advice}")
     folder = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
     pieces = [piece for path in paths for piece in _pieces(path, folder, text_column)]
     files = {piece.path: piece.name for piece in pieces}
@@ -161,9 +156,7 @@ def read_part(part: list[Piece], text_column: str = "text", id_column: str | Non
     """
     readers = {"jsonl": _read_jsonl, "parquet": _read_parquet, "txt": _read_txt}
     for piece in part:
-        if piece.kind == "pydocs":
-            yield from docstrings(piece.path, piece.name)
-        elif piece.kind == "xml":
+        if piece.kind == "xml":
             yield from _read_xml(piece)
         else:
             for row, fields in readers[piece.kind](piece):

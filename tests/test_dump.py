@@ -263,7 +263,7 @@ def test_a_hub_that_cannot_be_reached_is_one_line_with_what_to_do(tmp_path, monk
     message = str(error.value)
     assert "\n" not in message and "/datasets/wikimedia/wikipedia/tree/main/20231101.en" in message
     assert "--source='20231101.en/*.parquet'" in message
-    with pytest.raises(ValueError, match="no such file; give 'pydocs'"):  # a file's name asks no hub
+    with pytest.raises(ValueError, match="no such file; give a quoted pattern"):  # a file's name asks no hub
         find_pieces("some/folder/file.jsonl")
 
 
