@@ -7,6 +7,7 @@
     python bench.py --part=reader                 random windows of a token file against np.memmap, cold and warm
     python bench.py --part=tokens --encoding=gpt2.tiktoken    documents to shards, against datasets.map
     python bench.py --part=dump --dump=x.xml.bz2  a MediaWiki dump to documents, against bzcat
+    python bench.py --part=signatures,dedup       MinHash and duplicates, against datasketch, text-dedup and datatrove
     OMP_NUM_THREADS=1 python bench.py             beside other jobs: threads that wait for each other spoil every number
 
 All variants of a part take turns, A B, A B, ...: what disturbs the machine for a while disturbs each of them. The
@@ -41,6 +42,7 @@ from tqdm import tqdm
 
 import atomic
 import bench_data
+import bench_dedup
 import bench_wiki
 from bench_figures import need
 from bench_model import PARTS, SAMPLE_PARTS, Part
@@ -48,16 +50,18 @@ from documents import worker_pool
 from sample import pick_device
 
 # sampler, reader: a turn begins with a new process and its imports, 3 seconds; sample: one takes up to a minute
-ROUNDS = {"train": 7, "sample": 3, "sampler": 3, "reader": 5, "tokens": 3, "dump": 3}
+ROUNDS = {"train": 7, "sample": 3, "sampler": 3, "reader": 5, "tokens": 3, "dump": 3, "signatures": 5, "dedup": 3}
 FRESH = bench_data.PARTS | {"tokens": bench_wiki.tokens, "dump": bench_wiki.dump}
-TABLES = bench_data.TABLES | dict.fromkeys(("tokens", "dump"), bench_wiki.table)
+FRESH |= {"signatures": bench_dedup.signatures_part, "dedup": bench_dedup.dedup_part}
+TABLES = bench_data.TABLES | dict.fromkeys(("tokens", "dump", "dedup"), bench_wiki.table)
+TABLES["signatures"] = bench_dedup.signatures_table
 
 
 @dataclass(frozen=True)
 class BenchConfig:
     """Settings of `python bench.py`."""
 
-    part: str = "train"  # names separated by commas, or all (tokens and dump if their files are given)
+    part: str = "train"  # names separated by commas, or all (but dedup; tokens and dump if their files are given)
     rounds: int | None = None  # turns of each variant; None: train 7, reader 5, sample and sampler 3
     seconds: float = 1.0  # train, sample: about the length of a turn; at least one call
     size: Literal["small", "10m", "124m"] = "small"  # train: 1536, 4096 and 4096 tokens a batch
@@ -82,6 +86,7 @@ class BenchConfig:
         known = [*PARTS, *FRESH]
         needs = {"tokens": ("encoding", "a file gpt2.tiktoken"), "dump": ("dump", "a MediaWiki dump, .xml or .xml.bz2")}
         given = [name for name in known if name not in needs or getattr(self, needs[name][0])]
+        given.remove("dedup")  # it installs 2 GB: by its name only
         names = given if self.part == "all" else self.part.split(",")
         names = [full for name in names for full in (list(SAMPLE_PARTS) if name == "sample" else [name])]
         if unknown := [name for name in names if name not in known]:
