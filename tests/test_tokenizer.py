@@ -885,10 +885,10 @@ def test_gigatoken_gives_the_ids_of_tiktoken(monkeypatch, name):
 
 @pytest.mark.slow
 @pytest.mark.real_data
-@pytest.mark.parametrize("name", ["gpt2", "cl100k_base"])
-def test_gigatoken_gives_the_ids_of_tiktoken_for_every_character(monkeypatch, name):
+@pytest.mark.parametrize("name, memory_chars", [("gpt2", 50_000), ("cl100k_base", 10_000)])  # its ASCII alone
+def test_gigatoken_gives_the_ids_of_tiktoken_for_every_character(monkeypatch, name, memory_chars):
     every = [chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000]
-    check_every(name, monkeypatch, [*around(every), *runs_of_spaces(), *real_texts().values()], 50_000)
+    check_every(name, monkeypatch, [*around(every), *runs_of_spaces(), *real_texts().values()], memory_chars)
 
 
 @pytest.mark.real_data
