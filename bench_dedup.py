@@ -58,10 +58,10 @@ def sign(way: str, folder: Path) -> dict[str, float]:
     """Make the signatures of SIGNED documents in one of the ways; texts are in memory, libraries imported."""
     from datasketch import MinHash
 
-    from minhash import BANDS, ROWS, SHINGLE, hash_shingles, join_words, permutations, signatures
+    from minhash import BANDS, ROWS, SHINGLE, hash_shingles, join_words, permutations, signatures, squeeze
 
     texts, count = list(itertools.islice(all_texts(folder), SIGNED)), BANDS * ROWS
-    permutations()
+    factors = permutations()
 
     def shingles(text: str) -> set[bytes]:
         words = text.split()
@@ -69,7 +69,7 @@ def sign(way: str, folder: Path) -> dict[str, float]:
 
     def ours() -> None:
         for begin in range(0, len(texts), 40):  # 128 kB, as dedup.py does
-            signatures(*hash_shingles([join_words(" ".join(text.split())) for text in texts[begin : begin + 40]]))
+            signatures(*hash_shingles([join_words(squeeze(text)) for text in texts[begin : begin + 40]]), factors)
 
     def update() -> None:
         for text in texts:

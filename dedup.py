@@ -1,6 +1,7 @@
 """Which documents go because another one says the same: exact duplicates, then MinHash-LSH near-duplicates, verified.
 
     python dedup.py --source='data/pydocs/documents/*.parquet' --out=out/dedup
+    python dedup.py --source=... --out=... --against='eval/*.jsonl'      documents with a text of an evaluation go first
 
 In canonical order (longest first, then content hash, then id) a document is removed only when its exact Jaccard
 similarity with a document that is kept is at least the threshold: no chains, and the same result for any order of
@@ -10,7 +11,7 @@ LSH (Broder 1997; Leskovec et al., Mining of Massive Datasets, ch. 3) proposes p
 similarity s is found with probability 1 - (1 - s^r)^b, for 25 x 5 that is 0.990 at s = 0.7 and 0.9999 at 0.8.
 
 The steps; none holds texts or Python objects of all documents, and out/work keeps what the longer ones have finished:
-    sketches    every part by itself: hashes of id, content and bands, 248 bytes a document on disk
+    sketches    every part by itself: hashes of id, content and bands, 256 bytes a document on disk
     exact       canonical order; of equal texts the first stays, and the others take no part in what follows
     bands       documents with an equal band form a bucket
     shingles    of all documents in buckets, from their texts, to one file
@@ -20,6 +21,7 @@ The steps; none holds texts or Python objects of all documents, and out/work kee
 import configurator  # before torch and the others: Ctrl-C during their import is one line too
 
 # isort: split
+import functools
 import glob
 import io
 import json
@@ -27,6 +29,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -35,13 +38,18 @@ import xxhash
 from tqdm import tqdm
 
 import atomic
-from documents import map_parts, read_documents
-from minhash import BANDS, ROWS, SHINGLE, band_hashes, hash_shingles, join_words, signatures
+from decontaminate import Evaluation, write_ngrams
+from dedup_report import KINDS, make_report, plot
+from documents import map_parts, once, read_documents, stage
+from minhash import BANDS, ROWS, SHINGLE, band_hashes, hash_shingles, join_words, permutations, signatures, squeeze
+from sources import find_pieces
 
 BATCH_CHARS = 128 << 10  # text hashed at once: many documents for each call of numpy, and still in the cache
 CROWD = 64  # members above which a bucket is not compared pair by pair, but through rare shingles
 BLOCK = 1 << 20  # shingles in memory at once
-CONTENT, ID, CHARS, BYTES, SHINGLES = BANDS, BANDS + 2, BANDS + 3, BANDS + 4, BANDS + 5  # rows of a sketch file
+# rows of a sketch file, after those of the bands; EVALUATION: from Evaluation.find
+CONTENT, ID, CHARS, BYTES, SHINGLES, EVALUATION = (BANDS + i for i in (0, 2, 3, 4, 5, 6))
+LEVELS = 50  # steps of similarity, from 0 to 1, in which compared pairs are counted
 SCHEMA = pa.schema([("id", pa.string()), ("kept_id", pa.string()), ("similarity", pa.float64()), ("kind", pa.string())])
 
 
@@ -50,8 +58,9 @@ class DedupConfig:
     """Settings of `python dedup.py`."""
 
     source: str = ""  # pattern of document parquet files (columns id, text)
-    out: str = ""  # folder for duplicates.parquet and report.json
+    out: str = ""  # folder for duplicates.parquet, report.json and report.png
     threshold: float = 0.7  # exact Jaccard similarity at which a document is a duplicate
+    against: str | None = None  # pattern of files (.jsonl, .parquet, .txt): documents with a text of theirs go, too
     num_workers: int = 2  # processes
 
 
@@ -73,18 +82,22 @@ def read_batches(path: Path, rows: np.ndarray | None = None) -> Iterator[list[tu
     yield batch
 
 
-def sketch_part(job: tuple[Path, Path]) -> None:
-    """Write the sketches of one part, (BANDS + 6, documents) uint64; a pure function of the file."""
+def sketch_part(factors: np.ndarray, ngrams: Path | None, job: tuple[Path, Path]) -> None:
+    """Write the sketches of one part, (BANDS + 7, documents) uint64; a pure function of the file and the N-grams.
+
+    factors: minhash.permutations().
+    """
     path, target = job
-    found = []
+    evaluation, found = once(Evaluation, ngrams) if ngrams else None, []
     for batch in read_batches(path):
-        texts = [" ".join(text.split()) for _, text in batch]
+        texts = [squeeze(text) for _, text in batch]
         shingles, counts = hash_shingles([join_words(text) for text in texts])
         content = np.frombuffer(b"".join(map(xxhash.xxh3_128_digest, texts)), ">u8").reshape(-1, 2).T
         ids = [xxhash.xxh3_64_intdigest(document_id) for document_id, _ in batch]
         sizes = [[len(text) for _, text in batch], [len(text.encode()) for _, text in batch]]
-        numbers = np.array([ids, *sizes, counts], np.uint64)
-        found.append(np.concatenate([band_hashes(signatures(shingles, counts)), content, numbers]))
+        held = evaluation.find([text for _, text in batch]) if evaluation else np.zeros(len(texts), np.uint64)
+        numbers = np.array([ids, *sizes, counts, held], np.uint64)
+        found.append(np.concatenate([band_hashes(signatures(shingles, counts, factors)), content, numbers]))
     whole = io.BytesIO()
     np.save(whole, np.concatenate(found, axis=1))
     with atomic.new_file(target) as temporary:
@@ -201,7 +214,7 @@ def shingle_part(job: tuple[Path, Path, np.ndarray, np.ndarray]) -> None:
     next_start = iter(starts.tolist())
     with open(target, "r+b") as file:
         for batch in read_batches(path, rows):
-            shingles, counts = hash_shingles([join_words(" ".join(text.split())) for _, text in batch])
+            shingles, counts = hash_shingles([join_words(squeeze(text)) for _, text in batch])
             for hashes in np.split(shingles, np.cumsum(counts))[:-1]:
                 hashes = np.unique(hashes)
                 file.seek(8 * next(next_start) - 8)
@@ -255,26 +268,31 @@ def crowd_cells(shingles: Shingles, crowd: np.ndarray, threshold: float) -> tupl
 # --- which document goes ---
 
 
-def meet(documents: Documents, order: np.ndarray, ranks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return (cell << 32 | rank for the documents of each bucket up to CROWD, ranks of those in larger buckets)."""
-    cells, crowded, n_cells = [], np.zeros(order.size, bool), 0
+def meet(documents: Documents, order: np.ndarray, ranks: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[int]]:
+    """Return (cell << 32 | rank for the documents of each bucket up to CROWD, ranks of those in larger buckets,
+    pairs in the buckets of the two kinds, where a pair counts in every band that it shares).
+    """
+    cells, crowded, n_cells, pairs = [], np.zeros(order.size, bool), 0, np.zeros(2, np.int64)
     for band in tqdm(range(BANDS), desc="bands", disable=None):
         members, sizes = buckets(documents.column(band)[order[ranks]])
         small, members = np.repeat(sizes <= CROWD, sizes), ranks[members]
+        np.add.at(pairs, (sizes > CROWD).astype(np.int64), sizes * (sizes - 1) // 2)
         crowded[members[~small]] = True
         cells.append(((np.repeat(np.arange(sizes.size), sizes) + n_cells << 32 | members)[small]).astype(np.uint64))
         n_cells += sizes.size
-    return np.concatenate(cells), np.flatnonzero(crowded)
+    return np.concatenate(cells), np.flatnonzero(crowded), pairs.tolist()
 
 
 def select(shingles: Shingles, stores: np.ndarray, asks: np.ndarray, threshold: float) -> tuple[np.ndarray, ...]:
-    """Return (for each rank the similarity with the document that removes it or 0, that one's rank; pairs compared).
+    """Return (for each rank the similarity with the document that removes it or 0, that one's rank; pairs compared by
+    similarity, in LEVELS steps; how many were not since their sizes differ too much).
 
     stores, asks: cell << 32 | rank. In canonical order each document that no earlier one removed is kept, and is
     compared with the later ones stored in the cells that it asks; of equally similar ones the first removes. What is
     removed asks nothing: a bucket of n near-duplicates costs n comparisons.
     """
-    best, by, compared = np.zeros(shingles.sizes.size), np.arange(shingles.sizes.size), 0
+    best, by = np.zeros(shingles.sizes.size), np.arange(shingles.sizes.size)
+    levels, unlike = np.zeros(LEVELS + 1, np.int64), 0
     stores = np.sort(stores)
     asks = asks[np.argsort(asks.astype(np.uint32), kind="stable")]  # by rank
     starts = np.searchsorted(stores, asks, "right")
@@ -287,22 +305,26 @@ def select(shingles: Shingles, stores: np.ndarray, asks: np.ndarray, threshold: 
             continue
         others = np.unique(stored[expand(starts[first[i] : ends[i]], counts[first[i] : ends[i]])[1]])
         a, b = shingles.sizes[one], shingles.sizes[others]
-        others = others[np.minimum(a, b) >= threshold * np.maximum(a, b) - 1e-6]  # J is at most their ratio
+        alike = np.minimum(a, b) >= threshold * np.maximum(a, b) - 1e-6  # J is at most their ratio
+        unlike, others = unlike + alike.size - alike.sum(), others[alike]
         similarity = shingles.jaccard(one, others)
-        compared += others.size
+        levels += np.bincount((similarity * LEVELS + 1e-9).astype(np.int64), minlength=LEVELS + 1)
         more = (similarity >= threshold) & (similarity > best[others])
         best[others[more]], by[others[more]] = similarity[more], one
-    return best, by, compared
+    levels[-2] += levels[-1]  # J = 1 belongs to the last step
+    return best, by, levels[:-1], int(unlike)
 
 
 # --- the whole ---
 
 
-def begin(parts: list[Path], out: Path, threshold: float) -> Path:
+def begin(parts: list[Path], out: Path, threshold: float, against: str | None) -> Path:
     """The folder of work files, emptied if they are of other settings, other files or another version."""
-    files = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in parts]
-    header = [{"version": 1, "scheme": "affine32", "seed": 1, "shingle": SHINGLE, "bands": BANDS, "rows": ROWS}]
-    header += [{"threshold": threshold}, *files]
+    header: list[Any] = [
+        {"version": 2, "scheme": "affine32", "seed": 1, "shingle": SHINGLE, "bands": BANDS, "rows": ROWS}
+    ]
+    header += [{"threshold": threshold}, [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in parts]]
+    header += [find_pieces(against, None)[1]] if against else []
     path = out / "work/header.json"
     if not path.is_file() or json.loads(path.read_text(encoding="utf-8")) != header:
         shutil.rmtree(path.parent, ignore_errors=True)
@@ -311,49 +333,67 @@ def begin(parts: list[Path], out: Path, threshold: float) -> Path:
     return path.parent
 
 
-def find_duplicates(parts: list[Path], out: Path, threshold: float, num_workers: int) -> dict:
-    """Write out/duplicates.parquet and out/report.json for the documents in `parts`; returns the report.
+def find_duplicates(
+    parts: list[Path], out: Path, threshold: float, num_workers: int, against: str | None = None
+) -> dict[str, Any]:
+    """Write duplicates.parquet, report.json, report.png and times.json in `out`, for `parts`; returns the report.
 
-    An interrupted run goes on where it was, from out/work. Raises ValueError for a threshold outside (0, 1] and for two
-    documents with the same id.
+    against: a pattern of files; documents that contain a text of theirs (decontaminate.py) go before all others.
+    An interrupted run goes on where it was, from out/work. Raises ValueError for a threshold outside (0, 1], for two
+    documents with the same id, and for evaluation files that cannot be read.
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold ({threshold}) must be above 0 and at most 1; 0.7 is usual")
-    work = begin(parts, out, threshold)
-    sketches = [work / f"part_{i:05d}.npy" for i in range(len(parts))]
-    missing = [job for job in zip(parts, sketches, strict=True) if not job[1].is_file()]
-    map_parts(sketch_part, [(job, job[0].stat().st_size) for job in missing], num_workers, "sketches")
-    documents = Documents(parts, sketches)
-    documents.check_ids()
-    order, first = canonical_order(documents)
-    ranks, too_short = np.arange(order.size), documents.column(SHINGLES)[order] == 0
-    # a text too short for a shingle has an empty sketch, which would match every other empty one
-    stores, crowd = meet(documents, order, np.flatnonzero((first == ranks) & ~too_short))
-    candidates = np.union1d(stores.astype(np.uint32), crowd).astype(np.int64)
-    shingles = write_shingles(documents, order, candidates, work, num_workers)
-    more_stores, more_asks = crowd_cells(shingles, crowd, threshold)
-    cells = stores + (np.uint64(2 * more_stores.size) << np.uint64(32))  # beyond the numbers of the crowds' cells
-    stores, asks = np.concatenate([cells, more_stores]), np.concatenate([cells, more_asks])
-    similarity, by, compared = select(shingles, stores, asks, threshold)
+    work, seconds = begin(parts, out, threshold, against), dict[str, float]()
+    with stage("sketches", seconds):
+        ngrams = work / "evaluation.npz" if against else None
+        if ngrams and not ngrams.is_file():
+            write_ngrams(against, ngrams)
+        sketches = [work / f"part_{i:05d}.npy" for i in range(len(parts))]
+        missing = [job for job in zip(parts, sketches, strict=True) if not job[1].is_file()]
+        jobs = [(job, job[0].stat().st_size) for job in missing]
+        map_parts(functools.partial(sketch_part, permutations(), ngrams), jobs, num_workers, "sketches")
+        documents = Documents(parts, sketches)
+        documents.check_ids()
+    with stage("exact", seconds):
+        order, first = canonical_order(documents)
+        # a text too short for a shingle has an empty sketch, which would match every other empty one
+        ranks, too_short = np.arange(order.size), documents.column(SHINGLES)[order] == 0
+        held = documents.column(EVALUATION)[order]
+    with stage("bands", seconds):
+        stores, crowd, pairs = meet(documents, order, np.flatnonzero((first == ranks) & ~too_short & (held == 0)))
+    with stage("shingles", seconds):
+        candidates = np.union1d(stores.astype(np.uint32), crowd).astype(np.int64)
+        shingles = write_shingles(documents, order, candidates, work, num_workers)
+    with stage("duplicates", seconds):
+        more_stores, more_asks = crowd_cells(shingles, crowd, threshold)
+        cells = stores + (np.uint64(2 * more_stores.size) << np.uint64(32))  # beyond the numbers of the crowds' cells
+        stores, asks = np.concatenate([cells, more_stores]), np.concatenate([cells, more_asks])
+        similarity, by, levels, unlike = select(shingles, stores, asks, threshold)
     near, kept = similarity[first] > 0, by[first]  # what equals a near-duplicate is one, too
-    removed = np.flatnonzero(kept != ranks)
-    near, similarity = near[removed], np.where(near, similarity[first], 1.0)[removed]
-    ids, kept_ids = documents.ids(order[removed]), documents.ids(order[kept[removed]])
+    kind = np.select([held > 0, near, kept != ranks], [1, 3, 2]).astype(np.int8)  # 0: kept, else the number in KINDS
+    similarity = np.where(near, similarity[first], 1.0)
+    removed = np.flatnonzero(kind)
+    kept_ids, values = documents.ids(order[kept[removed]]), similarity[removed]
+    if ngrams:
+        evaluation, which = Evaluation(ngrams), np.flatnonzero(kind[removed] == 1)
+        names, values[which] = evaluation.rows(held[removed[which]])
+        for i, name in zip(which, names, strict=True):
+            kept_ids[i] = name
     with atomic.new_file(out / "duplicates.parquet") as temporary:
-        kinds = np.where(near, "near", "exact").tolist()
-        pq.write_table(pa.table([ids, kept_ids, similarity, kinds], schema=SCHEMA), temporary)
-    size_bytes, levels = documents.column(BYTES)[order], similarity[near]
-    chances = {s: 1 - (1 - (s / 100) ** ROWS) ** BANDS for s in range(50, 100, 5)}
-    report = {"documents": order.size, "exact": int((~near).sum()), "near": int(near.sum())}
-    report |= {"kept": order.size - removed.size, "bytes": int(size_bytes.sum())}
-    report |= {"bytes_removed": int(size_bytes[removed].sum()), "too_short_for_near": int(too_short.sum())}
-    # documents that share a band, those in buckets above CROWD, exact similarities computed
-    report |= {"candidates": candidates.size, "crowded": crowd.size, "compared": compared}
-    report["settings"] = {"threshold": threshold, "shingle_words": SHINGLE, "bands": BANDS, "rows": ROWS}
-    # how many of the removed near-duplicates a higher threshold would remove at most, and what LSH finds there
-    report["near_at_least"] = {f"{t / 100:.2f}": int((levels >= t / 100).sum()) for t in range(70, 100, 5)}
-    report["found_probability"] = {f"{s / 100:.2f}": round(chance, 4) for s, chance in chances.items()}
-    atomic.write_json(out / "report.json", report)
+        columns = [documents.ids(order[removed]), kept_ids, values, [[*KINDS][i - 1] for i in kind[removed]]]
+        pq.write_table(pa.table(columns, schema=SCHEMA), temporary)
+    further: dict[str, Any] = {"too_short_for_near": int(too_short.sum())}
+    # documents that share a band, those in buckets above CROWD; pairs in buckets (one counts in each band it shares);
+    # exact similarities computed, and in LEVELS steps; not computed since the sizes alone put them below the threshold
+    further |= {"candidates": candidates.size, "crowded": crowd.size, "pairs_in_buckets": pairs[0]}
+    further |= {"pairs_in_crowds": pairs[1], "compared": int(levels.sum()), "compared_by_similarity": levels.tolist()}
+    further |= {"sizes_too_unlike": unlike, "evaluation": evaluation.files if ngrams else []}
+    further["settings"] = {"threshold": threshold, "shingle_words": SHINGLE, "bands": BANDS, "rows": ROWS}
+    report = make_report(kind, kept, similarity, documents.column(BYTES)[order], further)
+    plot(report, out / "report.png")
+    atomic.write_json(out / "times.json", seconds)
+    atomic.write_json(out / "report.json", report)  # last: its presence means complete
     shutil.rmtree(work)
     return report
 
@@ -372,10 +412,12 @@ def main(cfg: DedupConfig) -> None:
             if name not in schema.names or schema.field(name).type not in (pa.string(), pa.large_string()):
                 columns = ", ".join(f"{field.name}: {field.type}" for field in schema)
                 raise ValueError(f"{path}: no column '{name}' of strings (columns: {columns})")
-    report = find_duplicates(parts, Path(cfg.out), cfg.threshold, cfg.num_workers)
-    for key in ("documents", "exact", "near", "kept", "bytes", "bytes_removed"):
-        print(f"{key:>14} {report[key]:>12,}")
-    print(f"wrote {cfg.out}/duplicates.parquet and {cfg.out}/report.json")
+    report = find_duplicates(parts, Path(cfg.out), cfg.threshold, cfg.num_workers, cfg.against)
+    for name in ("documents", *(kind for kind in KINDS if report[kind]), "kept", "bytes", "bytes_removed", "compared"):
+        print(f"{name:>14} {report[name]:>12,}{'  ' + KINDS[name] if name in KINDS else ''}")
+    seconds = json.loads(Path(cfg.out, "times.json").read_text(encoding="utf-8"))
+    print(f"{sum(seconds.values()):.0f} s: {', '.join(f'{name} {value:.0f} s' for name, value in seconds.items())}")
+    print(f"wrote {cfg.out}/duplicates.parquet, report.json and report.png")
 
 
 if __name__ == "__main__":

@@ -6,10 +6,12 @@ of processes gives the same files and an interrupted run goes on with the parts 
 
 import concurrent.futures
 import contextlib
+import functools
 import itertools
 import json
 import multiprocessing
 import signal
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,3 +143,21 @@ def map_parts(
                     take(concurrent.futures.FIRST_COMPLETED)
             take(concurrent.futures.ALL_COMPLETED)
     return [results[i] for i in range(len(results))]
+
+
+def once(read: Callable, path: Path) -> Any:
+    """read(path), once in each process for all parts."""
+    return _once(read, path, path.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=2)
+def _once(read: Callable, path: Path, mtime_ns: int) -> Any:
+    return read(path)
+
+
+@contextlib.contextmanager
+def stage(name: str, seconds: dict[str, float]) -> Iterator[None]:
+    """Leaves the seconds spent inside the `with` block in seconds[name]."""
+    start_s = time.perf_counter()
+    yield
+    seconds[name] = round(time.perf_counter() - start_s, 2)

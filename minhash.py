@@ -8,6 +8,9 @@ from clean import WORD
 
 SHINGLE = 5
 BANDS, ROWS = 25, 5
+ASCII = bytes(range(0x80))
+SPACES = bytes.maketrans(ASCII, bytes(ord(" ") if chr(i).isspace() else i for i in ASCII))
+RARE_SPACES = [chr(code).encode() for code in range(0x80, 0x3001) if chr(code).isspace()]
 SPACED_BYTES = bytes([*range(0xE0), 0xE2])  # UTF-8 without any other byte has none of clean.UNSPACED
 BASE = 0x9E3779B97F4A7C15  # of the polynomial: odd, so that it has an inverse mod 2^64
 # MurmurHash3's finalisers by bytes of a value: (shift, factor)
@@ -15,12 +18,25 @@ FMIX = {4: ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1))}
 FMIX[8] = ((33, 0xFF51AFD7ED558CCD), (33, 0xC4CEB9FE1A85EC53), (33, 1))
 
 
-def join_words(text: str) -> bytes:
-    """The words of `text` in UTF-8 with one space between them; whitespace must be single spaces already."""
+def squeeze(text: str) -> bytes:
+    """`text` in UTF-8 with one space for all that str.split cuts at, as " ".join(text.split()), but faster."""
     data = text.encode()
-    if not data.translate(None, SPACED_BYTES):  # no slow pass over most texts
-        return data
-    return " ".join(word if word.isascii() else " ".join(WORD.findall(word)) for word in text.split(" ")).encode()
+    if not text.isascii():
+        rest = data.translate(None, ASCII)
+        if any(space in rest for space in RARE_SPACES):
+            return " ".join(text.split()).encode()
+    data = data.translate(SPACES).strip()
+    while b"  " in data:
+        data = data.replace(b"  ", b" ")
+    return data
+
+
+def join_words(squeezed: bytes) -> bytes:
+    """The words of a text (from squeeze) in UTF-8 with one space between them; characters of UNSPACED are words."""
+    if not squeezed.translate(None, SPACED_BYTES):  # no slow pass over most texts
+        return squeezed
+    words = squeezed.decode().split(" ")
+    return " ".join(word if word.isascii() else " ".join(WORD.findall(word)) for word in words).encode()
 
 
 def fmix(values: np.ndarray) -> np.ndarray:
@@ -32,11 +48,11 @@ def fmix(values: np.ndarray) -> np.ndarray:
 
 
 @functools.cache
-def permutations() -> list[tuple[np.uint32, np.uint32]]:
-    """datasketch's (a, b) of a * x + b mod 2^32, seed 1."""
-    from datasketch import MinHash  # here: it imports scipy, 50 MB and most of a second in every worker
+def permutations() -> np.ndarray:
+    """datasketch's a and b of a * x + b mod 2^32, seed 1: (2, BANDS * ROWS) uint32."""
+    from datasketch import MinHash  # here: it imports scipy, 50 MB and most of a second, and workers are given these
 
-    return list(zip(*MinHash(BANDS * ROWS, scheme="affine32").permutations, strict=True))
+    return MinHash(BANDS * ROWS, scheme="affine32").permutations
 
 
 @functools.cache
@@ -47,8 +63,8 @@ def powers(bits: int) -> tuple[np.ndarray, np.ndarray]:
     return tuple(np.cumprod(steps, axis=1))
 
 
-def hash_shingles(texts: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
-    """64-bit hashes of the 5-word shingles of all `texts` (from join_words), in order, and how many each text has.
+def hash_shingles(texts: list[bytes], size: int = SHINGLE) -> tuple[np.ndarray, np.ndarray]:
+    """64-bit hashes of the `size`-word shingles of all `texts` (from join_words), in order, and how many each text has.
 
     A shingle's hash is a difference of prefix sums of byte * BASE^i (Karp and Rabin 1987, for all shingles at once),
     mixed. Two shingles get one hash with p about 2^-64: among the 10^6 pairs of two articles of 1000, with 5e-14.
@@ -56,26 +72,26 @@ def hash_shingles(texts: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
     data = np.frombuffer(b" ".join(texts) + b" ", np.uint8)
     ends = np.flatnonzero(data == ord(" "))
     word_ends = np.searchsorted(ends, np.cumsum([len(text) + 1 for text in texts]))  # words up to the end of each text
-    counts = np.maximum(np.diff(word_ends, prepend=0) - (SHINGLE - 1), 0)
+    counts = np.maximum(np.diff(word_ends, prepend=0) - (size - 1), 0)
     power, inverse = powers(max(18, data.size.bit_length()))
     sums = np.zeros(data.size + 1, np.uint64)
     sums[1:] = data  # in place: numpy's product of uint8 and uint64 is four times slower
     sums[1:] *= power[: data.size]
     np.cumsum(sums, out=sums)
-    starts, ends = np.append(0, ends + 1)[: ends[SHINGLE - 1 :].size], ends[SHINGLE - 1 :]
+    starts, ends = np.append(0, ends + 1)[: ends[size - 1 :].size], ends[size - 1 :]
     hashes = (sums[ends] - sums[starts]) * inverse[starts] + (ends - starts).astype(np.uint64)
-    whole = np.ones(hashes.size + SHINGLE - 1, bool)
-    for i in range(1, SHINGLE):  # the last four words of a text begin no shingle
+    whole = np.ones(hashes.size + size - 1, bool)
+    for i in range(1, size):  # the last words of a text begin no shingle
         whole[word_ends - i] = False
     return fmix(hashes[whole[: hashes.size]]), counts
 
 
 def shingle_hashes(text: str) -> np.ndarray:
     """Sorted unique 64-bit hashes of the 5-word shingles of `text`; empty when it has fewer than 5 words."""
-    return np.unique(hash_shingles([join_words(" ".join(text.split()))])[0])
+    return np.unique(hash_shingles([join_words(squeeze(text))])[0])
 
 
-def signatures(shingles: np.ndarray, counts: np.ndarray) -> np.ndarray:
+def signatures(shingles: np.ndarray, counts: np.ndarray, permutations: np.ndarray) -> np.ndarray:
     """(BANDS * ROWS, texts) uint32: datasketch's MinHash (scheme affine32) of the low 32 bits, all texts in one pass.
 
     The column of a text without shingles is all ones, as in datasketch: it would equal every other such column.
@@ -85,7 +101,7 @@ def signatures(shingles: np.ndarray, counts: np.ndarray) -> np.ndarray:
     starts = (np.cumsum(counts) - counts)[some]
     low = fmix(shingles.astype(np.uint32))
     permuted = np.empty_like(low)
-    for i, (factor, shift) in enumerate(permutations()):
+    for i, (factor, shift) in enumerate(permutations.T):
         np.multiply(low, factor, out=permuted)
         permuted += shift
         found[i, some] = np.minimum.reduceat(permuted, starts)

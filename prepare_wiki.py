@@ -9,7 +9,6 @@ Every stage writes complete files or none; the same command continues an interru
 import configurator  # before torch and the others: Ctrl-C during their import is one line too
 
 # isort: split
-import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -20,9 +19,8 @@ import platform
 import shlex
 import shutil
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -32,8 +30,8 @@ import pyarrow.parquet as pq
 
 import atomic
 from clean import FILTERS, normalise, reason_to_drop
-from dedup import find_duplicates
-from documents import DocumentWriter, map_parts, read_counts, read_documents
+from dedup import KINDS, find_duplicates
+from documents import DocumentWriter, map_parts, once, read_counts, read_documents, stage
 from shards import FORMAT_VERSION, join_parts, token_dtype
 from sources import Piece, Truncated, cut_parts, find_pieces, read_part
 from tokenizer import ENCODINGS, Tokenizer, from_tiktoken, train_bpe, train_characters
@@ -66,6 +64,7 @@ class PrepareConfig:
     min_script: float = 0.5  # smallest share of the words that do
     english: bool = False  # two of eight stop words, words of 3 to 10 letters on average (Gopher)
     dedup_threshold: float = 0.7  # Jaccard similarity of 5-word shingles at which a document is a duplicate
+    against: str | None = None  # files of evaluation texts, 'eval/*.jsonl': documents that contain one are dropped
     tokenizer: str = "bpe"  # 'bpe' (trained here), 'char', a tokenizer.json, its folder, gpt2 or another encoding
     vocab_size: int = 8192  # ids of a BPE trained here, end-of-text token included
     val_fraction: float = 0.01  # share of the documents held out for validation
@@ -88,6 +87,8 @@ class PrepareConfig:
         ):
             if not fits:
                 raise ValueError(f"{key} ({getattr(self, key)}) {advice}")
+        if self.against is not None:
+            find_pieces(self.against, None)
         if self.tokenizer not in ("bpe", "char") and not Path(self.data_dir, "tokenizer.json").is_file():
             given_tokenizer(self.tokenizer)
 
@@ -111,7 +112,7 @@ def main(cfg: PrepareConfig) -> None:
         return
     with stage("duplicates", seconds):
         if not (folder / "dedup/report.json").is_file():
-            find_duplicates(documents, folder / "dedup", cfg.dedup_threshold, workers)
+            find_duplicates(documents, folder / "dedup", cfg.dedup_threshold, workers, cfg.against)
         shutil.rmtree(folder / "dedup/work", ignore_errors=True)  # left when killed right after the report
         duplicates = json.loads((folder / "dedup/report.json").read_text(encoding="utf-8"))
     if cfg.until == "dedup":
@@ -123,24 +124,16 @@ def main(cfg: PrepareConfig) -> None:
     with stage("tokens", seconds):
         meta = make_shards(cfg, documents, split, workers)
     versions = {name: importlib.metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()}
-    found = {key: duplicates[key] for key in ("documents", "exact", "near", "kept", "settings")}
+    found = {key: duplicates.get(key) for key in ("documents", *KINDS, "kept", "settings")}
     meta["provenance"] = {"source": identity, "settings": settings(cfg), "dedup": found, "packages": versions}
     report = {"source": cfg.source, **counts, "duplicates": duplicates}
     report |= {"splits": meta["splits"], "vocab_size": meta["vocab_size"]}
     atomic.write_json(folder / "report.json", report)
-    atomic.write_json(folder / "times.json", {name: round(value, 2) for name, value in seconds.items()})
+    atomic.write_json(folder / "times.json", seconds)
     atomic.write_json(folder / "meta.json", meta)  # last: its presence means complete
     shutil.rmtree(folder / "tokens", ignore_errors=True)
     print(summary(report))
     print(f"wrote {folder} in {sum(seconds.values()):.0f} s: {', '.join(f'{k} {v:.0f} s' for k, v in seconds.items())}")
-
-
-@contextlib.contextmanager
-def stage(name: str, seconds: dict[str, float]) -> Iterator[None]:
-    """Leaves the seconds spent inside the `with` block in seconds[name]."""
-    start_s = time.perf_counter()
-    yield
-    seconds[name] = time.perf_counter() - start_s
 
 
 def settings(cfg: PrepareConfig) -> dict[str, Any]:
@@ -154,7 +147,7 @@ FILTER_SETTINGS += ("script", "min_script", "english")
 # Which settings a finished file depends on: from then on they may not change.
 FIXED_BY = {
     "documents/part_*.parquet": ("source", "text_column", "id_column", "clean", *FILTER_SETTINGS),
-    "dedup/report.json": ("dedup_threshold",),
+    "dedup/report.json": ("dedup_threshold", "against"),
     "tokenizer.json": ("tokenizer", "vocab_size", "val_fraction", "split_by"),
     "*.bin": ("shard_tokens",),
 }
@@ -280,16 +273,6 @@ def source_file(document_id: str) -> str:
 def fraction(key: str) -> float:
     """A number in [0, 1) hashed from `key`."""
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
-
-
-def once(read: Callable, path: Path) -> Any:
-    """read(path), once in each process for all parts."""
-    return _once(read, path, path.stat().st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=2)
-def _once(read: Callable, path: Path, mtime_ns: int) -> Any:
-    return read(path)
 
 
 def removed_ids(path: Path) -> frozenset[str]:
@@ -440,7 +423,7 @@ def summary(report: dict[str, Any]) -> str:
     rows += [("documents read", counts["in"], None)]
     rows += [(f"  dropped: {name}", counts[name], counts["in"]) for name in FILTERS if counts[name]]
     rows += [("after the filters", counts["kept"], None)]
-    rows += [(f"  dropped: {kind} duplicates", duplicates[kind], counts["kept"]) for kind in ("exact", "near")]
+    rows += [(f"  dropped: {what}", duplicates[i], counts["kept"]) for i, what in KINDS.items() if duplicates.get(i)]
     rows += [("  kept", duplicates["kept"], counts["kept"])]
     rows += [("bytes kept", duplicates["bytes"] - duplicates["bytes_removed"], None)]
     for name, shards in report["splits"].items():

@@ -55,9 +55,10 @@ class Truncated(ValueError):
     """A file is damaged or cut off: what comes before can be kept."""
 
 
-def find_pieces(source: str, text_column: str = "text") -> tuple[list[Piece], dict[str, Any]]:
+def find_pieces(source: str, text_column: str | None = "text") -> tuple[list[Piece], dict[str, Any]]:
     """What `source` names; returns (pieces, identity), where identity (JSON) says what was there, to notice changes.
 
+    text_column: a column that parquet files must have, or None.
     Raises ValueError for a pattern without files, an unknown format, a parquet file without the text column, and a data
     set of the hub that cannot be had.
     """
@@ -77,7 +78,7 @@ def find_pieces(source: str, text_column: str = "text") -> tuple[list[Piece], di
     return pieces, {"files": {name: [os.stat(p).st_size, os.stat(p).st_mtime_ns] for p, name in files.items()}}
 
 
-def _pieces(path: str, folder: str, text_column: str) -> Iterator[Piece]:
+def _pieces(path: str, folder: str, text_column: str | None) -> Iterator[Piece]:
     """The pieces of a file: row groups of parquet, runs of streams of a multistream dump, or all of it."""
     suffixes = [suffix.lower() for suffix in Path(path).suffixes]
     if suffixes and suffixes[-1] in COMPRESSION:
@@ -96,7 +97,7 @@ def _pieces(path: str, folder: str, text_column: str) -> Iterator[Piece]:
             file = pq.ParquetFile(path)
         except pa.ArrowInvalid as error:
             raise ValueError(f"{path}: not a parquet file: {str(error).splitlines()[0]}") from None
-        if text_column not in file.schema_arrow.names:
+        if text_column not in (None, *file.schema_arrow.names):
             columns = ", ".join(file.schema_arrow.names)
             raise ValueError(f"{path}: no column '{text_column}' (columns: {columns}); set --text_column")
         config = HUB_CONFIG.fullmatch(Path(os.path.abspath(path)).parent.name)
@@ -154,13 +155,20 @@ def read_part(part: list[Piece], text_column: str = "text", id_column: str | Non
     Raises ValueError with file and place for what cannot be read; Truncated after what comes before the place where a
     file is cut off or damaged.
     """
-    readers = {"jsonl": _read_jsonl, "parquet": _read_parquet, "txt": _read_txt}
     for piece in part:
         if piece.kind == "xml":
             yield from _read_xml(piece)
         else:
-            for row, fields in readers[piece.kind](piece):
+            for row, fields in read_rows(piece):
                 yield _document(piece, row, fields, text_column, id_column)
+
+
+def read_rows(piece: Piece) -> Iterator[tuple[int, dict]]:
+    """The rows of a jsonl, parquet or txt file, or of a block of it: (number in the file, fields)."""
+    readers = {"jsonl": _read_jsonl, "parquet": _read_parquet, "txt": _read_txt}
+    if piece.kind not in readers:
+        raise ValueError(f"{piece.path}: a dump has pages, not rows; give .jsonl, .parquet or .txt files")
+    return readers[piece.kind](piece)
 
 
 def _document(piece: Piece, row: int, fields: dict, text_column: str, id_column: str | None) -> Document:

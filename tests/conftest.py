@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import dedup
 import prepare_wiki
 import train
 
@@ -73,3 +74,11 @@ def run_dir(data_dir, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("run") / "tiny"
     train.main(train.TrainConfig(data=str(data_dir), out_dir=str(out), **TINY))
     return out
+
+
+@pytest.fixture(scope="module")
+def no_plot():
+    """Duplicates without a picture, for runs by the hundred; test_dedup_report.py draws."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dedup, "plot", lambda report, path: path.touch())
+        yield

@@ -21,10 +21,11 @@ from hypothesis import strategies as st
 
 import dedup
 import minhash
-from dedup import DedupConfig, find_duplicates, main
+from dedup import KINDS, DedupConfig, find_duplicates, main
 from minhash import BANDS, ROWS, SHINGLE, shingle_hashes
 
 REPO = Path(__file__).parents[1]
+pytestmark = pytest.mark.usefixtures("no_plot")
 HAN = [chr(code) for code in range(0x4E00, 0x4E00 + 2000)]
 
 
@@ -65,6 +66,11 @@ def edited(draw: random.Random, tokens: list[str], edits: int, fresh: list[str])
     return tokens
 
 
+def made(out: Path) -> dict[str, bytes]:
+    """The files of a run; seconds, which no two runs have equal, left out."""
+    return {path.name: path.read_bytes() for path in out.iterdir() if path.name != "times.json"}
+
+
 def write(path: Path, documents: dict[str, str]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     columns = {"id": pa.array(documents, pa.string()), "text": pa.array(documents.values(), pa.string())}
@@ -79,9 +85,10 @@ def run(tmp_path: Path, documents: dict[str, str], threshold: float = 0.7, parts
     paths = [write(tmp_path / f"in/{k}.parquet", {i: documents[i] for i in chunk}) for k, chunk in enumerate(chunks)]
     out = tmp_path / "out"
     report = find_duplicates(paths, out, threshold, workers)
-    files = {path.name: path.read_bytes() for path in out.iterdir()}
-    assert report == json.loads(files["report.json"]) and len(files) == 2
-    rows = pq.read_table(out / "duplicates.parquet").to_pylist()
+    files = made(out)
+    report_file, table = files["report.json"], out / "duplicates.parquet"
+    assert report == json.loads(report_file) and files.keys() == {table.name, "report.json", "report.png"}
+    rows = pq.read_table(table).to_pylist()
     assert len({row["id"] for row in rows}) == len(rows)
     return {row["id"]: (row["kept_id"], row["similarity"], row["kind"]) for row in rows}, report, files
 
@@ -141,6 +148,12 @@ def test_jaccard_equals_that_of_the_string_sets(tmp_path_factory, block, texts):
         patch.setattr(dedup, "BLOCK", block)
         found = shingle_file(tmp_path_factory.mktemp("file") / "shingles", texts).jaccard(0, np.arange(len(texts)))
     assert found.tolist() == [exact(texts[0], text) for text in texts]
+
+
+@given(st.text(st.sampled_from([*filter(str.isspace, map(chr, range(0x3001))), *"  aé–機\x00\x1b"]), max_size=12))
+@settings(max_examples=500, deadline=None)
+def test_whitespace_is_what_python_cuts_at(text):
+    assert minhash.squeeze(text) == " ".join(text.split()).encode()
 
 
 def test_whitespace_is_no_part_of_a_shingle_and_words_are_not_glued():
@@ -303,7 +316,7 @@ def reference_hash(words: list[str]) -> int:
 
 
 def hashed(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    return minhash.hash_shingles([minhash.join_words(" ".join(text.split())) for text in texts])
+    return minhash.hash_shingles([minhash.join_words(minhash.squeeze(text)) for text in texts])
 
 
 def texts_of_many_sizes() -> list[str]:
@@ -344,7 +357,7 @@ def test_shingles_and_signatures_are_those_of_datasketch_bit_for_bit():
     texts = texts_of_many_sizes()
     assert max(len(text.encode()) for text in texts) > 190_000
     hashes, counts = hashed(texts)
-    found = minhash.signatures(hashes, counts)
+    found = minhash.signatures(hashes, counts, minhash.permutations())
     assert found.dtype == np.uint32
     for k, text in enumerate(texts):
         expected = by_definition(text)
@@ -382,7 +395,7 @@ def band_pairs(texts: list[str]) -> tuple[set[tuple[int, int]], set[int]]:
     """Pairs in one of our buckets, and the members of buckets above CROWD."""
     hashes, counts = hashed(texts)
     some, pairs, crowd = np.flatnonzero(counts), set(), set()
-    for band in minhash.band_hashes(minhash.signatures(hashes, counts))[:, some]:
+    for band in minhash.band_hashes(minhash.signatures(hashes, counts, minhash.permutations()))[:, some]:
         members, sizes = dedup.buckets(band)
         for bucket in np.split(some[members], np.cumsum(sizes)[:-1]):
             pairs |= {(a, b) for k, b in enumerate(bucket.tolist()) for a in bucket[:k].tolist()}
@@ -569,6 +582,13 @@ def test_the_known_pairs_of_real_articles_are_found(tmp_path):
 
 # --- interrupted ---
 
+
+def note_sketches(monkeypatch, jobs: list[tuple]) -> None:
+    """From here on the jobs of sketch_part are appended to `jobs`."""
+    original = dedup.sketch_part
+    monkeypatch.setattr(dedup, "sketch_part", lambda *args: (jobs.append(args[-1]), original(*args)))
+
+
 STAGES = ["begin", "sketch_part", "canonical_order", "meet", "shingle_part", "crowd_cells", "select"]
 
 
@@ -584,8 +604,8 @@ def test_an_interrupted_run_goes_on_and_gives_the_same_files(tmp_path, monkeypat
 
     def stopped(*args):
         calls.append(args)
-        if len(calls) < 2 and stage in ("sketch_part", "shingle_part", "report.json"):
-            return original(*args)  # the first part is finished, or this is the header
+        if len(calls) < {"sketch_part": 2, "shingle_part": 2, "report.json": 3}.get(stage, 1):
+            return original(*args)  # the first part is finished, or this is the header or times.json
         if when == "after":
             original(*args)
         raise KeyboardInterrupt
@@ -597,14 +617,11 @@ def test_an_interrupted_run_goes_on_and_gives_the_same_files(tmp_path, monkeypat
     parts_done = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/work").glob("part_*.npy")}
     if stage == "sketch_part":
         assert len(parts_done) == 1 + (when == "after")
-    worked: list[Path] = []
-    monkeypatch.setattr(
-        dedup, "sketch_part", lambda job, sketch=dedup.sketch_part: (worked.append(job[1]), sketch(job))
-    )
+    worked: list[tuple] = []
+    note_sketches(monkeypatch, worked)
     find_duplicates(paths, tmp_path / "out", 0.7, 1)
-    assert not set(worked) & set(parts_done) and len(worked) + len(parts_done) == 3
-    files = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-    assert files == {path.name: path.read_bytes() for path in (tmp_path / "expected").iterdir()}
+    assert not {sketch for _, sketch in worked} & set(parts_done) and len(worked) + len(parts_done) == 3
+    assert made(tmp_path / "out") == made(tmp_path / "expected")
 
 
 @pytest.mark.parametrize("change", ["threshold", "file", "version"])
@@ -618,9 +635,9 @@ def test_work_files_of_other_settings_or_files_are_made_anew(tmp_path, monkeypat
         write(path, corpus(10, families=5))
     if change == "version":
         header = tmp_path / "out/work/header.json"
-        header.write_text(header.read_text().replace('"version": 1', '"version": 0'))
-    worked = []
-    monkeypatch.setattr(dedup, "sketch_part", lambda job, sketch=dedup.sketch_part: (worked.append(job), sketch(job)))
+        header.write_text(header.read_text().replace('"version": 2', '"version": 1'))
+    worked: list[tuple] = []
+    note_sketches(monkeypatch, worked)
     report = find_duplicates([path], tmp_path / "out", threshold, 1)
     assert len(worked) == 1 and report == find_duplicates([path], tmp_path / "fresh", threshold, 1)
 
@@ -773,7 +790,8 @@ def test_the_command_line(tmp_path):
     arguments = [f"--source={tmp_path}/in/*.parquet", f"--out={tmp_path}/out", "--num_workers=1"]
     done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0 and done.stderr == ""
-    assert re.search(r"exact +1\n +near +1\n +kept +1\n", done.stdout) and "duplicates.parquet" in done.stdout
+    assert re.search(r"exact +1 .*\n +near +1 .*\n +kept +1\n", done.stdout) and "duplicates.parquet" in done.stdout
+    assert KINDS["against"] not in done.stdout and re.search(r"\d+ s: sketches \d+ s, exact", done.stdout)
     removed = pq.read_table(tmp_path / "out/duplicates.parquet").to_pylist()
     assert [(row["id"], row["kept_id"]) for row in removed] == [("b", "a"), ("c", "a")]
     failed = subprocess.run(command, capture_output=True, text=True, timeout=120)

@@ -33,6 +33,7 @@ from verify import verify
 
 REPO = Path(__file__).parents[1]
 PART_BYTES = sources.PART_BYTES
+pytestmark = pytest.mark.usefixtures("no_plot")
 SHAKESPEARE = Path(__file__).parents[2] / "shared/data/other/tinyshakespeare.txt.gz"
 SETTINGS = {"vocab_size": 300, "val_fraction": 0.2, "min_chars": 20, "num_workers": 1}
 PLANTED = {"in": 66, "empty": 2, "too_short": 4, "exact": 5, "near": 7, "kept": 48}
