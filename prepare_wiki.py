@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
@@ -128,9 +129,9 @@ def main(cfg: PrepareConfig) -> None:
     meta["provenance"] = {"source": identity, "settings": settings(cfg), "dedup": found, "packages": versions}
     report = {"source": cfg.source, **counts, "duplicates": duplicates}
     report |= {"splits": meta["splits"], "vocab_size": meta["vocab_size"]}
-    atomic.write_json(folder / "report.json", report)
-    atomic.write_json(folder / "times.json", seconds)
-    atomic.write_json(folder / "meta.json", meta)  # last: its presence means complete
+    # meta.json last: its presence means complete
+    for name, content in {"report": report, "times": seconds, "meta": meta}.items():
+        atomic.write_json(folder / f"{name}.json", content)
     shutil.rmtree(folder / "tokens", ignore_errors=True)
     print(summary(report))
     print(f"wrote {folder} in {sum(seconds.values()):.0f} s: {', '.join(f'{k} {v:.0f} s' for k, v in seconds.items())}")
@@ -197,18 +198,15 @@ def make_documents(cfg: PrepareConfig, pieces: list[Piece], folder: Path, worker
     """Stage 1: read and clean each part into documents/part_00000.parquet and on; returns (paths, counts)."""
     done = folder / "documents.json"  # written last
     if not done.is_file():
-        paths: list[Path] = []
 
         def jobs() -> Iterator[tuple[tuple[list[Piece], Path], int]]:
-            for part in cut_parts(pieces):
-                paths.append(folder / f"documents/part_{len(paths):05d}.parquet")
-                missing = [] if paths[-1].is_file() else part
-                yield (missing, paths[-1]), sum(piece.size_bytes for piece in part)
+            for i, part in enumerate(cut_parts(pieces)):
+                path = folder / f"documents/part_{i:05d}.parquet"
+                yield ([] if path.is_file() else part, path), sum(piece.size_bytes for piece in part)
 
         total = sum(piece.size_bytes for piece in pieces)
-        map_parts(functools.partial(make_documents_part, cfg), jobs(), workers, "documents", total)
-        counts: Counter = Counter(dict.fromkeys(COUNTS, 0))
-        examples: dict[str, list] = {}
+        paths = map_parts(functools.partial(make_documents_part, cfg), jobs(), workers, "documents", total)
+        counts, examples = Counter(dict.fromkeys(COUNTS, 0)), dict[str, list]()
         for path in paths:
             found = read_counts(path)
             for name, rows in found.pop("examples").items():
@@ -224,13 +222,15 @@ def make_documents(cfg: PrepareConfig, pieces: list[Piece], folder: Path, worker
     return [folder / f"documents/part_{i:05d}.parquet" for i in range(found["parts"])], found
 
 
-def make_documents_part(cfg: PrepareConfig, job: tuple[list[Piece], Path]) -> None:
-    """Read, clean and write one part; a pure function of the part and the settings."""
+def make_documents_part(cfg: PrepareConfig, job: tuple[list[Piece], Path]) -> Path:
+    """Read, clean and write one part, unless it is no pieces, and return its path.
+
+    What is written is a pure function of the part and the settings.
+    """
     part, path = job
-    counts: Counter = Counter(dict.fromkeys(COUNTS, 0))
-    examples: dict[str, list] = {}
+    counts, examples = Counter(dict.fromkeys(COUNTS, 0)), dict[str, list]()
     if not part:
-        return
+        return path
     with atomic.new_file(path) as temporary:
         writer = DocumentWriter(temporary)
         for piece in part:
@@ -256,6 +256,7 @@ def make_documents_part(cfg: PrepareConfig, job: tuple[list[Piece], Path]) -> No
                 counts["damaged"] += 1
                 examples.setdefault("damaged", []).append([piece.name, "", str(error)])
         writer.close({**counts, "examples": examples})
+    return path
 
 
 # --- the split ---
@@ -288,15 +289,10 @@ class Splitter:
     val_fraction: float
     folder: Path
 
-    @property
-    def removed(self) -> frozenset[str]:
-        """Ids that dedup removed."""
-        return once(removed_ids, self.folder / "dedup/duplicates.parquet")
-
-    def kept(self, path: Path) -> Iterator[tuple[str, str]]:
-        """(id, text) of the documents of a part that dedup left."""
-        removed = self.removed
-        return (row for row in read_documents(path) if row[0] not in removed)
+    def kept(self, path: Path, columns: tuple[str, ...] = ("id", "text")) -> Iterator[tuple]:
+        """`columns`, of which the id is the first, of the documents of a part that dedup left."""
+        removed = once(removed_ids, self.folder / "dedup/duplicates.parquet")
+        return (row for row in read_documents(path, columns) if row[0] not in removed)
 
     def is_val(self, document_id: str) -> bool:
         """Whether a hash of the id, or of the source file in it (up to '#'), falls below val_fraction."""
@@ -307,16 +303,18 @@ class Splitter:
         """Where validation begins in `chars` characters of kept text, when the split is by position."""
         return int(chars * (1 - self.val_fraction))
 
+    def chars(self, paths: list[Path]) -> list[int]:
+        """Characters of kept text in each part, when the split is by position; else 0, and nothing is read."""
+        return [sum(len(text) for _, text in self.kept(path)) if self.by == "position" else 0 for path in paths]
+
     def check(self, paths: list[Path]) -> None:
         """Raise ValueError when a split would be empty."""
         if self.by == "position":
-            chars = sum(len(text) for path in paths for _, text in self.kept(path))
+            chars = sum(self.chars(paths))
             if not 0 < self.cut(chars) < chars:
                 raise ValueError(f"one split of {chars} characters is empty; change val_fraction ({self.val_fraction})")
             return
-        removed = self.removed
-        ids = (i for path in paths for (i,) in read_documents(path, ("id",)) if i not in removed)
-        sides = Counter(self.is_val(i) for i in ids)
+        sides = Counter(self.is_val(i) for path in paths for (i,) in self.kept(path, ("id",)))
         if len(sides) < 2:
             full = "val" if True in sides else "train"
             advice = f"change --val_fraction ({self.val_fraction}), or --split_by, or add text"
@@ -369,9 +367,8 @@ def given_tokenizer(name: str) -> Tokenizer:
     """A named encoding of tiktoken, or the tokenizer of a file or folder."""
     text = from_tiktoken(name)
     if text is None and not Path(name).exists():
-        raise ValueError(
-            f"--tokenizer={name}: no such tokenizer file, and not one of bpe, char, {', '.join(ENCODINGS)}"
-        )
+        known = ", ".join(["bpe", "char", *ENCODINGS])
+        raise ValueError(f"--tokenizer={name}: no such tokenizer file, and not one of {known}")
     return Tokenizer(text) if text is not None else Tokenizer.load(name)
 
 
@@ -380,20 +377,12 @@ def make_shards(cfg: PrepareConfig, documents: list[Path], split: Splitter, work
     folder = split.folder
     tokenizer = Tokenizer.load(folder)
     dtype = token_dtype(tokenizer.vocab_size)
-    starts, cut = [0] * len(documents), 0
-    if cfg.split_by == "position":
-        lengths = [sum(len(text) for _, text in split.kept(path)) for path in documents]
-        starts = np.concatenate([[0], np.cumsum(lengths)]).tolist()
-        cut = split.cut(starts[-1])
+    *starts, chars = itertools.accumulate(split.chars(documents), initial=0)
     parts = [folder / f"tokens/part_{i:05d}" for i in range(len(documents))]
-    jobs = [job for job in zip(documents, parts, starts[: len(parts)], strict=True) if not job[1].is_dir()]
-    work = functools.partial(encode_part, split, dtype, cut)
+    jobs = [job for job in zip(documents, parts, starts, strict=True) if not job[1].is_dir()]
+    work = functools.partial(encode_part, split, dtype, split.cut(chars))
     map_parts(work, [(job, read_counts(job[0])["bytes"]) for job in jobs], workers, "tokens")
-    counts = [json.loads((part / "counts.json").read_text(encoding="utf-8")) for part in parts]
-    splits = {}
-    for name in ("train", "val"):
-        files, of_split = [part / f"{name}.bin" for part in parts], [count[name] for count in counts]
-        splits[name] = join_parts(files, of_split, folder, name, dtype.itemsize, cfg.shard_tokens)
+    splits = {i: join_parts(parts, folder, i, dtype.itemsize, cfg.shard_tokens) for i in ("train", "val")}
     meta = {"format_version": FORMAT_VERSION, "dtype": dtype.str, "vocab_size": tokenizer.vocab_size}
     digest = atomic.sha256(folder / "tokenizer.json")
     meta["tokenizer"] = {"file": "tokenizer.json", "sha256": digest, "end_of_text": tokenizer.end_of_text}
@@ -427,8 +416,7 @@ def summary(report: dict[str, Any]) -> str:
     rows += [("  kept", duplicates["kept"], counts["kept"])]
     rows += [("bytes kept", duplicates["bytes"] - duplicates["bytes_removed"], None)]
     for name, shards in report["splits"].items():
-        tokens, size_bytes = (sum(shard[key] for shard in shards) for key in ("tokens", "bytes"))
-        documents = sum(shard["documents"] for shard in shards)
+        tokens, size_bytes, documents = (sum(i[key] for i in shards) for key in ("tokens", "bytes", "documents"))
         rows += [(f"{name} tokens", tokens, None)]
         rows += [(f"  documents, {size_bytes / tokens:.2f} bytes a token", documents, None)]
     rows.append(("vocabulary", report["vocab_size"], None))

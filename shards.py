@@ -25,26 +25,26 @@ def token_dtype(vocab_size: int) -> np.dtype:
     return np.dtype("<u2") if vocab_size <= 1 << 16 else np.dtype("<u4")
 
 
-def join_parts(parts: list[Path], counts: list[dict], folder: Path, split: str, itemsize: int, shard_tokens: int):
+def join_parts(parts: list[Path], folder: Path, split: str, itemsize: int, shard_tokens: int) -> list[dict[str, Any]]:
     """Concatenate token parts to folder/split_00000.bin and on, a new shard after `shard_tokens` or more.
 
-    counts: for each part its documents and UTF-8 bytes. Returns meta.json's list of shards (file, tokens, documents,
-    bytes, sha256). Documents are never cut between shards.
+    parts: folders with <split>.bin and counts.json, which has each split's documents and UTF-8 bytes. Returns
+    meta.json's list of shards (file, tokens, documents, bytes, sha256). Documents are never cut between shards.
     """
-    shards: list[dict[str, Any]] = []
-    groups: list[list[int]] = [[]]
-    for i, part in enumerate(parts):
-        if sum(parts[k].stat().st_size for k in groups[-1]) >= shard_tokens * itemsize:
+    shards, groups = list[dict[str, Any]](), list[list[Path]]([[]])
+    for part in parts:
+        if sum((i / f"{split}.bin").stat().st_size for i in groups[-1]) >= shard_tokens * itemsize:
             groups.append([])
-        if part.stat().st_size:
-            groups[-1].append(i)
+        if (part / f"{split}.bin").stat().st_size:
+            groups[-1].append(part)
     for group in filter(None, groups):
         path = folder / f"{split}_{len(shards):05d}.bin"
         with atomic.new_file(path) as temporary, open(temporary, "wb") as out:
-            for i in group:
-                with open(parts[i], "rb") as file:
+            for part in group:
+                with open(part / f"{split}.bin", "rb") as file:
                     shutil.copyfileobj(file, out)
-        totals = {key: sum(counts[i][key] for i in group) for key in ("documents", "bytes")}
+        counts = [json.loads((part / "counts.json").read_text(encoding="utf-8"))[split] for part in group]
+        totals = {key: sum(count[key] for count in counts) for key in ("documents", "bytes")}
         tokens = path.stat().st_size // itemsize
         shards.append({"file": path.name, "tokens": tokens, **totals, "sha256": atomic.sha256(path)})
     return shards

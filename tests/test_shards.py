@@ -319,13 +319,15 @@ def test_all_gives_the_first_tokens_over_shards(tmp_path):
 
 def test_parts_are_joined_in_order_and_a_shard_begins_when_the_last_is_full(tmp_path):
     sizes = [3, 0, 4, 5, 1, 1, 20, 2]
-    parts, counts, first = [], [], 0
+    parts, first = [], 0
     for k, size in enumerate(sizes):
-        parts.append(tmp_path / f"part_{k}.bin")
-        np.arange(first, first + size, dtype="<u2").tofile(parts[-1])
-        counts.append({"documents": size and k + 1, "bytes": 10 * size})
+        parts.append(tmp_path / f"part_{k}")
+        parts[-1].mkdir()
+        np.arange(first, first + size, dtype="<u2").tofile(parts[-1] / "val.bin")
+        counts = {"val": {"documents": size and k + 1, "bytes": 10 * size}, "train": {"documents": 99, "bytes": 99}}
+        (parts[-1] / "counts.json").write_text(json.dumps(counts))
         first += size
-    entries = join_parts(parts, counts, tmp_path / "out", "val", 2, shard_tokens=7)
+    entries = join_parts(parts, tmp_path / "out", "val", 2, shard_tokens=7)
     assert [entry["tokens"] for entry in entries] == [7, 7, 20, 2]
     assert [entry["documents"] for entry in entries] == [1 + 3, 4 + 5 + 6, 7, 8]
     assert [entry["bytes"] for entry in entries] == [70, 70, 200, 20]
@@ -337,9 +339,10 @@ def test_parts_are_joined_in_order_and_a_shard_begins_when_the_last_is_full(tmp_
 
 
 def test_parts_without_tokens_make_no_shard(tmp_path):
-    (tmp_path / "empty.bin").write_bytes(b"")
-    assert join_parts([tmp_path / "empty.bin"], [{"documents": 0, "bytes": 0}], tmp_path, "val", 2, 5) == []
-    assert os.listdir(tmp_path) == ["empty.bin"]
+    (tmp_path / "part").mkdir()
+    (tmp_path / "part/val.bin").write_bytes(b"")
+    assert join_parts([tmp_path / "part"], tmp_path, "val", 2, 5) == []
+    assert os.listdir(tmp_path) == ["part"]
 
 
 # --- damage ---
