@@ -92,12 +92,11 @@ def read_site(path: str) -> Site:
         raise ValueError(f"{path}: not a MediaWiki dump: no <mediawiki> at its beginning")
     info = re.search(rb"<siteinfo>.*?</siteinfo>", head, re.DOTALL)
     found = ElementTree.fromstring(info[0] if info else b"<siteinfo/>")
-    name = Path(path).name
-    dated = DATED.match(name)
-    wiki = found.findtext("dbname") or (dated[1] if dated else "wiki")
+    dated = DATED.match(Path(path).name)
+    wiki, date = dated.groups() if dated else ("wiki", Path(path).name.split(".")[0])
     local = [i.text or "" for i in found.iter("namespace") if i.get("key") in ("-2", "6", "14")]
-    prefix, base = f"{wiki}/{dated[2] if dated else name.split('.')[0]}/", found.findtext("base") or ""
-    return Site(prefix, base.rpartition("/")[0], hidden_namespaces(local))
+    base = (found.findtext("base") or "").rpartition("/")[0]
+    return Site(f"{found.findtext('dbname') or wiki}/{date}/", base, hidden_namespaces(local))
 
 
 def streams(path: str, size: int) -> list[tuple[int, int]]:

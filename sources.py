@@ -80,10 +80,8 @@ def find_pieces(source: str, text_column: str | None = "text") -> tuple[list[Pie
 
 def _pieces(path: str, folder: str, text_column: str | None) -> Iterator[Piece]:
     """The pieces of a file: row groups of parquet, runs of streams of a multistream dump, or all of it."""
-    suffixes = [suffix.lower() for suffix in Path(path).suffixes]
-    if suffixes and suffixes[-1] in COMPRESSION:
-        suffixes.pop()
-    kind = FORMATS.get(suffixes[-1] if suffixes else "")
+    name = Path(path.lower())
+    kind = FORMATS.get(Path(name.stem).suffix if name.suffix in COMPRESSION else name.suffix)
     if kind is None:
         known = f"known are {', '.join([*FORMATS, *COMPRESSION])}"
         raise ValueError(f"{path}: unknown format; {known}; rename it, or narrow --source")
@@ -236,8 +234,7 @@ def _read_txt(piece: Piece) -> Iterator[tuple[int, dict]]:
 
 def _read_parquet(piece: Piece) -> Iterator[tuple[int, dict]]:
     file = pq.ParquetFile(piece.path)
-    first = sum(file.metadata.row_group(group).num_rows for group in range(piece.row_group))
-    row = first
+    row = sum(file.metadata.row_group(group).num_rows for group in range(piece.row_group))
     try:
         for batch in file.iter_batches(batch_size=1024, row_groups=[piece.row_group], use_threads=False):
             for fields in batch.to_pylist():
@@ -248,8 +245,7 @@ def _read_parquet(piece: Piece) -> Iterator[tuple[int, dict]]:
 
 
 def _read_xml(piece: Piece) -> Iterator[Document | str]:
-    data, failure = piece.block, piece.failure
-    limit = len(data or b"")
+    data, limit, failure = piece.block, len(piece.block or b""), piece.failure
     if piece.span is not None:
         data, limit, failure = dump.read_streams(piece.path, *piece.span)
     try:
