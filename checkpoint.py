@@ -21,10 +21,11 @@ import safetensors
 import torch
 from huggingface_hub import save_torch_state_dict
 from safetensors.torch import save_file
+from torch.optim import Optimizer
 
 import atomic
 from model import Llama, ModelConfig, RopeScaling
-from parallel import put, whole
+from parallel import gather, put
 from tokenizer import Tokenizer, one_line, read_json
 
 # Hugging Face's config.json key -> ours
@@ -50,28 +51,22 @@ CONVERT = "transformers' AutoModelForCausalLM.from_pretrained(old).save_pretrain
 SHARD_BYTES = 5_000_000_000  # weights in one file
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 Stored = dict[str, tuple[Path, tuple[int, ...]]]  # file and shape of each tensor
+Files = dict[str, bytes]  # content by name
+State = dict[str, Any]  # of a run, as JSON
 
 
 def hf_config(cfg: ModelConfig, end_of_text: int | None, dtype: str = "float32") -> dict[str, Any]:
     """config.json's content for weights stored as dtype; RoPE settings in the spelling of transformers 4 and of 5."""
-    family = "qwen2" if cfg.qkv_bias else "qwen3" if cfg.qk_norm else "llama"
-    if family == "llama" and cfg.n_embd % cfg.n_head:
-        family = "mistral"  # the same decoder, but transformers' Llama wants heads that divide the width
+    plain = "mistral" if cfg.n_embd % cfg.n_head else "llama"  # transformers' Llama wants heads that divide the width
+    family = "qwen2" if cfg.qkv_bias else "qwen3" if cfg.qk_norm else plain
     scaling = dataclasses.asdict(cfg.rope_scaling) if cfg.rope_scaling else {}
     rope = {"rope_type": "llama3" if scaling else "default", **scaling}
-    return {
-        "architectures": [FAMILIES[family][0]],
-        "model_type": family,
-        "hidden_act": FIXED["hidden_act"],
-        **FAMILIES[family][1],
-        **{theirs: getattr(cfg, ours) for theirs, ours in NAMES.items()},
-        "head_dim": cfg.head_width,
-        "rope_scaling": rope if scaling else None,
-        "rope_parameters": {"rope_theta": cfg.rope_theta, **rope},
-        "initializer_range": 0.02,
-        **dict.fromkeys(("bos_token_id", "eos_token_id"), end_of_text),
-        **dict.fromkeys(("dtype", "torch_dtype"), dtype),  # the name in transformers 5, and in 4
-    }
+    architecture, besides = FAMILIES[family]
+    config = {"architectures": [architecture], "model_type": family, "hidden_act": FIXED["hidden_act"], **besides}
+    config |= {theirs: getattr(cfg, ours) for theirs, ours in NAMES.items()} | {"head_dim": cfg.head_width}
+    config |= {"rope_scaling": rope if scaling else None, "rope_parameters": {"rope_theta": cfg.rope_theta, **rope}}
+    config |= {"initializer_range": 0.02, "bos_token_id": end_of_text, "eos_token_id": end_of_text}
+    return config | {"dtype": dtype, "torch_dtype": dtype}  # the name in transformers 5, and in 4
 
 
 def read_config(folder: str | Path) -> ModelConfig:
@@ -249,13 +244,13 @@ def _copy(model: Llama, stored: Stored) -> None:
                 put(parameters[name], tensor)
 
 
-def optimizer_tensors(model: Llama, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+def optimizer_tensors(model: Llama, optimizer: Optimizer) -> dict[str, torch.Tensor]:
     """The optimizer's state as one flat dictionary, `<parameter>/<field>`."""
     states = {name: optimizer.state.get(parameter, {}) for name, parameter in model.named_parameters()}
     return {f"{name}/{field}": tensor for name, state in states.items() for field, tensor in state.items()}
 
 
-def load_optimizer(model: Llama, optimizer: torch.optim.Optimizer, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+def load_optimizer(model: Llama, optimizer: Optimizer, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
     """Put back what optimizer_tensors took out, on each parameter's device and divided as it is."""
     parameters = dict(model.named_parameters())
     for key, tensor in tensors:
@@ -268,8 +263,8 @@ def load_optimizer(model: Llama, optimizer: torch.optim.Optimizer, tensors: Iter
         optimizer.state[parameters[name]][field] = moved
 
 
-def companions(folder: str | Path) -> dict[str, bytes]:
-    """The small files that travel with a folder's weights (its tokenizer, its special ids), for `save`."""
+def companions(folder: str | Path) -> Files:
+    """The small files that travel with a folder's weights (its tokenizer, its special ids), for `small_files`."""
     return {name: (Path(folder) / name).read_bytes() for name in COMPANIONS if (Path(folder) / name).is_file()}
 
 
@@ -277,8 +272,12 @@ def _json(content: dict[str, Any]) -> bytes:
     return (json.dumps(content, indent=1) + "\n").encode()
 
 
-def _files(model: Llama, tokenizer: Tokenizer, carried: dict[str, bytes]) -> dict[str, bytes]:
-    """The folder's small files; the carried ones and their special ids, unless the tokenizer is another one now."""
+def small_files(model: Llama, tokenizer: Tokenizer, carried: Files) -> Files:
+    """A checkpoint's files but weights and training state: settings, tokenizer.
+
+    carried: what `companions` read where the model came from; kept, with its special ids, unless the tokenizer is
+    another one now.
+    """
     text = tokenizer.json.encode()
     carried = dict(carried) if carried.get("tokenizer.json") == text else {"tokenizer.json": text}
     dtype = str(model.lm_head.weight.dtype).removeprefix("torch.")
@@ -287,44 +286,28 @@ def _files(model: Llama, tokenizer: Tokenizer, carried: dict[str, bytes]) -> dic
     config |= {key: came[key] for key in SPECIAL if key in came}
     special = tokenizer.special | {"bos_token": tokenizer.hf.id_to_token(tokenizer.start)}
     settings = {"model_max_length": model.cfg.block_size, "clean_up_tokenization_spaces": False}
-    return {
-        "config.json": _json(config),
-        "tokenizer_config.json": _json({"tokenizer_class": "PreTrainedTokenizerFast", **special, **settings}),
-        "generation_config.json": _json({key: config[key] for key in SPECIAL if key in config}),
-        **carried,
-    }
+    made = {"config": config, "generation_config": {key: config[key] for key in SPECIAL if key in config}}
+    made["tokenizer_config"] = {"tokenizer_class": "PreTrainedTokenizerFast", **special, **settings}
+    return {f"{name}.json": _json(content) for name, content in made.items()} | carried
 
 
 def save(
-    out_dir: Path,
-    step: int,
-    model: Llama,
-    optimizer: torch.optim.Optimizer,
-    tokenizer: Tokenizer,
-    state: dict[str, Any],
-    best: bool,
-    keep: int,
-    carried: dict[str, bytes] | None = None,
-    rank: int = 0,
+    out_dir: Path, step: int, model: Llama, optimizer: Optimizer, files: Files, state: State, best: bool, keep: int
 ) -> Path:
     """Write out_dir/step_<step>, move `latest` (and `best`) to it, delete all but the `keep` newest and the best.
 
-    carried: what `companions` read where the model came from. Every process of a run calls it: tensors that are divided
-    are gathered, one by one, in the host memory of rank 0, which writes.
+    files: what `small_files` made. Every process of a run calls it: tensors that are divided are gathered, one by one,
+    in the host memory of rank 0, which writes.
     """
-    folder, memory, weights = out_dir / f"step_{step:07d}", {}, {}
-    for kept, tensors in ((memory, optimizer_tensors(model, optimizer)), (weights, dict(model.named_parameters()))):
-        for name, tensor in tensors.items():
-            full = whole(tensor.detach())
-            if rank == 0:
-                kept[name] = full.cpu().contiguous()
-    if rank or (folder.is_dir() and (out_dir / "latest").resolve() == folder.resolve()):
+    folder, memory = out_dir / f"step_{step:07d}", gather(optimizer_tensors(model, optimizer))
+    weights = gather(dict(model.named_parameters()))
+    if not weights or (folder.is_dir() and (out_dir / "latest").resolve() == folder.resolve()):
         return folder  # rank 0 writes it; or resumed and stopped again without a step between
     if folder.is_dir():
         shutil.rmtree(folder)  # left by a run that was killed before `latest` moved, or went back to an earlier step
     with atomic.new_folder(folder) as temporary:
         (temporary / "training").mkdir()
-        for name, content in (_files(model, tokenizer, carried or {}) | {"training/state.json": _json(state)}).items():
+        for name, content in (files | {"training/state.json": _json(state)}).items():
             (temporary / name).write_bytes(content)
         save_torch_state_dict(weights, temporary, max_shard_size=SHARD_BYTES)  # one file, or shards and their index
         save_file(memory | {"rng": torch.get_rng_state()}, temporary / "training/optimizer.safetensors")
@@ -339,15 +322,14 @@ def save(
     return folder
 
 
-def read_state(folder: Path) -> dict[str, Any]:
+def read_state(folder: Path) -> State:
     """training/state.json of a checkpoint. Raises ValueError when there is none: weights alone cannot be resumed."""
-    path = folder / "training/state.json"
-    if not path.is_file():
+    if not (path := folder / "training/state.json").is_file():
         raise ValueError(f"{folder} has no training state to resume from")
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def restore(folder: Path, model: Llama, optimizer: torch.optim.Optimizer) -> None:
+def restore(folder: Path, model: Llama, optimizer: Optimizer) -> None:
     """Load weights, optimizer and random generator of a checkpoint written by `save`."""
     load_weights(model, folder)
     path = folder / "training/optimizer.safetensors"

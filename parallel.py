@@ -34,11 +34,11 @@ class World:
         """The sum of each number over all processes; no device waits for it."""
         return self.sum(torch.tensor(numbers, dtype=torch.float64)).tolist()
 
-    def together(self, work: Callable[[], Any]) -> Any:
-        """work() in every process. An OSError or ValueError in one ends all: raised there, the others leave quietly."""
+    def together(self, work: Callable, *args: Any) -> Any:
+        """work(*args) in each process. An OSError or ValueError in one ends all: raised there, others leave quietly."""
         result = failure = None
         try:
-            result = work()
+            result = work(*args)
         except (OSError, ValueError) as error:
             failure = error
         if any(self.agree(failure is not None)):
@@ -104,6 +104,13 @@ def accumulating(model: torch.nn.Module, last: bool) -> AbstractContextManager:
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     """All of a tensor; of one that is divided every process must ask."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def gather(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors, whole, in the host memory of process 0, one by one; every process must ask, others get none."""
+    first = not dist.is_initialized() or dist.get_rank() == 0
+    fulls = ((name, whole(tensor.detach())) for name, tensor in tensors.items())
+    return {name: full.cpu().contiguous() for name, full in fulls if first}
 
 
 def put(target: torch.Tensor, full: torch.Tensor) -> None:

@@ -14,7 +14,6 @@ import configurator  # before torch and the others: Ctrl-C during their import i
 # isort: split
 import contextlib
 import functools
-import json
 import math
 import os
 import resource
@@ -40,7 +39,7 @@ from optim import Optimizer, learning_rate
 from parallel import World, accumulating, put, replicate, shard, whole
 from sample import decode, generate, pick_device
 from shards import EvalWindows
-from tokenizer import Tokenizer
+from tokenizer import Tokenizer, read_json
 
 LOCK_WAIT_S = 120  # for a run whose launcher was killed: it stops after the step that it is in
 # Of dense matrix products in bfloat16, by a part of the device's name: the makers' data sheets.
@@ -106,8 +105,7 @@ class TrainConfig:
         ones = ("max_iters", "batch_size", "batch_tokens", "block_size", "shuffle_run", "max_skipped", "num_threads")
         ones += ("eval_interval", "log_interval", "checkpoint_interval", "keep_checkpoints")
         zeros = ("learning_rate", "muon_lr", "min_lr", "weight_decay", "grad_clip", "warmup_iters", "decay_iters")
-        least = dict.fromkeys(ones, 1) | dict.fromkeys((*zeros, "checkpoint_minutes"), 0)
-        for key, value in least.items():
+        for key, value in (dict.fromkeys(ones, 1) | dict.fromkeys((*zeros, "checkpoint_minutes"), 0)).items():
             if getattr(self, key) is not None and not getattr(self, key) >= value:
                 raise ValueError(f"{key} ({getattr(self, key)}) must be at least {value}")
         if self.optimizer == "muon" and self.parallel == "fsdp":
@@ -131,9 +129,8 @@ def micro_steps(cfg: TrainConfig, world_size: int) -> int:
     mine = cfg.batch_tokens // row
     if mine % cfg.batch_size:
         nearest = max(size for size in range(1, min(mine, cfg.batch_size) + 1) if mine % size == 0)
-        raise ValueError(
-            f"batch_size ({cfg.batch_size}) must divide a process' {mine} windows; try --batch_size={nearest}"
-        )
+        wrong = f"batch_size ({cfg.batch_size}) must divide a process' {mine} windows"
+        raise ValueError(f"{wrong}; try --batch_size={nearest}")
     return mine // cfg.batch_size
 
 
@@ -153,8 +150,8 @@ def batch(data: Mixture, first: int, batch_size: int, device: torch.device) -> t
 def evaluate(model: torch.nn.Module, windows: EvalWindows, batch_size: int, precision: Callable, world: World) -> float:
     """Mean loss in nats per token over the whole validation split; every process takes its share, then all reduce."""
     device = next(model.parameters()).device
-    wide = torch.float32 if device.type == "mps" else torch.float64
-    total = torch.zeros(2, dtype=wide, device=device)  # nats, tokens scored
+    # nats, tokens scored
+    total = torch.zeros(2, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
     model.eval()
     for x, y in windows.batches(batch_size, world.rank, world.size):
         x, y = torch.from_numpy(x).to(device), torch.from_numpy(y).to(device)
@@ -216,9 +213,8 @@ def adopt(cfg: TrainConfig, folder: Path, data: Tokenizer) -> tuple[TrainConfig,
         if getattr(cfg, key) not in (getattr(TrainConfig, key), getattr(shape, key)):
             raise ValueError(f"{key}={getattr(cfg, key)}, but {folder} has {getattr(shape, key)}; leave --{key} out")
     if cfg.block_size > shape.block_size:
-        raise ValueError(
-            f"block_size ({cfg.block_size}) is longer than {folder}'s; try --block_size={shape.block_size}"
-        )
+        advice = f"try --block_size={shape.block_size}"
+        raise ValueError(f"block_size ({cfg.block_size}) is longer than {folder}'s; {advice}")
     return replace(cfg, **{key: getattr(shape, key) for key in MODEL}), shape, tokenizer
 
 
@@ -242,7 +238,7 @@ def continuation(cfg: TrainConfig, model: Llama, tokenizer: Tokenizer, precision
     ids = (tokenizer.encode_prompt(cfg.sample_prompt) or [tokenizer.start])[: cfg.block_size - 1]
     model.eval()
     steps = torch.no_grad()(decode) if cfg.parallel == "fsdp" else generate
-    steps = steps(model, [ids], max_new_tokens, tokenizer.vocab_size, tokenizer.stops, 0.8, seeds=[cfg.seed])
+    steps = steps(model, [ids], max_new_tokens, tokenizer.vocab_size, tokenizer.stops, [cfg.seed], temperature=0.8)
     with precision():
         new = [token for (token,) in steps]
     model.train()
@@ -252,7 +248,7 @@ def continuation(cfg: TrainConfig, model: Llama, tokenizer: Tokenizer, precision
 def draw_loss(cfg: TrainConfig, data: Mixture) -> dict[str, dict[str, float]]:
     """Draw loss.png; returns the yardsticks of each corpus."""
     files = {corpus.name: corpus.val.shards.folder / "yardsticks.json" for corpus in data.corpora}
-    yardsticks = {name: json.loads(path.read_text()) for name, path in files.items() if path.is_file()}
+    yardsticks = {name: read_json(path) for name, path in files.items() if path.is_file()}
     one = yardsticks.get(data.corpora[0].name, {}) if len(files) == 1 else {}
     journal.plot(Path(cfg.out_dir), one, data.nats_per_bit_per_byte)
     return yardsticks
@@ -331,13 +327,12 @@ def train(cfg: TrainConfig, held: contextlib.ExitStack) -> None:
     with torch.device("meta"):
         model = Llama(shape)
     model.model.recompute_blocks = cfg.recompute
-    divided = cfg.parallel == "fsdp" and world.size > 1
-    if divided:
+    if divided := cfg.parallel == "fsdp" and world.size > 1:
         for layer in model.model.layers if cfg.compile else ():
             layer.compile()
         shard(model, device, dtype)
     model.to_empty(device=device)
-    optimizer = Optimizer(model, cfg, device)
+    optimizer, files = Optimizer(model, cfg, device), checkpoint.small_files(model, data.tokenizer, carried)
     if folder is not None:
         checkpoint.restore(folder, model, optimizer)
     elif cfg.init_from is not None:
@@ -412,20 +407,18 @@ def train(cfg: TrainConfig, held: contextlib.ExitStack) -> None:
         # a signal may have reached one process only, and clocks differ: all stop, and save, at the same step
         stop, due = world.agree(bool(interrupted) or world.orphaned(), overdue and world.rank == 0)
         if last or stop or due or (step and step % cfg.checkpoint_interval == 0):
-            best = state["evaluated"] == step and state["val_loss"] < state["best_val_loss"]
-            if best:
+            if best := state["evaluated"] == step and state["val_loss"] < state["best_val_loss"]:
                 state["best_val_loss"] = state["val_loss"]
             saved = {**state, "position": step * step_windows, "settings": settings, "threads": threads}
-            what = (out_dir, step, model, optimizer, data.tokenizer, saved, best, cfg.keep_checkpoints, carried)
-            world.together(functools.partial(checkpoint.save, *what, rank=world.rank))  # the disk may be full
+            # together: the disk may be full
+            world.together(checkpoint.save, out_dir, step, model, optimizer, files, saved, best, cfg.keep_checkpoints)
             saved_s = time.monotonic()
         if last or stop:
             break
 
         # one optimizer step on the windows at positions [step * step_windows, (step + 1) * step_windows)
         start_s = time.perf_counter()
-        first = step * step_windows + world.rank * cfg.batch_size
-        stride = world.size * cfg.batch_size
+        first, stride = step * step_windows + world.rank * cfg.batch_size, world.size * cfg.batch_size
         batches = [batch(data, first + i * stride, cfg.batch_size, device) for i in range(accumulate)]
         scored = max(1, *world.agree(sum(n for _, _, n in batches)))
         loss = torch.zeros((), device=device)
@@ -439,8 +432,7 @@ def train(cfg: TrainConfig, held: contextlib.ExitStack) -> None:
             mine = loss.isfinite()
             world.sum(loss)
             norm = whole(torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip or math.inf))
-            finite = loss.isfinite() & norm.isfinite()
-            rate = learning_rate(step, cfg)
+            finite, rate = loss.isfinite() & norm.isfinite(), learning_rate(step, cfg)
             optimizer.step(rate, finite)
         skipped, in_a_row, most, own = skips.unbind()
         in_a_row.add_(1).mul_(~finite)
@@ -450,8 +442,7 @@ def train(cfg: TrainConfig, held: contextlib.ExitStack) -> None:
         state["step"] = step = step + 1
 
         # log
-        logging = step % cfg.log_interval == 0 or step == cfg.max_iters
-        if logging:
+        if logging := step % cfg.log_interval == 0 or step == cfg.max_iters:
             values = torch.stack([loss, norm, *skips]).tolist()  # the device is waited for here only
             found = [value if math.isfinite(value) else None for value in values]  # JSON has no NaN
             metrics = {"step": step, "loss": found[0], "lr": rate, "grad_norm": found[1]}
@@ -469,8 +460,7 @@ def train(cfg: TrainConfig, held: contextlib.ExitStack) -> None:
             dt_s = update_s / (step - logged_step)
             tokens_per_s, left_s = cfg.batch_tokens / dt_s, round((cfg.max_iters - step) * dt_s)
             speed = {"tokens_per_s": round(tokens_per_s, 1), "dt_ms": round(1000 * dt_s, 3)}
-            peak = peak_flops(device) if dtype == torch.bfloat16 else None
-            if peak is not None:
+            if peak := peak_flops(device) if dtype == torch.bfloat16 else None:
                 speed["mfu"] = model.flops_per_token(cfg.block_size) * tokens_per_s / (peak * world.size)
             log.log(metrics, speed)
             line = f"step {step:>6} | loss {values[0]:.4f} | lr {rate:.2e} | grad norm {values[1]:.2f} | "

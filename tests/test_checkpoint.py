@@ -47,11 +47,17 @@ def trained(shape: ModelConfig, steps: int = 3) -> tuple[Llama, torch.optim.Opti
     return model, optimizer
 
 
+def save(out_dir, step, model, optimizer, tokenizer, state, best, keep, carried=None):
+    """A checkpoint with its small files."""
+    files = checkpoint.small_files(model, tokenizer, carried or {})
+    return checkpoint.save(out_dir, step, model, optimizer, files, state, best, keep)
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_transformers_opens_it_with_equal_logits_and_tokens(tied, tokenizer, tmp_path):
     shape = ModelConfig(320, 32, 2, 4, 2, 32, 64, rope_theta=50000.0, tie_embeddings=tied)
     model, optimizer = trained(shape)
-    folder = checkpoint.save(tmp_path, 3, model, optimizer, tokenizer, {"step": 3}, False, 1)
+    folder = save(tmp_path, 3, model, optimizer, tokenizer, {"step": 3}, False, 1)
     theirs, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
     assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     assert theirs.dtype == torch.float32
@@ -69,7 +75,7 @@ def test_transformers_opens_it_with_equal_logits_and_tokens(tied, tokenizer, tmp
 def test_training_state_comes_back_exactly(tokenizer, tmp_path):
     model, optimizer = trained(ModelConfig(320, 32, 2, 4, 2, 32, 64))
     rng = torch.get_rng_state()
-    folder = checkpoint.save(tmp_path, 3, model, optimizer, tokenizer, {"step": 3}, True, 1)
+    folder = save(tmp_path, 3, model, optimizer, tokenizer, {"step": 3}, True, 1)
     other, empty = trained(model.cfg, steps=0)
     checkpoint.restore(folder, other, empty)
     assert torch.equal(rng, torch.get_rng_state())
@@ -82,7 +88,7 @@ def test_training_state_comes_back_exactly(tokenizer, tmp_path):
 def test_newest_and_best_are_kept_and_linked(tokenizer, tmp_path):
     model, optimizer = trained(ModelConfig(320, 32, 1, 2, 1, 16, 16), 1)
     for step, best in ((1, True), (2, True), (3, False), (4, False), (5, False)):
-        checkpoint.save(tmp_path, step, model, optimizer, tokenizer, {"step": step}, best, 2)
+        save(tmp_path, step, model, optimizer, tokenizer, {"step": step}, best, 2)
     assert sorted(path.name for path in tmp_path.glob("step_*")) == ["step_0000002", "step_0000004", "step_0000005"]
     assert os.readlink(tmp_path / "latest") == "step_0000005" and os.readlink(tmp_path / "best") == "step_0000002"
     assert checkpoint.resolve(tmp_path) == tmp_path / "latest"
@@ -91,18 +97,18 @@ def test_newest_and_best_are_kept_and_linked(tokenizer, tmp_path):
 
 def test_failed_save_leaves_the_old_checkpoint(tokenizer, tmp_path, monkeypatch):
     model, optimizer = trained(ModelConfig(320, 32, 1, 2, 1, 16, 16), 1)
-    checkpoint.save(tmp_path, 1, model, optimizer, tokenizer, {"step": 1}, True, 1)
+    save(tmp_path, 1, model, optimizer, tokenizer, {"step": 1}, True, 1)
 
     def full_disk(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "save_file", full_disk)
     with pytest.raises(OSError, match="No space"):
-        checkpoint.save(tmp_path, 2, model, optimizer, tokenizer, {"step": 2}, True, 1)
+        save(tmp_path, 2, model, optimizer, tokenizer, {"step": 2}, True, 1)
     monkeypatch.undo()
     monkeypatch.setattr(atomic, "link", full_disk)
     with pytest.raises(OSError, match="No space"):
-        checkpoint.save(tmp_path, 2, model, optimizer, tokenizer, {"step": 2}, True, 1)
+        save(tmp_path, 2, model, optimizer, tokenizer, {"step": 2}, True, 1)
     assert checkpoint.read_state(checkpoint.resolve(tmp_path)) == {"step": 1}
     checkpoint.load_model(checkpoint.resolve(tmp_path))
     assert not list(tmp_path.glob("*.tmp"))
@@ -167,7 +173,7 @@ def test_round_trip_from_transformers_and_back(name, dtype, tokenizer, tmp_path,
     ours = checkpoint.load_model(tmp_path / "theirs", dtype=dtype)
     assert ours.cfg == shape and ours.lm_head.weight.dtype == dtype
     monkeypatch.setattr(checkpoint, "SHARD_BYTES", 25_000)
-    folder = checkpoint.save(tmp_path, 1, ours, torch.optim.AdamW(ours.parameters()), tokenizer, {}, False, 1)
+    folder = save(tmp_path, 1, ours, torch.optim.AdamW(ours.parameters()), tokenizer, {}, False, 1)
     sizes = [sum(t.nbytes for t in load_file(path).values()) for path in sorted(folder.glob("model*.safetensors"))]
     assert len(sizes) > 1 and max(sizes) <= 25_000
     assert all(a + b > 25_000 for a, b in zip(sizes, sizes[1:], strict=False))  # a new one only when the last is full
@@ -204,7 +210,7 @@ def test_a_real_model_reads_10000_tokens_as_in_transformers(tmp_path):
     assert (ours(ids) - expected).abs().max() < 1e-4
     assert ours(ids[:, :-1], ids[:, 1:]).item() / ids[:, 1:].numel() < 5  # it was trained: uniform is 6.24
     tokenizer, carried = Tokenizer.load(source), checkpoint.companions(source)
-    folder = checkpoint.save(tmp_path, 1, ours, torch.optim.AdamW(ours.parameters()), tokenizer, {}, False, 1, carried)
+    folder = save(tmp_path, 1, ours, torch.optim.AdamW(ours.parameters()), tokenizer, {}, False, 1, carried)
     assert same(load_file(folder / "model.safetensors"), load_file(source / "model.safetensors"))
     for name in ("tokenizer.json", "tokenizer_config.json"):
         assert (folder / name).read_bytes() == (source / name).read_bytes()
@@ -230,8 +236,8 @@ def test_what_travels_with_the_weights_is_kept_while_the_tokenizer_is_the_same(t
     carried = checkpoint.companions(source)
     assert carried == {name: content for name, content in files.items() if name != "model.safetensors"}
     for step, text in ((1, files["tokenizer.json"]), (2, b"of another tokenizer")):
-        save = (tmp_path, step, model, torch.optim.AdamW(model.parameters()), tokenizer, {}, False, 2)
-        folder = checkpoint.save(*save, carried | {"tokenizer.json": text})
+        optimizer = torch.optim.AdamW(model.parameters())
+        folder = save(tmp_path, step, model, optimizer, tokenizer, {}, False, 2, carried | {"tokenizer.json": text})
         assert (folder / "tokenizer.json").read_text() == tokenizer.json
         config = json.loads((folder / "config.json").read_text())
         kept = {name: (folder / name).read_bytes() == files[name] for name in files if name in carried}
@@ -553,7 +559,7 @@ def test_a_stale_folder_is_written_anew_and_the_newest_is_left_alone(tokenizer, 
         if step == 2:
             (tmp_path / "step_0000002").mkdir()
             (tmp_path / "step_0000002/half").write_text("of another run")
-        checkpoint.save(tmp_path, step, model, optimizer, tokenizer, {"note": note}, False, 5)
+        save(tmp_path, step, model, optimizer, tokenizer, {"note": note}, False, 5)
     assert checkpoint.read_state(tmp_path / "step_0000001") == {"note": "kept"}
     assert checkpoint.read_state(tmp_path / "latest") == {"note": "fresh"}
     assert not (tmp_path / "latest/half").exists()
