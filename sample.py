@@ -97,7 +97,6 @@ def decode(
     max_new_tokens: int,
     vocab_size: int,
     stops: Iterable[int] = (),
-    temperature: float = 1.0,
     seeds: Sequence[int] = (),
     ended: set[int] | None = None,
     compile: bool = False,
@@ -108,7 +107,7 @@ def decode(
     A text ends at an id of `stops` (which is not shown), after max_new_tokens, when it fills the model's block_size, or
     when the caller adds its row to `ended`. seeds: one a prompt (default 0, 1, ...); a text follows from its prompt and
     seed, not from the others in the batch (but for the rounding of sums in another order). Ids from vocab_size on
-    (padding of the embedding) are never drawn. temperature and filters: those of `probabilities`; with
+    (padding of the embedding) are never drawn. filters: temperature, top_k and so on of `probabilities`; with
     temperature=0 or top_k=1 always the likeliest. Raises ValueError for a prompt that is empty or leaves no room.
     """
     device, block_size, stops = model.lm_head.weight.device, model.cfg.block_size, set(stops)
@@ -125,10 +124,10 @@ def decode(
     forward = torch.compile(model, dynamic=True) if compile else model
     for step in range(steps):
         logits = (model if step == 0 else forward)(tokens, cache=cache, last=True)[:, -1, :vocab_size]  # (B, V)
-        if temperature == 0 or filters.get("top_k") == 1:
+        if filters.get("temperature") == 0 or filters.get("top_k") == 1:
             tokens = logits.argmax(1, keepdim=True)  # (B, 1)
         else:
-            tokens = draw(probabilities(logits, temperature, **filters), uniform[:, step])[:, None]
+            tokens = draw(probabilities(logits, **filters), uniform[:, step])[:, None]
         found = tokens[:, 0].tolist()
         ended.update(row for row, token in enumerate(found) if token in stops or lengths[row] + step >= block_size)
         if len(ended) == len(prompts):
@@ -172,10 +171,9 @@ def read_prompts(cfg: SampleConfig) -> list[str]:
         return [text.removesuffix("\n").removesuffix("\r")]
     prompts = []
     for number, line in enumerate(text.splitlines(), start=1):
-        try:
+        found = None
+        with contextlib.suppress(ValueError):
             found = json.loads(line)
-        except ValueError:
-            found = None
         prompts.append(found.get("prompt") if isinstance(found, dict) else found)
         if not isinstance(prompts[-1], str):
             raise ValueError(f'{name}:{number}: not a JSON string, nor an object with a string "prompt": {line:.80}')
