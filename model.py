@@ -143,8 +143,7 @@ class Cache:
         shape = (cfg.n_layer, batch_size, cfg.n_kv_head, size + 1, cfg.head_width)
         self.keys, self.values = (torch.empty(shape, dtype=dtype, device=device) for _ in range(2))
         self.size, self.begin, self.used = size, 0, 0  # slots: all; where the newest tokens begin; taken
-        self.slots = torch.arange(size + 1, device=device)
-        self.widest = max(padding, default=0)
+        self.slots, self.widest = torch.arange(size + 1, device=device), max(padding, default=0)
         self.padding = torch.tensor(padding, device=device)[:, None, None] if self.widest else None  # (B, 1, 1)
         self.real = self.slots >= self.padding[..., None] if self.padding is not None else None  # (B, 1, 1, S)
         self.mask: Tensor | None = None
@@ -207,8 +206,7 @@ class Attention(nn.Module):
         super().__init__()
         self.D, self.layer = cfg.head_width, layer
         self.q_proj = Linear(cfg.n_embd, cfg.n_head * self.D, bias=cfg.qkv_bias)
-        self.k_proj = Linear(cfg.n_embd, cfg.n_kv_head * self.D, bias=cfg.qkv_bias)
-        self.v_proj = Linear(cfg.n_embd, cfg.n_kv_head * self.D, bias=cfg.qkv_bias)
+        self.k_proj, self.v_proj = (Linear(cfg.n_embd, cfg.n_kv_head * self.D, bias=cfg.qkv_bias) for _ in range(2))
         self.o_proj = Linear(cfg.n_head * self.D, cfg.n_embd, bias=False)
         self.q_norm, self.k_norm = (RMSNorm(self.D, cfg.norm_eps) if cfg.qk_norm else nn.Identity() for _ in range(2))
 
@@ -241,8 +239,7 @@ class MLP(nn.Module):
 
     def __init__(self, cfg: ModelConfig):
         super().__init__()
-        self.gate_proj = Linear(cfg.n_embd, cfg.ffn_hidden, bias=False)
-        self.up_proj = Linear(cfg.n_embd, cfg.ffn_hidden, bias=False)
+        self.gate_proj, self.up_proj = (Linear(cfg.n_embd, cfg.ffn_hidden, bias=False) for _ in range(2))
         self.down_proj = Linear(cfg.ffn_hidden, cfg.n_embd, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -339,8 +336,7 @@ class Llama(nn.Module):
 
     def __init__(self, cfg: ModelConfig):
         super().__init__()
-        self.cfg = cfg
-        self.model = Decoder(cfg)
+        self.cfg, self.model = cfg, Decoder(cfg)
         self.lm_head = Linear(cfg.n_embd, cfg.vocab_size, bias=False)
         if cfg.tie_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
@@ -362,13 +358,12 @@ class Llama(nn.Module):
         Biases are 0, norm gains 1.
         """
         for name, parameter in self.named_parameters():
-            value = torch.empty(parameter.shape)
             if parameter.dim() == 2:
                 writes = name.endswith(("o_proj.weight", "down_proj.weight"))
-                value.normal_(std=0.02 / math.sqrt(2 * self.cfg.n_layer) if writes else 0.02)
+                std = 0.02 / math.sqrt(2 * self.cfg.n_layer) if writes else 0.02
+                yield parameter, torch.empty(parameter.shape).normal_(std=std)
             else:
-                value.fill_(0.0 if name.endswith("bias") else 1.0)
-            yield parameter, value
+                yield parameter, torch.full(parameter.shape, 0.0 if name.endswith("bias") else 1.0)
 
     def forward(
         self, idx: Tensor, targets: Tensor | None = None, cache: Cache | None = None, last: bool = False
