@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property, lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +68,9 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> str:
 
 def _pre_tokenizers() -> dict[str, pre_tokenizers.PreTokenizer]:
     """Pre-tokenizers of byte-level BPEs, by the regular expression with which tiktoken cuts text as they do."""
-    words = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    words, byte_level = (pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=cut) for cut in (True, False))
     digits = pre_tokenizers.Digits(individual_digits=True)
     found = {GPT2_PATTERN: words, SMOLLM_PATTERN: pre_tokenizers.Sequence([digits, words])}
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     for pattern in (PATTERN, LLAMA3_PATTERN, QWEN2_PATTERN, O200K_PATTERN):
         split = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
         found[pattern] = pre_tokenizers.Sequence([split, byte_level])
@@ -79,11 +79,8 @@ def _pre_tokenizers() -> dict[str, pre_tokenizers.PreTokenizer]:
 
 def train_characters(texts: Iterable[str]) -> str:
     """One id a character, in code point order, last the end-of-text token; returns tokenizer.json's text."""
-    characters: set[str] = set()
-    for text in texts:
-        characters.update(text)
-    vocab = {character: i for i, character in enumerate(sorted(characters))}
-    tokenizer = HFTokenizer(models.WordLevel(vocab))
+    characters = sorted(set(chain.from_iterable(texts)))
+    tokenizer = HFTokenizer(models.WordLevel({character: i for i, character in enumerate(characters)}))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
     tokenizer.decoder = decoders.Fuse()
     tokenizer.add_special_tokens([END_OF_TEXT])
@@ -172,8 +169,7 @@ class Tokenizer:
 
     def __init__(self, text: str, settings: dict[str, Any] | None = None):
         """`settings`: what stands beside the file, as _settings reads it. Raises an error for an unusable file."""
-        settings = settings or {}
-        self.json = text
+        self.json, settings = text, settings or {}
         json.loads(text, object_pairs_hook=_refuse_prefix)
         self.hf = HFTokenizer.from_str(text)
         self.hf.no_truncation()  # as transformers does: a file may ask to cut or pad every text
@@ -296,9 +292,8 @@ class Tokenizer:
         return self._encode(_valid(text), prompt=True)
 
     def _encode_fast(self, text: str) -> Sequence[int] | np.ndarray:
-        plain = text
-        if self.hf.normalizer is not None and not text.isascii():
-            plain = self.hf.normalizer.normalize_str(text)  # not unicodedata: its version of Unicode may be another
+        # not by unicodedata: its version of Unicode may be another
+        plain = text if self.hf.normalizer is None or text.isascii() else self.hf.normalizer.normalize_str(text)
         if any(token in text or token in plain for token in self._not_special):
             return self._encode(text)
         with suppress(ValueError), one_line(""):  # tiktoken's regex overflows its stack on a run of a million spaces
@@ -357,8 +352,7 @@ class TextStream:
         return text[: min(places, default=None)]
 
     def _unseen(self) -> str:
-        before = self.tokenizer.decode(self.shown)
-        return self.tokenizer.decode(self.shown + self.held)[len(before) :]
+        return self.tokenizer.decode(self.shown + self.held)[len(self.tokenizer.decode(self.shown)) :]
 
 
 def _refuse_prefix(pairs: list[tuple[str, Any]]) -> None:
@@ -396,8 +390,7 @@ def _settings(folder: Path) -> dict[str, Any]:
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises ValueError, in one line."""
     with one_line(f"{path}: not readable as JSON: "):
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
+        if not isinstance(found := json.loads(path.read_text(encoding="utf-8")), dict):
             raise ValueError(f"it holds a {type(found).__name__}, not an object")
     return found
 
