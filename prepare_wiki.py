@@ -143,15 +143,10 @@ def settings(cfg: PrepareConfig) -> dict[str, Any]:
     return {key: value for key, value in dataclasses.asdict(cfg).items() if key not in free}
 
 
-FILTER_SETTINGS = ("min_chars", "drop_disambiguation", "max_list_chars", "max_repeated_lines", "max_repeated_ngrams")
-FILTER_SETTINGS += ("script", "min_script", "english")
-# Which settings a finished file depends on: from then on they may not change.
-FIXED_BY = {
-    "documents/part_*.parquet": ("source", "text_column", "id_column", "clean", *FILTER_SETTINGS),
-    "dedup/report.json": ("dedup_threshold", "against"),
-    "tokenizer.json": ("tokenizer", "vocab_size", "val_fraction", "split_by"),
-    "*.bin": ("shard_tokens",),
-}
+# Which settings a finished file depends on: from then on they may not change. Documents depend on all the others.
+FIXED_BY = {"dedup/report.json": ("dedup_threshold", "against"), "*.bin": ("shard_tokens",)}
+FIXED_BY["tokenizer.json"] = ("tokenizer", "vocab_size", "val_fraction", "split_by")
+FIXED_BY["documents/part_*.parquet"] = settings(PrepareConfig()).keys() - set().union(*FIXED_BY.values())
 
 
 def claim(folder: Path, cfg: PrepareConfig, identity: dict) -> None:
@@ -159,8 +154,7 @@ def claim(folder: Path, cfg: PrepareConfig, identity: dict) -> None:
 
     A setting that no finished file depends on may change, so that the remedy an error names can be typed as it is.
     """
-    path = folder / "manifest.json"
-    manifest = {"settings": settings(cfg), "source": identity}
+    path, manifest = folder / "manifest.json", {"settings": settings(cfg), "source": identity}
     if path.is_file():
         found = json.loads(path.read_text(encoding="utf-8"))
         fixed = {key for pattern, keys in FIXED_BY.items() if any(folder.glob(pattern)) for key in keys}
@@ -196,8 +190,7 @@ def difference(old: dict, new: dict) -> str:
 
 def make_documents(cfg: PrepareConfig, pieces: list[Piece], folder: Path, workers: int) -> tuple[list[Path], dict]:
     """Stage 1: read and clean each part into documents/part_00000.parquet and on; returns (paths, counts)."""
-    done = folder / "documents.json"  # written last
-    if not done.is_file():
+    if not (done := folder / "documents.json").is_file():  # written last
 
         def jobs() -> Iterator[tuple[tuple[list[Piece], Path], int]]:
             for i, part in enumerate(cut_parts(pieces)):
@@ -296,8 +289,7 @@ class Splitter:
 
     def is_val(self, document_id: str) -> bool:
         """Whether a hash of the id, or of the source file in it (up to '#'), falls below val_fraction."""
-        key = source_file(document_id) if self.by == "file" else document_id
-        return fraction(key) < self.val_fraction
+        return fraction(source_file(document_id) if self.by == "file" else document_id) < self.val_fraction
 
     def cut(self, chars: int) -> int:
         """Where validation begins in `chars` characters of kept text, when the split is by position."""
@@ -317,9 +309,8 @@ class Splitter:
         sides = Counter(self.is_val(i) for path in paths for (i,) in self.kept(path, ("id",)))
         if len(sides) < 2:
             full = "val" if True in sides else "train"
-            advice = f"change --val_fraction ({self.val_fraction}), or --split_by, or add text"
             found = f"all {sides.total()} documents fell into the {full} split and none into the other"
-            raise ValueError(f"{found}; {advice}")
+            raise ValueError(f"{found}; change --val_fraction ({self.val_fraction}), or --split_by, or add text")
 
     def pieces(self, path: Path, start: int, cut: int) -> Iterator[tuple[str, str, bool]]:
         """Yield (split, text, whether the document ends there) for the kept documents of a part.
@@ -365,8 +356,7 @@ def make_tokenizer(cfg: PrepareConfig, documents: list[Path], split: Splitter, f
 
 def given_tokenizer(name: str) -> Tokenizer:
     """A named encoding of tiktoken, or the tokenizer of a file or folder."""
-    text = from_tiktoken(name)
-    if text is None and not Path(name).exists():
+    if (text := from_tiktoken(name)) is None and not Path(name).exists():
         known = ", ".join(["bpe", "char", *ENCODINGS])
         raise ValueError(f"--tokenizer={name}: no such tokenizer file, and not one of {known}")
     return Tokenizer(text) if text is not None else Tokenizer.load(name)
@@ -374,8 +364,7 @@ def given_tokenizer(name: str) -> Tokenizer:
 
 def make_shards(cfg: PrepareConfig, documents: list[Path], split: Splitter, workers: int) -> dict[str, Any]:
     """Stage 4: encode each part by itself, then join the parts to shards; returns meta.json without its provenance."""
-    folder = split.folder
-    tokenizer = Tokenizer.load(folder)
+    folder, tokenizer = split.folder, Tokenizer.load(split.folder)
     dtype = token_dtype(tokenizer.vocab_size)
     *starts, chars = itertools.accumulate(split.chars(documents), initial=0)
     parts = [folder / f"tokens/part_{i:05d}" for i in range(len(documents))]
@@ -421,8 +410,7 @@ def summary(report: dict[str, Any]) -> str:
         rows += [(f"  documents, {size_bytes / tokens:.2f} bytes a token", documents, None)]
     rows.append(("vocabulary", report["vocab_size"], None))
     shares = [f"{100 * value / whole:>8.1f} %" if whole else "" for _, value, whole in rows]
-    lines = [f"{name:<36}{value:>14,}{share}" for (name, value, _), share in zip(rows, shares, strict=True)]
-    return "\n".join(lines)
+    return "\n".join(f"{name:<36}{value:>14,}{share}" for (name, value, _), share in zip(rows, shares, strict=True))
 
 
 if __name__ == "__main__":
