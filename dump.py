@@ -101,19 +101,16 @@ def read_site(path: str) -> Site:
 
 def streams(path: str, size: int) -> list[tuple[int, int]]:
     """(start, end) of the compressed bytes of runs of bz2 streams, each of `size` bytes or more but the last."""
-    starts, offset, tail = [], 0, b""
+    starts, end, data = [], 0, b""
     with open(path, "rb") as file:
         while chunk := file.read(1 << 20):
-            data = tail + chunk
-            starts += [offset + match.start() for match in STREAM.finditer(data)]
-            tail = data[-9:]
-            offset += len(data) - len(tail)
-        offset += len(tail)
+            data, end = data[-9:] + chunk, end + len(chunk)  # a mark has 10 bytes
+            starts += [end - len(data) + match.start() for match in STREAM.finditer(data)]
     cuts = [0]
     for start in starts:
         if start - cuts[-1] >= size:
             cuts.append(start)
-    return list(zip(cuts, [*cuts[1:], offset], strict=True)) if len(starts) > 1 else []
+    return list(zip(cuts, [*cuts[1:], end], strict=True)) if len(starts) > 1 else []
 
 
 def read_streams(path: str, start: int, end: int) -> tuple[bytes, int, str]:
@@ -145,8 +142,7 @@ def _read_stream(file: IO[bytes], data: bytearray) -> None:
     """Append one bz2 stream, and leave the file behind it."""
     decompressor = bz2.BZ2Decompressor()
     while not decompressor.eof:
-        chunk = file.read(READ_BYTES)
-        if not chunk:
+        if not (chunk := file.read(READ_BYTES)):
             raise EOFError("it ends inside a bz2 stream")
         data += decompressor.decompress(chunk)
     file.seek(-len(decompressor.unused_data), os.SEEK_CUR)
@@ -159,8 +155,7 @@ def pages(data: bytes, limit: int, site: Site) -> Iterator[Document | str]:
     """
     position = 0
     while 0 <= (start := data.find(PAGE, position)) < limit:
-        end = data.find(PAGE_END, start)
-        if end < 0:
+        if (end := data.find(PAGE_END, start)) < 0:
             return  # the file is cut off here
         position = end + len(PAGE_END)
         try:

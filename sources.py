@@ -66,8 +66,7 @@ def find_pieces(source: str, text_column: str | None = "text") -> tuple[list[Pie
     found = [source] if os.path.exists(source) else glob.glob(source, recursive=True)  # a name may hold brackets
     if not found and (named := HUB.fullmatch(source)) and Path(source).suffix not in {*FORMATS, *COMPRESSION}:
         found = glob.glob(f"{download(*named.groups())}/**/*.parquet", recursive=True)
-    paths = sorted(path for path in found if os.path.isfile(path))
-    if not paths:
+    if not (paths := sorted(path for path in found if os.path.isfile(path))):
         advice = "give a quoted pattern such as 'path/*.jsonl', or wikimedia/wikipedia/20231101.en of the hub"
         if Path(source).stem == "pydocs":
             advice = "run: python docstrings.py, which writes data/pydocs.jsonl"
@@ -178,9 +177,8 @@ def _document(piece: Piece, row: int, fields: dict, text_column: str, id_column:
     if not isinstance(text, str):
         kind = type(text).__name__
         raise ValueError(f"{piece.path}: row {row}: '{text_column}' is no text but {kind}; set --text_column")
-    document_id = f"{piece.name}#{row}-{short_hash(text)}"
-    if id_column is not None and fields.get(id_column) not in (None, ""):
-        document_id = f"{piece.prefix}{fields[id_column]}"
+    own = fields.get(id_column)
+    document_id = f"{piece.name}#{row}-{short_hash(text)}" if own in (None, "") else f"{piece.prefix}{own}"
     title, url = (str(fields.get(key) or "") for key in ("title", "url"))
     # '?' for lone surrogates (JSON can spell them): no UTF-8 file can hold one
     return Document(*(i.encode("utf-8", "replace").decode() for i in (document_id, title, url, text)))
@@ -199,8 +197,7 @@ def _read_jsonl(piece: Piece) -> Iterator[tuple[int, dict]]:
             for row, line in enumerate(file, piece.start):
                 if not line.strip():
                     continue
-                fields = json.loads(line)
-                if not isinstance(fields, dict):
+                if not isinstance(fields := json.loads(line), dict):
                     raise ValueError("not a JSON object")
                 yield row, fields
     except UnicodeDecodeError:
