@@ -43,8 +43,7 @@ class Mixture:
             val = Shards(folder, "val", meta, read_ahead=True)  # read from its beginning to its end
             train.vocab_size = val.vocab_size = self.tokenizer.vocab_size
             windows, val_windows = Windows(train, block_size, seed), EvalWindows(val, block_size)
-            bytes_per_token = text_bytes(val, self.tokenizer) / val.tokens
-            self.corpora.append(Corpus(folder.name, windows, val_windows, bytes_per_token))
+            self.corpora.append(Corpus(folder.name, windows, val_windows, text_bytes(val, self.tokenizer) / val.tokens))
         self.order = IndexStream([len(corpus.windows) for corpus in self.corpora], list(wanted.values()), seed, run=run)
         self.shares = [count / sum(self.order.counts) for count in self.order.counts]
         pairs = zip(self.shares, self.corpora, strict=True)
@@ -79,8 +78,7 @@ class Mixture:
 
 def parse(data: str) -> dict[Path, float]:
     """Folder -> weight of 'wiki' (weight 1), 'out/x', or 'wiki_en:0.8,wiki_zh:0.2'; a bare name lies below data/."""
-    found: dict[Path, float] = {}
-    parts = [part.strip() for part in data.split(",")]
+    found, parts = dict[Path, float](), [part.strip() for part in data.split(",")]
     for part in parts:
         name, colon, weight = part.rpartition(":")
         if len(parts) > 1 and not colon:
@@ -114,6 +112,5 @@ def text_bytes(shards: Shards, tokenizer: Tokenizer) -> int:
     """UTF-8 bytes of a split's text, end-of-text tokens apart; a bare folder does not say, so it is decoded."""
     if shards.bytes is not None:
         return shards.bytes
-    ids = shards.all()
-    shards.check_ids(ids)
+    ids = shards.check_ids(shards.all())
     return len(tokenizer.decode(ids[ids != tokenizer.end_of_text].tolist()).encode())

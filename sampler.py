@@ -92,9 +92,8 @@ def _feistel(x: np.ndarray, n: int, key: int) -> np.ndarray:
 
 def _rounds(x: np.ndarray, a: int, b: int, keys: list[int]) -> np.ndarray:
     left, right = np.divmod(x, np.uint64(b))  # left in Z_a, right in Z_b
-    sizes = (np.uint64(a), np.uint64(b))
     for r, key in enumerate(keys):
-        m = sizes[r % 2]
+        m = np.uint64((a, b)[r % 2])
         f = mix(right + np.uint64(key))
         f >>= np.uint64(32)
         f *= m
@@ -111,8 +110,7 @@ def quantize(weights: Sequence[float], period: int = PERIOD) -> list[int]:
     """
     if bad := [weight for weight in weights if not 0 <= weight < math.inf]:
         raise ValueError(f"weight {bad[0]} must be a finite number of at least 0 (weights {list(weights)})")
-    total = sum(weights)
-    if not total > 0:
+    if not (total := sum(weights)) > 0:
         raise ValueError(f"weights {list(weights)} sum to {total}; at least one must be positive")
     if all(float(weight).is_integer() for weight in weights) and total <= period:
         return [int(weight) for weight in weights]
@@ -120,8 +118,7 @@ def quantize(weights: Sequence[float], period: int = PERIOD) -> list[int]:
     if small := [weight for weight, share in zip(weights, shares, strict=True) if weight > 0 and share < 1]:
         raise ValueError(f"weight {small[0]} of a sum of {total} is below one part in {period}; raise it or make it 0")
     counts = [int(share) for share in shares]
-    by_remainder = sorted(range(len(shares)), key=lambda k: (counts[k] - shares[k], k))
-    for k in by_remainder[: period - sum(counts)]:
+    for k in sorted(range(len(shares)), key=lambda k: counts[k] - shares[k])[: period - sum(counts)]:
         counts[k] += 1
     return counts
 
@@ -212,8 +209,7 @@ class IndexStream:
         n = self.sizes[source]
         if self.run == 1:
             return permute(place, n, self.seed, epoch, source)
-        groups = n // self.run
-        index = place.copy()
+        groups, index = n // self.run, place.copy()
         whole = place < groups * self.run
         group, inside = np.divmod(place[whole], self.run)
         index[whole] = permute(group, max(1, groups), self.seed, epoch, source) * self.run + inside

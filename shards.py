@@ -140,17 +140,17 @@ class Shards:
             return file[start : start + count].tobytes()
         data = os.pread(file, size, begin)
         while len(data) < size:  # Linux hands out 2 GB at most
-            more = os.pread(file, size - len(data), begin + len(data))
-            if not more:
+            if not (more := os.pread(file, size - len(data), begin + len(data))):
                 raise ValueError(f"{self.paths[shard]} has become shorter; run: python verify.py {self.folder}")
             data += more
         return data
 
-    def check_ids(self, ids: np.ndarray) -> None:
-        """Raise ValueError for ids beyond the vocabulary: on a GPU they end in an assertion that names nothing."""
+    def check_ids(self, ids: np.ndarray) -> np.ndarray:
+        """`ids`. Raises ValueError for those beyond the vocabulary: on a GPU they end in an assertion without names."""
         if self.vocab_size is not None and ids.size and (largest := int(ids.max())) >= self.vocab_size:
             wrong = f"the {self.split} split has token id {largest}, the vocabulary ends at {self.vocab_size - 1}"
             raise ValueError(f"{self.folder}: {wrong}: another tokenizer made the ids, or a shard is damaged")
+        return ids
 
     def all(self, limit: int | None = None) -> np.ndarray:
         """The first `limit` tokens of the split (None: all of them), shard after shard."""
@@ -193,8 +193,7 @@ class Windows(_Tiles):
         offsets = [hash_key(self.seed, epoch, shard) % self.block_size for epoch, shard in places]
         starts = (indices - self.first[owners]) * self.block_size + np.array(offsets, dtype=np.int64)
         tokens = self.shards.rows(owners.tolist(), starts.tolist(), self.block_size + 1)
-        self.shards.check_ids(tokens)
-        return tokens.astype(np.int64)
+        return self.shards.check_ids(tokens).astype(np.int64)
 
 
 class EvalWindows(_Tiles):
