@@ -42,9 +42,8 @@ REPEATED_NGRAMS = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
 STOP_WORDS = {"the", "be", "to", "of", "and", "that", "have", "with"}
 LIST_LINE = re.compile(r"(?:[-*•#]+|[|!]+|\d+[.)])\s")
 # A page that lists the meanings of its title says so there, or in the line before the list.
-MEANINGS = (
-    "disambiguation|Begriffsklärung|homonymie|desambiguación|disambigua|значения|消歧义|消歧義|曖昧さ回避|동음이의"
-)
+MEANINGS = "disambiguation|Begriffsklärung|homonymie|desambiguación|disambigua"
+MEANINGS += "|значения|消歧义|消歧義|曖昧さ回避|동음이의"
 DISAMBIGUATION_TITLE = re.compile(rf"\((?:{MEANINGS})\)$")
 REFERS = r"(?:may|can|could|might)(?: also| either)? (?:refer|relate) to|可以[指是]|可能[指是]|可[指為为]"
 DISAMBIGUATION = re.compile(rf"(?m)(?:[^\n]*\n+)?[^\n]{{0,200}}(?:{REFERS})[^\n]{{0,40}}[:：]\s*$")
@@ -95,9 +94,8 @@ def repeats_ngrams(text: str, scale: float) -> bool:
     length = 2 if 2 * sum(len(word) == 1 for word in words) > len(words) else 1  # a Chinese word has two characters
     if len(words) < MIN_WORDS * length:
         return False
-    word = np.array([numbers.setdefault(i, len(numbers)) for i in words])
+    grams = word = np.array([numbers.setdefault(i, len(numbers)) for i in words])
     ends = np.cumsum([0, *map(len, words)])
-    grams = word
     for n in range(2, 10 * length + 1):
         if len(grams) < 2:
             return False

@@ -115,8 +115,7 @@ def _literal(node: ast.expr) -> str | int | float | None:
         return ARITHMETIC[type(node.op)](operator.pos(left), operator.pos(right))  # text has no sign
     if isinstance(node, ast.Name) and node.id.lower() in ("true", "false", "none"):
         return node.id.capitalize()
-    value = ast.literal_eval(node)
-    if not isinstance(value, str | int | float | None):
+    if not isinstance(value := ast.literal_eval(node), str | int | float | None):
         raise TypeError(value)
     return value
 
@@ -130,8 +129,7 @@ def _tyro(cls: type, args: list[str], default: typing.Any, description: str | No
 
 def assign(cfg: typing.Any, key: str, text: str, origin: str) -> typing.Any:
     """Return `cfg` with `key` set to `text`, converted to the field's type by tyro."""
-    fields = typing.get_type_hints(type(cfg))
-    if key not in fields:
+    if key not in (fields := typing.get_type_hints(type(cfg))):
         near = difflib.get_close_matches(key, fields, n=1, cutoff=0.5)
         hint = f"; did you mean '{near[0]}'?" if near else f"; known keys: {', '.join(fields)}"
         raise ValueError(f"{origin}: unknown key '{key}'{hint}")

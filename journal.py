@@ -74,8 +74,7 @@ def plot(out_dir: Path, yardsticks: dict[str, float], nats_per_bit_per_byte: flo
     for key in sorted({key for row in rows for key in row if key.startswith("val_loss/")}):  # of several corpora
         styles[key] = (f"validation, {key.partition('/')[2]}", {"marker": ".", "lw": 0.8})
     for key, (label, style) in styles.items():
-        points = [(row["step"], row[key]) for row in rows if key in row]
-        if points:
+        if points := [(row["step"], row[key]) for row in rows if key in row]:
             axes.plot(*zip(*points, strict=True), label=label, **style)
     for i, (name, bits) in enumerate(yardsticks.items()):
         axes.axhline(bits * scale, color=f"C{i + 2}", ls="--", lw=1, label=f"{name}: {bits:.3f} bits per byte")

@@ -137,8 +137,7 @@ def conversion(inside: str) -> str:
     flags, text = FLAGS.match(inside).groups()
     if flags and flags.strip() in "HT-":
         return ""
-    variant = VARIANT.search(text)
-    return variant[1].strip() if variant else text
+    return variant[1].strip() if (variant := VARIANT.search(text)) else text
 
 
 def link(inside: str, hidden: frozenset[str]) -> str:
