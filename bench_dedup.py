@@ -2,6 +2,7 @@
 
     python bench.py --part=signatures      next to datasketch, one update per shingle and its generator
     python bench.py --part=dedup           next to text-dedup and datatrove, each in an environment made for it
+    python bench_dedup.py bands 6400000    what dedup.py holds of all documents, on made-up sketches
 
 The first run installs the two into out/bench/env_*, some 2 GB. All get the same documents (bench_wiki.corpus) and look
 for shingles of 5 words. They do not do the same: text-dedup and datatrove remove by buckets alone, without comparing
@@ -11,10 +12,12 @@ texts, and datatrove cuts words with spaCy; what each removed is printed.
 import functools
 import itertools
 import json
+import resource
 import shutil
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -107,6 +110,57 @@ def signatures_part(cfg: Any, take_turns: Callable[..., Samples]) -> dict[str, A
     }
 
 
+# --- bands: as many documents as all of Wikipedia ---
+
+
+def bands(count: int, folder: str = "out/bench/bands.tmp") -> None:
+    """Canonical order and buckets of `count` made-up sketches: seconds, and memory for each document.
+
+    A document in 20 shares three bands with its neighbour, one in 200 five with a crowd; the rest are random.
+    """
+    import numpy as np
+
+    from dedup import EVALUATION, Documents, canonical_order, meet
+    from minhash import BANDS
+
+    draw, part, work = np.random.default_rng(0), 100_000, Path(folder)
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    sketches, paths = [], []
+    for begin in range(0, count, part):
+        n = min(part, count - begin)
+        rows = draw.integers(0, 1 << 64, (EVALUATION + 1, n), dtype=np.uint64)
+        alike = np.flatnonzero(draw.random(n - 1) < 0.05)
+        rows[:3, alike + 1] = rows[:3, alike]
+        rows[5:10, draw.random(n) < 0.005] = 7
+        np.save(work / f"{begin:09d}.npy", rows)
+        sketches.append(work / f"{begin:09d}.npy")
+        paths.append(work / f"{begin:09d}.parquet")  # is not opened: no two documents have equal content here
+    disk = sum(path.stat().st_size for path in sketches)
+    print(f"{count:,} documents, {BANDS} bands: {disk / count:.0f} bytes a document on disk", flush=True)
+    found: dict[str, Any] = {}
+
+    def order() -> None:
+        found["order"], found["first"] = canonical_order(found["documents"])
+
+    def buckets() -> None:
+        found["cells"], found["crowd"], found["pairs"] = meet(found["documents"], found["order"], np.arange(count))
+
+    found["documents"] = Documents(paths, sketches)
+    tracemalloc.start()
+    for name, work_of in (("exact", order), ("bands", buckets)):
+        tracemalloc.reset_peak()
+        start_s = time.perf_counter()
+        work_of()
+        seconds, peak = time.perf_counter() - start_s, tracemalloc.get_traced_memory()[1]
+        print(f"{name}: {seconds:.1f} s, at most {peak / count:.1f} bytes a document", flush=True)
+    process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(
+        f"pairs in buckets {found['pairs']}; the process at most {process / count:.0f} bytes a document, file pages too"
+    )
+    shutil.rmtree(work)
+
+
 # --- dedup ---
 
 
@@ -140,12 +194,12 @@ def commands(documents: Path, out: Callable[[str], Path]) -> dict[str, list[str]
 
 def removed(out: Callable[[str], Path], count: int) -> dict[str, int]:
     """How many documents each of them removed."""
-    kept = json.loads((out("text-dedup") / "kept/dataset_info.json").read_text(encoding="utf-8"))["splits"]
+    kept = need("datasets").load_from_disk(str(out("text-dedup") / "kept")).num_rows
     lines = sum(len(path.read_bytes().splitlines()) for path in out("datatrove").glob("out/removed/*.jsonl"))
     ours = json.loads((out(OURS) / "out/report.json").read_text(encoding="utf-8"))
     return {
         OURS: ours["exact"] + ours["near"],
-        "text-dedup": count - sum(split["num_examples"] for split in kept.values()),
+        "text-dedup": count - kept,
         "datatrove": lines,
     }
 
@@ -181,7 +235,7 @@ def dedup_part(cfg: Any, take_turns: Callable[..., Samples]) -> dict[str, Any]:
         "title": f"{DOCUMENTS:,} documents, {size_bytes / 1e6:.0f} MB, parquet to what goes, {WORKERS} processes",
         "check": "removed: "
         + ", ".join(f"{name} {count}" for name, count in gone.items())
-        + f"; a document in MinHashLSH takes {index:,.0f} bytes of memory, here 248 on disk",
+        + f"; a document in MinHashLSH takes {index:,.0f} bytes of memory, here 256 on disk",
         "bytes": size_bytes,
         "removed": gone,
         "index_bytes": spread([index]),
@@ -207,3 +261,9 @@ def signatures_table(record: dict[str, Any]) -> list[str]:
     rows = {name: row["rate"] for name, row in record["results"].items()}
     lines = [f"{name:20}{shown(rate):>32} documents/s" for name, rate in rows.items()]
     return [*lines, *target_lines(record["targets"])]
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 3 or sys.argv[1] != "bands":
+        sys.exit("python bench_dedup.py bands COUNT; the other parts: python bench.py --part=signatures,dedup")
+    bands(int(sys.argv[2]), *sys.argv[3:])

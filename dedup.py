@@ -146,12 +146,12 @@ class Documents:
 def canonical_order(documents: Documents) -> tuple[np.ndarray, np.ndarray]:
     """Return (places in canonical order, for each rank the first rank with equal content)."""
     keys = np.stack([~documents.column(CHARS), documents.column(CONTENT), documents.column(CONTENT + 1)])
-    order = np.lexsort(keys[::-1])
+    order = np.lexsort(keys[::-1]).astype(np.uint32)  # documents are numbered in 32 bits here and in the cells
     keys = keys[:, order]
     tied, group = groups(keys)
     ids = documents.ids(order[tied])  # of few documents
     order[tied] = order[tied][sorted(range(tied.size), key=lambda k: (group[k], ids[k]))]
-    first = np.arange(order.size)
+    first = np.arange(order.size, dtype=np.uint32)
     by_content = np.lexsort(keys[:0:-1])  # stable: ranks of equal content ascend
     equal, group = groups(keys[1:, by_content])
     first[by_content[equal]] = by_content[equal][np.searchsorted(group, group)]
