@@ -16,6 +16,7 @@ import pytest
 import xxhash
 from conftest import SHARED
 from datasketch import MinHash, MinHashLSH
+from dedup_quality import HAN, dates_report, edited, exact, made, planted, planted_report, shingles, stub, words, write
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -26,56 +27,6 @@ from minhash import BANDS, ROWS, SHINGLE, shingle_hashes
 
 REPO = Path(__file__).parents[1]
 pytestmark = pytest.mark.usefixtures("no_plot")
-HAN = [chr(code) for code in range(0x4E00, 0x4E00 + 2000)]
-
-
-def shingles(text: str) -> set[tuple[str, ...]]:
-    """The set of 5-word shingles, as tuples of strings; a Han character is a word."""
-    words: list[str] = []
-    for token in text.split():
-        run = ""
-        for character in token:
-            if "\u4e00" <= character <= "\u9fff":
-                words += [run] if run else []
-                words.append(character)
-                run = ""
-            else:
-                run += character
-        words += [run] if run else []
-    return {tuple(words[i : i + 5]) for i in range(len(words) - 4)}
-
-
-def exact(a: str, b: str) -> float:
-    """Jaccard similarity; of texts too short for a shingle: whether they are equal but for whitespace."""
-    left, right = shingles(a), shingles(b)
-    if not left or not right:
-        return float(a.split() == b.split())
-    return len(left & right) / len(left | right)
-
-
-def words(draw: random.Random, count: int) -> list[str]:
-    return ["".join(draw.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(8)) for _ in range(count)]
-
-
-def edited(draw: random.Random, tokens: list[str], edits: int, fresh: list[str]) -> list[str]:
-    """A near-duplicate: words replaced, removed or inserted at random places."""
-    tokens = list(tokens)
-    for _ in range(edits):
-        i = draw.randrange(len(tokens))
-        tokens[i : i + draw.randint(0, 1)] = draw.sample(fresh, draw.randint(0, 1))
-    return tokens
-
-
-def made(out: Path) -> dict[str, bytes]:
-    """The files of a run; seconds, which no two runs have equal, left out."""
-    return {path.name: path.read_bytes() for path in out.iterdir() if path.name != "times.json"}
-
-
-def write(path: Path, documents: dict[str, str]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    columns = {"id": pa.array(documents, pa.string()), "text": pa.array(documents.values(), pa.string())}
-    pq.write_table(pa.table(columns), path, row_group_size=7)
-    return path
 
 
 def run(tmp_path: Path, documents: dict[str, str], threshold: float = 0.7, parts: int = 1, workers: int = 1):
@@ -403,16 +354,6 @@ def band_pairs(texts: list[str]) -> tuple[set[tuple[int, int]], set[int]]:
     return pairs, crowd
 
 
-def stub(draw: random.Random, k: int, slots: int) -> str:
-    """'X is a village in ...': a template with a name and `slots` numbers in it."""
-    name = f"name{k}"
-    numbers = [draw.randint(1, 40) for _ in range(slots)]
-    facts = " ".join(f"the number of fact {i} is {number} as counted here" for i, number in enumerate(numbers))
-    return (
-        f"{name} is a village in the district of {draw.choice('ABCDEFGH')} in the north of the country where {facts} ."
-    )
-
-
 def test_candidate_pairs_are_those_of_MinHashLSH():
     draw = random.Random(12)
     texts = [*corpus(12, families=50).values(), *(stub(draw, k, 3) for k in range(200)), *texts_of_many_sizes()]
@@ -492,28 +433,6 @@ def test_the_result_is_that_of_a_greedy_pass_over_all_candidates(tmp_path_factor
 # --- planted pairs among stubs ---
 
 
-def planted(draw: random.Random, pairs: int, stubs: int, others: int) -> tuple[dict[str, str], list[tuple[str, str]]]:
-    """Pairs of J .5 to 1: words edited or one block rewritten, half of them Chinese; stubs; unrelated documents."""
-    documents, ids = {}, []
-    for k in range(pairs):
-        chinese, block = k % 2, k // 2 % 2
-        tokens = draw.choices(HAN, k=draw.randint(100, 300)) if chinese else words(draw, draw.randint(60, 200))
-        fresh = HAN if chinese else words(draw, 80)
-        if block:
-            size = draw.randint(1, len(tokens) // 5)
-            start = draw.randrange(len(tokens) - size)
-            other = tokens[:start] + draw.choices(fresh, k=size) + tokens[start + size :]
-        else:
-            other = edited(draw, tokens, draw.randint(1, max(2, len(tokens) // 18)), fresh)
-        for name, found in (("a", tokens), ("b", other)):
-            documents[f"{k}{name}"] = ("" if chinese else " ").join(found)
-        ids.append((f"{k}a", f"{k}b"))
-    documents |= {f"stub {k}": stub(draw, k, k % 4) for k in range(stubs)}
-    vocabulary = words(draw, 3000)
-    documents |= {f"other {k}": " ".join(draw.choices(vocabulary, k=draw.randint(5, 150))) for k in range(others)}
-    return documents, ids
-
-
 def test_planted_pairs_are_found_among_templated_stubs(tmp_path):
     documents, pairs = planted(random.Random(13), pairs=600, stubs=4000, others=2000)
     removed, report, files = run(tmp_path / "a", documents, parts=4, workers=2)
@@ -528,6 +447,17 @@ def test_planted_pairs_are_found_among_templated_stubs(tmp_path):
     ids = list(documents)
     random.Random(1).shuffle(ids)
     assert run(tmp_path / "b", {i: documents[i] for i in ids}, parts=7)[2] == files
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_planted_pairs_are_found_among_100_000_stubs_in_any_cut(tmp_path):
+    found = planted_report(tmp_path, 600, 100_000, 2000, [(4, 2), (1, 1), (11, 7)])
+    high = [row for low, row in found["found"].items() if low != "below"]
+    assert found["wrong"] == 0 and found["equal"] and found["found"]["below"][0] == 0
+    assert sum(total for _, total in high) > 450 and all(total > 20 for _, total in high)
+    assert sum(got for got, _ in high) >= 0.99 * sum(total for _, total in high)
+    assert found["report"]["compared"] < found["documents"] ** 2 / 2 / 100  # of all pairs
 
 
 @pytest.mark.parametrize("kind, slots, kept", [("alike", (30,), 1), ("unlike", (8, 25, 44), 3000)])
@@ -569,15 +499,28 @@ def test_documents_of_a_crowd_meet_if_they_are_similar(tmp_path, threshold):
 
 
 @pytest.mark.real_data
-def test_the_known_pairs_of_real_articles_are_found(tmp_path):
-    with gzip.open(SHARED / "dedup/articles_1000.train.gz", "rt", encoding="utf-8") as file:
+@pytest.mark.parametrize("count, pairs", [(100, 5), (1000, 10)])
+def test_the_known_pairs_of_real_articles_are_found(tmp_path, count, pairs):
+    with gzip.open(SHARED / f"dedup/articles_{count}.train.gz", "rt", encoding="utf-8") as file:
         documents = dict(line.rstrip("\n").split(" ", 1) for line in file)
     removed, report, _ = run(tmp_path, documents)
     check(documents, removed, 0.7)
-    assert len(documents) == 1000
-    for pair in (SHARED / "dedup/articles_1000.truth").read_text().splitlines():
-        a, b = pair.split()
+    known = [line.split() for line in (SHARED / f"dedup/articles_{count}.truth").read_text().splitlines()]
+    assert len(documents) == count and len(known) == pairs
+    for a, b in known:
         assert (removed.get(a) or removed[b])[0] in (a, b)
+
+
+@pytest.mark.real_data
+def test_articles_of_two_dates_are_found(tmp_path):
+    dumps = [
+        str(SHARED / f"wiki/xml/{name}.xml.bz2") for name in ("enwiki-2014-wp2txt", "enwiki-2016-gensim-shortened")
+    ]
+    rows = dates_report(tmp_path, *dumps)
+    assert len(rows) > 90
+    high = [row for row in rows if row["similarity"] >= 0.8]
+    assert len(high) > 20 and all(row["proposed"] and row["removed"] for row in high)
+    assert not any(row["removed"] for row in rows if row["similarity"] < 0.7)
 
 
 # --- interrupted ---
