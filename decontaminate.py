@@ -10,6 +10,8 @@ import functools
 import io
 import itertools
 import json
+import re
+import string
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,17 +25,20 @@ from sources import find_pieces, read_rows
 
 SHORTEST, LONGEST = 8, 13  # N
 PERCENTILE = 5
+ASCII_MARKS = bytes.maketrans(string.punctuation.encode(), b" " * len(string.punctuation))
+OTHERS = re.compile(r"[^\x00-\x7f]+")  # str.translate is fast in ASCII alone
 
 
 @functools.cache
 def marks() -> dict[int, str]:
-    """Punctuation and symbols of all scripts, to be replaced by spaces."""
-    return {code: " " for code in range(0x110000) if unicodedata.category(chr(code))[0] in "PS"}
+    """Punctuation and symbols beyond ASCII, to be replaced by spaces."""
+    return {code: " " for code in range(0x80, 0x110000) if unicodedata.category(chr(code))[0] in "PS"}
 
 
 def plain_words(text: str) -> bytes:
     """The words of `text` as join_words gives them, lower-case, without punctuation and variants of letters (NFKC)."""
-    return join_words(squeeze(unicodedata.normalize("NFKC", text).lower().translate(marks())))
+    text = OTHERS.sub(lambda run: run[0].translate(marks()), unicodedata.normalize("NFKC", text).lower())
+    return join_words(squeeze(text.encode().translate(ASCII_MARKS).decode()))
 
 
 def strings(value: Any) -> Iterator[str]:
@@ -86,26 +91,24 @@ class Evaluation:
         """For each of `texts` the number of the evaluation text of which it holds the largest share, plus 1, times
         2^32, plus how many N-grams it holds of that; 0 if it holds none. uint64.
         """
-        words, best, found = (
-            [plain_words(text) for text in texts],
-            np.zeros(len(texts)),
-            np.zeros(len(texts), np.uint64),
-        )
+        words, best, found = list(map(plain_words, texts)), np.zeros(len(texts)), np.zeros(len(texts), np.uint64)
         for n, (known, owners) in self.of_size.items():
             hashes, counts = hash_shingles(words, n)
             likely = np.flatnonzero(self.slots[hashes >> self.shift])
+            at = np.minimum(np.searchsorted(known, hashes[likely]), known.size - 1)
+            likely = likely[known[at] == hashes[likely]]
             which, hashes = np.repeat(np.arange(len(texts)), counts)[likely], hashes[likely]
             for i in np.unique(which):
                 mine = np.unique(hashes[which == i])
                 ranges = zip(*(np.searchsorted(known, mine, side) for side in ("left", "right")), strict=True)
                 held, times = np.unique(np.concatenate([owners[a:b] for a, b in ranges]), return_counts=True)
                 shares = times / self.totals[held.astype(np.int64)]
-                if shares.size and shares.max() > best[i]:
-                    top = shares.argmax()
+                top = shares.argmax()
+                if shares[top] > best[i]:
                     best[i], found[i] = shares[top], int(held[top]) + 1 << 32 | int(times[top])
         return found
 
-    def rows(self, found: np.ndarray) -> tuple[list[str], np.ndarray]:
-        """Of numbers from find, none 0: (the names of the evaluation texts, the shares of their N-grams)."""
-        texts = (found >> np.uint64(32)).astype(np.int64) - 1
-        return [self.names[i] for i in texts], found.astype(np.uint32) / self.totals[texts]
+    def row(self, found: int) -> tuple[str, float]:
+        """What a number from find says: (the name of the evaluation text, the share of its N-grams)."""
+        text, held = (found >> 32) - 1, found & 0xFFFFFFFF
+        return self.names[text], held / self.totals[text]

@@ -320,11 +320,9 @@ def select(shingles: Shingles, stores: np.ndarray, asks: np.ndarray, threshold: 
 
 def begin(parts: list[Path], out: Path, threshold: float, against: str | None) -> Path:
     """The folder of work files, emptied if they are of other settings, other files or another version."""
-    header: list[Any] = [
-        {"version": 2, "scheme": "affine32", "seed": 1, "shingle": SHINGLE, "bands": BANDS, "rows": ROWS}
-    ]
-    header += [{"threshold": threshold}, [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in parts]]
-    header += [find_pieces(against, None)[1]] if against else []
+    header = {"version": 2, "scheme": "affine32", "seed": 1, "shingle": SHINGLE, "bands": BANDS, "rows": ROWS}
+    header |= {"threshold": threshold, "against": find_pieces(against, None)[1] if against else None}
+    header["parts"] = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in parts]
     path = out / "work/header.json"
     if not path.is_file() or json.loads(path.read_text(encoding="utf-8")) != header:
         shutil.rmtree(path.parent, ignore_errors=True)
@@ -333,9 +331,7 @@ def begin(parts: list[Path], out: Path, threshold: float, against: str | None) -
     return path.parent
 
 
-def find_duplicates(
-    parts: list[Path], out: Path, threshold: float, num_workers: int, against: str | None = None
-) -> dict[str, Any]:
+def find_duplicates(parts: list[Path], out: Path, threshold: float, workers: int, against: str | None = None) -> dict:
     """Write duplicates.parquet, report.json, report.png and times.json in `out`, for `parts`; returns the report.
 
     against: a pattern of files; documents that contain a text of theirs (decontaminate.py) go before all others.
@@ -352,7 +348,7 @@ def find_duplicates(
         sketches = [work / f"part_{i:05d}.npy" for i in range(len(parts))]
         missing = [job for job in zip(parts, sketches, strict=True) if not job[1].is_file()]
         jobs = [(job, job[0].stat().st_size) for job in missing]
-        map_parts(functools.partial(sketch_part, permutations(), ngrams), jobs, num_workers, "sketches")
+        map_parts(functools.partial(sketch_part, permutations(), ngrams), jobs, workers, "sketches")
         documents = Documents(parts, sketches)
         documents.check_ids()
     with stage("exact", seconds):
@@ -364,7 +360,7 @@ def find_duplicates(
         stores, crowd, pairs = meet(documents, order, np.flatnonzero((first == ranks) & ~too_short & (held == 0)))
     with stage("shingles", seconds):
         candidates = np.union1d(stores.astype(np.uint32), crowd).astype(np.int64)
-        shingles = write_shingles(documents, order, candidates, work, num_workers)
+        shingles = write_shingles(documents, order, candidates, work, workers)
     with stage("duplicates", seconds):
         more_stores, more_asks = crowd_cells(shingles, crowd, threshold)
         cells = stores + (np.uint64(2 * more_stores.size) << np.uint64(32))  # beyond the numbers of the crowds' cells
@@ -375,11 +371,9 @@ def find_duplicates(
     similarity = np.where(near, similarity[first], 1.0)
     removed = np.flatnonzero(kind)
     kept_ids, values = documents.ids(order[kept[removed]]), similarity[removed]
-    if ngrams:
-        evaluation, which = Evaluation(ngrams), np.flatnonzero(kind[removed] == 1)
-        names, values[which] = evaluation.rows(held[removed[which]])
-        for i, name in zip(which, names, strict=True):
-            kept_ids[i] = name
+    evaluation = Evaluation(ngrams) if ngrams else None
+    for i in np.flatnonzero(kind[removed] == 1):
+        kept_ids[i], values[i] = evaluation.row(int(held[removed[i]]))
     with atomic.new_file(out / "duplicates.parquet") as temporary:
         columns = [documents.ids(order[removed]), kept_ids, values, [[*KINDS][i - 1] for i in kind[removed]]]
         pq.write_table(pa.table(columns, schema=SCHEMA), temporary)
@@ -388,7 +382,7 @@ def find_duplicates(
     # exact similarities computed, and in LEVELS steps; not computed since the sizes alone put them below the threshold
     further |= {"candidates": candidates.size, "crowded": crowd.size, "pairs_in_buckets": pairs[0]}
     further |= {"pairs_in_crowds": pairs[1], "compared": int(levels.sum()), "compared_by_similarity": levels.tolist()}
-    further |= {"sizes_too_unlike": unlike, "evaluation": evaluation.files if ngrams else []}
+    further |= {"sizes_too_unlike": unlike, "evaluation": evaluation.files if evaluation else []}
     further["settings"] = {"threshold": threshold, "shingle_words": SHINGLE, "bands": BANDS, "rows": ROWS}
     report = make_report(kind, kept, similarity, documents.column(BYTES)[order], further)
     plot(report, out / "report.png")

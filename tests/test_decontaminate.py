@@ -150,8 +150,8 @@ def test_a_text_is_found_in_any_batch(tmp_path):
     whole = evaluation.find(texts)
     assert split(whole) == [(i, 8) if i % 3 else None for i in range(30)]
     assert [n for text in texts for n in evaluation.find([text])] == whole.tolist()
-    names, shares = evaluation.rows(whole[whole > 0])
-    assert names == [f"0.jsonl#{i}" for i in range(30) if i % 3] and (shares == 1).all()
+    rows = [evaluation.row(int(number)) for number in whole[whole > 0]]
+    assert rows == [(f"0.jsonl#{i}", 1.0) for i in range(30) if i % 3]
 
 
 def test_equal_slots_are_no_overlap(tmp_path):
