@@ -22,6 +22,7 @@ from conftest import SHARED
 
 import bench
 import bench_data
+import bench_dedup
 import bench_figures
 import bench_model
 import bench_wiki
@@ -151,8 +152,10 @@ def test_variants_that_differ_are_not_timed(monkeypatch):
 
 def test_settings_that_cannot_work_are_named(monkeypatch):
     samples = ["sample-10m-1", "sample-10m-8", "sample-124m-1", "sample-124m-8"]
-    assert BenchConfig(part="all").check() == ["train", *samples, "sampler", "reader"]
-    assert BenchConfig(part="all", dump=__file__).check() == ["train", *samples, "sampler", "reader", "dump"]
+    usual = ["train", *samples, "sampler", "reader"]
+    assert BenchConfig(part="all").check() == [*usual, "signatures"]  # dedup, which installs two peers, by name only
+    assert BenchConfig(part="all", dump=__file__).check() == [*usual, "dump", "signatures"]
+    assert BenchConfig(part="dedup,signatures").check() == ["dedup", "signatures"]
     with pytest.raises(ValueError, match="part tokens needs --encoding=, the path of a file gpt2.tiktoken; '' is no"):
         BenchConfig(part="train,tokens").check()
     assert BenchConfig(part="sample,train").check() == [*samples, "train"]
@@ -684,3 +687,59 @@ def test_whole_commands_are_timed_and_weighed_with_all_their_processes(part, tmp
 def test_a_command_that_fails_says_why():
     with pytest.raises(ValueError, match="failed: .*no such thing"):
         bench_wiki.watch([sys.executable, "-c", "raise SystemExit('no such thing')"])
+
+
+def test_cpu_seconds_are_those_of_workers_that_nobody_waits_for_too():
+    burn = "import time; end = time.process_time() + 0.8\nwhile time.process_time() < end: pass"
+    parent = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {burn!r}]); time.sleep(3)"
+    assert bench_wiki.watch([sys.executable, "-c", parent])["cpu_s"] > 0.7
+
+
+def test_signatures_are_timed_three_ways_on_the_same_documents(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(bench, "take_turns", here)
+    monkeypatch.setattr(bench_dedup, "SIGNED", 60)
+    bench.main(BenchConfig(part="signatures", rounds=2, out=str(tmp_path / "record.json")))
+    record, printed = json.loads((tmp_path / "record.json").read_text()), capsys.readouterr().out
+    names = ["NonLlama", "m.update, legacy", "generator"]
+    assert list(record["results"]) == names and all(name in printed for name in names)
+    assert [len(rows) for rows in record["samples"].values()] == [2, 2, 2]
+    ratio = record["targets"][0]["measured"]["median"]
+    rates = [[row["rate"] for row in record["samples"][name]] for name in names[:2]]
+    assert ratio == pytest.approx(sum(a / b for a, b in zip(*rates, strict=True)) / 2)
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_duplicates_are_timed_as_whole_commands_and_counted(monkeypatch, tmp_path, capsys):
+    """The peers are stand-ins here: what they cost is what they burn, what they removed what they say."""
+    monkeypatch.setattr(bench_dedup, "DOCUMENTS", 300)
+    monkeypatch.setattr(bench_dedup, "INDEXED", 3000)
+    own = bench_dedup.commands
+
+    def stand_in(documents, out):
+        monkeypatch.setattr(bench_dedup, "environment", lambda name: sys.executable)
+        ours = own(documents, out)["NonLlama"]
+        rows = "import datasets, sys; datasets.Dataset.from_dict({'a': [1] * 290}).save_to_disk(sys.argv[1])"
+        lines = "import sys, pathlib as p; d = p.Path(sys.argv[1]); d.mkdir(parents=True)\n"
+        lines += "(d / '0.jsonl').write_text('{}\\n' * 7)"
+        kept, gone = out("text-dedup") / "kept", out("datatrove") / "out/removed"
+        return {
+            "NonLlama": ours,
+            "text-dedup": [sys.executable, "-c", rows, str(kept)],
+            "datatrove": [sys.executable, "-c", lines, str(gone)],
+        }
+
+    monkeypatch.setattr(bench_dedup, "commands", stand_in)
+    monkeypatch.setattr(bench, "take_turns", here)
+    bench.main(BenchConfig(part="dedup", rounds=1, out=str(tmp_path / "record.json")))
+    record, printed = json.loads((tmp_path / "record.json").read_text()), capsys.readouterr().out
+    assert record["removed"]["text-dedup"] == 10 and record["removed"]["datatrove"] == 7
+    assert record["removed"]["NonLlama"] in (2, 3)  # one in a hundred is a near copy, of J 0.71
+    assert record["index_bytes"]["median"] > 1000 and "in MinHashLSH takes" in printed
+    assert all(row["cpu_s"]["median"] > 0 for row in record["results"].values())
+
+
+def test_made_up_bands_are_measured_and_go_away(tmp_path, capsys):
+    bench_dedup.bands(5000, str(tmp_path / "bands"))
+    printed = capsys.readouterr().out
+    assert "5,000 documents, 25 bands: 25" in printed and printed.count("bytes a document") == 4
+    assert not (tmp_path / "bands").exists()

@@ -55,5 +55,5 @@ def test_the_picture_shows_pairs_curve_clusters_and_bytes(tmp_path, monkeypatch,
     x, y = curve.lines[0].get_data()
     assert np.allclose(y, dedup_report.found_probability(x)) and curve.lines[1].get_xdata() == [0.7, 0.7]
     assert [bar.get_height() for bar in clusters.patches] == list(report["clusters"].values())
-    sizes = [size for name, size in report["bytes_by_kind"].items() if size or name == "kept"]
+    sizes = [size / 1e6 for name, size in report["bytes_by_kind"].items() if size or name == "kept"]
     assert [bar.get_width() for bar in text.patches] == sizes
