@@ -70,7 +70,7 @@ def find_pieces(source: str, text_column: str | None = "text") -> tuple[list[Pie
         advice = "give a quoted pattern such as 'path/*.jsonl', or wikimedia/wikipedia/20231101.en of the hub"
         if Path(source).stem == "pydocs":
             advice = "run: python docstrings.py, which writes data/pydocs.jsonl"
-        raise ValueError(f"--source={source}: no such file; {advice}")
+        raise ValueError(f"{source}: no such file; {advice}")
     folder = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
     pieces = [piece for path in paths for piece in _pieces(path, folder, text_column)]
     files = {piece.path: piece.name for piece in pieces}

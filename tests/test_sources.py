@@ -218,7 +218,7 @@ def test_the_docstrings_that_are_not_written_yet_name_the_command_that_writes_th
     (tmp_path / "data/pydocs").mkdir(parents=True)
     for source in ("pydocs", "data/pydocs", "data/pydocs.jsonl", f"{tmp_path}/data/pydocs.jsonl"):
         assert refusal(source) == (
-            f"--source={source}: no such file; run: python docstrings.py, which writes data/pydocs.jsonl"
+            f"{source}: no such file; run: python docstrings.py, which writes data/pydocs.jsonl"
         )
 
 
