@@ -264,6 +264,6 @@ def signatures_table(record: dict[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 3 or sys.argv[1] != "bands":
+    if len(sys.argv) < 3 or sys.argv[1] != "bands" or not sys.argv[2].isdigit():
         sys.exit("python bench_dedup.py bands COUNT; the other parts: python bench.py --part=signatures,dedup")
     bands(int(sys.argv[2]), *sys.argv[3:])

@@ -397,6 +397,8 @@ def main(cfg: DedupConfig) -> None:
     parts = sorted(Path(path) for path in glob.glob(cfg.source))
     if not parts or not cfg.out:
         raise ValueError("give --source='folder/*.parquet' (files that exist) and --out=folder")
+    if cfg.num_workers < 1:
+        raise ValueError(f"num_workers ({cfg.num_workers}) must be at least 1")
     for path in parts:
         try:
             schema = pq.read_schema(path)

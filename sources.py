@@ -83,7 +83,7 @@ def _pieces(path: str, folder: str, text_column: str | None) -> Iterator[Piece]:
     kind = FORMATS.get(Path(name.stem).suffix if name.suffix in COMPRESSION else name.suffix)
     if kind is None:
         known = f"known are {', '.join([*FORMATS, *COMPRESSION])}"
-        raise ValueError(f"{path}: unknown format; {known}; rename it, or narrow --source")
+        raise ValueError(f"{path}: unknown format; {known}; rename it, or narrow the pattern")
     whole = Piece(path, os.path.relpath(os.path.abspath(path), folder), kind, os.path.getsize(path))
     if kind == "xml":
         whole = replace(whole, site=dump.read_site(path))

@@ -725,6 +725,14 @@ def test_what_is_no_parquet_file_is_refused_by_name(tmp_path):
     assert str(error.value).startswith(f"{tmp_path}/in.parquet")
 
 
+@pytest.mark.parametrize("workers", [0, -1])
+def test_a_number_of_workers_below_1_is_refused(tmp_path, workers):
+    path = write(tmp_path / "in.parquet", {"a": "b"})
+    with pytest.raises(ValueError, match=rf"num_workers \({workers}\)"):
+        main(DedupConfig(source=str(path), out=f"{tmp_path}/out", num_workers=workers))
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_command_line(tmp_path):
     """One run that works, one without arguments."""
     documents = {"a": TEXT, "b": TEXT, "c": TEXT.rpartition(" ")[0]}

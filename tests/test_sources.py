@@ -217,9 +217,7 @@ def test_the_docstrings_that_are_not_written_yet_name_the_command_that_writes_th
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data/pydocs").mkdir(parents=True)
     for source in ("pydocs", "data/pydocs", "data/pydocs.jsonl", f"{tmp_path}/data/pydocs.jsonl"):
-        assert refusal(source) == (
-            f"{source}: no such file; run: python docstrings.py, which writes data/pydocs.jsonl"
-        )
+        assert refusal(source) == (f"{source}: no such file; run: python docstrings.py, which writes data/pydocs.jsonl")
 
 
 @pytest.mark.parametrize("name", ["rows.csv", "rows", "rows.json", "rows.txt.xz", ".gz"])
