@@ -69,13 +69,12 @@ class DedupConfig:
 
 def read_batches(path: Path, rows: np.ndarray | None = None) -> Iterator[list[tuple[str, str]]]:
     """Yield (id, text) of all documents of a part, or of those in `rows`, about BATCH_CHARS at a time."""
-    wanted, batch, chars = None if rows is None else set(rows.tolist()), [], 0
-    for row, (document_id, text) in enumerate(read_documents(path)):
+    batch, chars = [], 0
+    for row, (document_id, text) in enumerate(read_documents(path, rows=rows)):
         if document_id is None or text is None:
             raise ValueError(f"{path}: row {row} has no {'id' if document_id is None else 'text'}")
-        if wanted is None or row in wanted:
-            batch.append((document_id, text))
-            chars += len(text)
+        batch.append((document_id, text))
+        chars += len(text)
         if chars >= BATCH_CHARS:
             yield batch
             batch, chars = [], 0

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
@@ -74,9 +75,14 @@ def read_counts(path: str | Path) -> dict[str, Any]:
     return json.loads(pq.read_metadata(path).metadata[b"counts"])
 
 
-def read_documents(path: str | Path, columns: tuple[str, ...] = ("id", "text")) -> Iterator[tuple]:
-    """Yield tuples of `columns` from one document part, in order, a row group in memory at a time."""
+def read_documents(path: Path, columns: tuple = ("id", "text"), rows: np.ndarray | None = None) -> Iterator[tuple]:
+    """Yield tuples of `columns` from one document part, in order, or from these of its `rows`; in bounded memory."""
     for batch in pq.ParquetFile(path).iter_batches(batch_size=1024, columns=list(columns), use_threads=False):
+        if rows is not None:
+            batch, rows = (
+                batch.take(pa.array(rows[rows < batch.num_rows])),
+                rows[rows >= batch.num_rows] - batch.num_rows,
+            )
         yield from zip(*(batch.column(name).to_pylist() for name in columns), strict=True)
 
 
