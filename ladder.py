@@ -122,11 +122,12 @@ def rungs(cfg: LadderConfig, work: Path) -> tuple[dict[str, list[str]], list[str
     writer.close({})
     report = find_duplicates([work / "documents.parquet"], work / "dedup", cfg.threshold, cfg.num_workers)
     rows = pq.read_table(work / "dedup/duplicates.parquet").to_pylist()
-    gone = {row["id"]: row["kind"] for row in rows}
-    like_another = gone.keys() | {row["kept_id"] for row in rows}
+    gone = {row["id"] for row in rows}
+    like_another = gone | {row["kept_id"] for row in rows}
     training = {i: text for i, text in kept.items() if i not in held}
     texts = {"raw": raw, "cleaned": list(training.values())}
-    texts["exact"] = [text for i, text in training.items() if gone.get(i) != "exact"]
+    # not by `kind`: what equals a near-duplicate is named one as well
+    texts["exact"] = list({" ".join(text.split()): text for text in training.values()}.values())
     texts["MinHash"] = [text for i, text in training.items() if i not in gone]
     counts = {key: report[key] for key in ("documents", "exact", "near", "bytes_by_kind")}
     return texts, [kept[i] for i in sorted(held - like_another)], counts
