@@ -80,5 +80,5 @@ def run_dir(data_dir, tmp_path_factory) -> Path:
 def no_plot():
     """Duplicates without a picture, for runs by the hundred; test_dedup_report.py draws."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dedup, "plot", lambda report, path: path.touch())
+        patch.setattr(dedup, "plot", lambda report, path: path.write_text("no picture"))
         yield
