@@ -62,7 +62,7 @@ class BenchConfig:
     """Settings of `python bench.py`."""
 
     part: str = "train"  # names separated by commas, or all (but dedup; tokens and dump if their files are given)
-    rounds: int | None = None  # turns of each variant; None: train 7, reader 5, sample and sampler 3
+    rounds: int | None = None  # turns of each variant; None: train 7, reader and signatures 5, all others 3
     seconds: float = 1.0  # train, sample: about the length of a turn; at least one call
     size: Literal["small", "10m", "124m"] = "small"  # train: 1536, 4096 and 4096 tokens a batch
     device: str = "auto"  # train, sample: cpu, cuda, mps; auto: cuda if there is one

@@ -8,11 +8,8 @@ import numpy as np
 import atomic
 from minhash import BANDS, ROWS
 
-KINDS = {
-    "against": "with evaluation texts",
-    "exact": "exact duplicates",
-    "near": "near duplicates",
-}  # of what is removed
+# of what is removed
+KINDS = {"against": "with evaluation texts", "exact": "exact duplicates", "near": "near duplicates"}
 
 
 def found_probability(similarity: np.ndarray) -> np.ndarray:

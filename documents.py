@@ -79,10 +79,8 @@ def read_documents(path: Path, columns: tuple = ("id", "text"), rows: np.ndarray
     """Yield tuples of `columns` from one document part, in order, or from these of its `rows`; in bounded memory."""
     for batch in pq.ParquetFile(path).iter_batches(batch_size=1024, columns=list(columns), use_threads=False):
         if rows is not None:
-            batch, rows = (
-                batch.take(pa.array(rows[rows < batch.num_rows])),
-                rows[rows >= batch.num_rows] - batch.num_rows,
-            )
+            here = rows < batch.num_rows
+            batch, rows = batch.take(pa.array(rows[here])), rows[~here] - batch.num_rows
         yield from zip(*(batch.column(name).to_pylist() for name in columns), strict=True)
 
 
