@@ -20,25 +20,27 @@ from typing import Any
 import numpy as np
 
 import atomic
-from minhash import hash_shingles, join_words, squeeze
+from minhash import hash_shingles, join_words
 from sources import find_pieces, read_rows
 
 SHORTEST, LONGEST = 8, 13  # N
 PERCENTILE = 5
-ASCII_MARKS = bytes.maketrans(string.punctuation.encode(), b" " * len(string.punctuation))
+ASCII_MARKS = string.punctuation.encode() + bytes(i for i in range(0x80) if chr(i).isspace())
+TO_SPACES = bytes.maketrans(ASCII_MARKS, b" " * len(ASCII_MARKS))
 OTHERS = re.compile(r"[^\x00-\x7f]+")  # str.translate is fast in ASCII alone
 
 
 @functools.cache
 def marks() -> dict[int, str]:
-    """Punctuation and symbols beyond ASCII, to be replaced by spaces."""
-    return {code: " " for code in range(0x80, 0x110000) if unicodedata.category(chr(code))[0] in "PS"}
+    """Punctuation, symbols and spaces beyond ASCII, to be replaced by spaces."""
+    letters = map(chr, range(0x80, 0x110000))
+    return {ord(i): " " for i in letters if i.isspace() or unicodedata.category(i)[0] in "PS"}
 
 
 def plain_words(text: str) -> bytes:
     """The words of `text` as join_words gives them, lower-case, without punctuation and variants of letters (NFKC)."""
     text = OTHERS.sub(lambda run: run[0].translate(marks()), unicodedata.normalize("NFKC", text).lower())
-    return join_words(squeeze(text.encode().translate(ASCII_MARKS).decode()))
+    return join_words(b" ".join(text.encode().translate(TO_SPACES).split()))
 
 
 def strings(value: Any) -> Iterator[str]:
