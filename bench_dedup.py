@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from bench_figures import Samples, need, ratios, shown, spread, summary, target, target_lines
-from bench_wiki import WORKERS, all_texts, corpus, turn
+from bench_wiki import WORKERS, all_texts, corpus, empty, turn, workspace
 
 OURS, UPDATE, GENERATOR = "NonLlama", "m.update, legacy", "generator"
 SIGNED, DOCUMENTS, INDEXED = 1000, 20_000, 20_000  # documents: of a turn of signatures, of dedup, in MinHashLSH
@@ -123,9 +123,7 @@ def bands(count: int, folder: str = "out/bench/bands.tmp") -> None:
     from dedup import EVALUATION, Documents, canonical_order, meet
     from minhash import BANDS
 
-    draw, part, work = np.random.default_rng(0), 100_000, Path(folder)
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
+    draw, part, work = np.random.default_rng(0), 100_000, empty(Path(folder))
     sketches, paths = [], []
     for begin in range(0, count, part):
         n = min(part, count - begin)
@@ -246,14 +244,6 @@ def dedup_part(cfg: Any, take_turns: Callable[..., Samples]) -> dict[str, Any]:
         ],
         "samples": samples,
     }
-
-
-def workspace(cfg: Any, part: str) -> Path:
-    """An empty folder beside the record."""
-    work = (Path(cfg.out or "out/bench/x").parent / f"{part}.tmp").absolute()
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    return work
 
 
 def signatures_table(record: dict[str, Any]) -> list[str]:

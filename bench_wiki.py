@@ -62,9 +62,20 @@ def watch(command: list[str]) -> dict[str, float]:
 
 def turn(folder: Path, command: list[str]) -> dict[str, float]:
     """One run of a command that writes to `folder`, which is emptied before."""
+    empty(folder)
+    return watch(command)
+
+
+def empty(folder: Path) -> Path:
+    """The folder, there and without content."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    return watch(command)
+    return folder
+
+
+def workspace(cfg: Any, part: str) -> Path:
+    """An empty folder beside the record."""
+    return empty((Path(cfg.out or "out/bench/x").parent / f"{part}.tmp").absolute())
 
 
 def this(*arguments: Any) -> list[str]:
@@ -154,8 +165,7 @@ def token_sums(folder: Path) -> tuple[int, int]:
 
 def tokens(cfg: Any, take_turns: Callable[..., Samples]) -> dict[str, Any]:
     """Documents to shards, our way and nanoGPT's, two processes each."""
-    work = Path(cfg.out or "out/bench/x").parent / "tokens.tmp"
-    shutil.rmtree(work, ignore_errors=True)
+    work = workspace(cfg, "tokens")
     corpus(cfg.documents, f"{work}/documents")
     size_bytes = sum(len(text.encode()) for text in all_texts(work / "documents"))
     cases = {}
@@ -206,9 +216,7 @@ def large_dump(source: str, size_bytes: int, single: Path, multi: Path) -> int:
 
 def dump(cfg: Any, take_turns: Callable[..., Samples]) -> dict[str, Any]:
     """A dump to documents: of one stream next to bzcat, of many with one process and with two."""
-    work = Path(cfg.out or "out/bench/x").parent / "dump.tmp"
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
+    work = workspace(cfg, "dump")
     single, multi = work / "bench-20240101-pages.xml.bz2", work / "bench-20240101-multistream.xml.bz2"
     size_bytes = large_dump(cfg.dump, cfg.dump_mb * 10**6, single, multi)
     unpack = [sys.executable, "-c", "import bz2, sys; [len(i) for i in bz2.open(sys.argv[1])]", str(single)]
