@@ -61,10 +61,15 @@ def link(path: str | Path, target: str) -> None:
     _fsync(Path(path).parent)
 
 
+def write(path: str | Path, data: bytes | memoryview) -> None:
+    """Write a whole file."""
+    with new_file(path) as temporary:
+        temporary.write_bytes(data)
+
+
 def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as indented JSON: equal values give equal bytes."""
-    with new_file(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def lock(folder: str | Path, wait_s: float) -> contextlib.AbstractContextManager:

@@ -70,8 +70,7 @@ def write_ngrams(source: str, path: Path) -> None:
     found = np.unique(np.concatenate(columns, axis=1), axis=1)  # each N-gram of a text once; sorted by hash
     whole = io.BytesIO()
     np.savez(whole, ngrams=found, names=np.array(json.dumps(names)), files=np.array(json.dumps(files)))
-    with atomic.new_file(path) as temporary:
-        temporary.write_bytes(whole.getbuffer())
+    atomic.write(path, whole.getbuffer())
 
 
 class Evaluation:

@@ -40,11 +40,11 @@ from tqdm import tqdm
 import atomic
 from decontaminate import Evaluation, write_ngrams
 from dedup_report import KINDS, make_report, plot
-from documents import map_parts, once, read_documents, stage
-from minhash import BANDS, ROWS, SHINGLE, band_hashes, hash_shingles, join_words, permutations, signatures, squeeze
+from documents import map_parts, once, read_documents, stage, string_array
+from minhash import BANDS, ROWS, SHINGLE, band_hashes, hash_shingles, join_words, signatures, squeeze
 from sources import find_pieces
 
-BATCH_CHARS = 128 << 10  # text hashed at once: many documents for each call of numpy, and still in the cache
+BATCH_CHARS = 512 << 10  # text hashed at once: many documents for each call of numpy, and still in the cache
 CROWD = 64  # members above which a bucket is not compared pair by pair, but through rare shingles
 BLOCK = 1 << 20  # shingles in memory at once
 # rows of a sketch file, after those of the bands; EVALUATION: from Evaluation.find
@@ -67,40 +67,36 @@ class DedupConfig:
 # --- sketches: what is kept of every document, on disk ---
 
 
-def read_batches(path: Path, rows: np.ndarray | None = None) -> Iterator[list[tuple[str, str]]]:
-    """Yield (id, text) of all documents of a part, or of those in `rows`, about BATCH_CHARS at a time."""
-    batch, chars = [], 0
+def read_batches(path: Path, rows: np.ndarray | None = None) -> Iterator[tuple[list[str], list[str]]]:
+    """Yield (ids, texts) of all documents of a part, or of those in `rows`, about BATCH_CHARS at a time."""
+    ids, texts, chars = [], [], 0
     for row, (document_id, text) in enumerate(read_documents(path, rows=rows)):
         if document_id is None or text is None:
             raise ValueError(f"{path}: row {row} has no {'id' if document_id is None else 'text'}")
-        batch.append((document_id, text))
+        ids.append(document_id)
+        texts.append(text)
         chars += len(text)
         if chars >= BATCH_CHARS:
-            yield batch
-            batch, chars = [], 0
-    yield batch
+            yield ids, texts
+            ids, texts, chars = [], [], 0
+    yield ids, texts
 
 
-def sketch_part(factors: np.ndarray, ngrams: Path | None, job: tuple[Path, Path]) -> None:
-    """Write the sketches of one part, (BANDS + 7, documents) uint64; a pure function of the file and the N-grams.
-
-    factors: minhash.permutations().
-    """
+def sketch_part(ngrams: Path | None, job: tuple[Path, Path]) -> None:
+    """Write the sketches of one part, (BANDS + 7, documents) uint64; a pure function of the file and the N-grams."""
     path, target = job
     evaluation, found = once(Evaluation, ngrams) if ngrams else None, []
-    for batch in read_batches(path):
-        texts = [squeeze(text) for _, text in batch]
-        shingles, counts = hash_shingles([join_words(text) for text in texts])
-        content = np.frombuffer(b"".join(map(xxhash.xxh3_128_digest, texts)), ">u8").reshape(-1, 2).T
-        ids = [xxhash.xxh3_64_intdigest(document_id) for document_id, _ in batch]
-        sizes = [[len(text) for _, text in batch], [len(text.encode()) for _, text in batch]]
-        held = evaluation.find([text for _, text in batch]) if evaluation else np.zeros(len(texts), np.uint64)
-        numbers = np.array([ids, *sizes, counts, held], np.uint64)
-        found.append(np.concatenate([band_hashes(signatures(shingles, counts, factors)), content, numbers]))
+    for ids, texts in read_batches(path):
+        squeezed = squeeze(texts)
+        shingles, counts = hash_shingles(list(map(join_words, squeezed)))
+        content = np.frombuffer(b"".join(map(xxhash.xxh3_128_digest, squeezed)), ">u8").reshape(-1, 2).T
+        sizes = [len(text) if text.isascii() else len(text.encode()) for text in texts]
+        held = evaluation.find(texts) if evaluation else np.zeros(len(texts), np.uint64)
+        numbers = np.array([[*map(xxhash.xxh3_64_intdigest, ids)], [*map(len, texts)], sizes, counts, held], np.uint64)
+        found.append(np.concatenate([band_hashes(signatures(shingles, counts)), content, numbers]))
     whole = io.BytesIO()
     np.save(whole, np.concatenate(found, axis=1))
-    with atomic.new_file(target) as temporary:
-        temporary.write_bytes(whole.getbuffer())  # np.save would not notice that the disk is full
+    atomic.write(target, whole.getbuffer())  # np.save would not notice that the disk is full
 
 
 class Documents:
@@ -125,7 +121,7 @@ class Documents:
         """The ids of the documents at `places`."""
         found = np.empty(places.size, object)
         for path, which, rows in self.by_part(places):
-            found[which] = pq.read_table(path, columns=["id"])["id"].take(pa.array(rows)).to_pylist()
+            found[which] = [document_id for (document_id,) in read_documents(path, ("id",), rows)]
         return found.tolist()
 
     def check_ids(self) -> None:
@@ -212,8 +208,8 @@ def shingle_part(job: tuple[Path, Path, np.ndarray, np.ndarray]) -> None:
     path, target, rows, starts = job
     next_start = iter(starts.tolist())
     with open(target, "r+b") as file:
-        for batch in read_batches(path, rows):
-            shingles, counts = hash_shingles([join_words(squeeze(text)) for _, text in batch])
+        for _, texts in read_batches(path, rows):
+            shingles, counts = hash_shingles(list(map(join_words, squeeze(texts))))
             for hashes in np.split(shingles, np.cumsum(counts))[:-1]:
                 hashes = np.unique(hashes)
                 file.seek(8 * next(next_start) - 8)
@@ -230,7 +226,8 @@ def write_shingles(documents: Documents, order: np.ndarray, ranks: np.ndarray, w
             temporary.write_bytes(bytes(8))
             of_parts = documents.by_part(order[ranks])
             jobs = [((path, temporary, rows, starts[ranks[which]]), rows.size) for path, which, rows in of_parts]
-            map_parts(shingle_part, jobs, workers, "shingles", unit=" docs")
+            # processes take longer to start than few shingles to make
+            map_parts(shingle_part, jobs, workers if room.sum() > BLOCK else 1, "shingles", unit=" docs")
     return Shingles(work / "shingles", starts)
 
 
@@ -347,7 +344,7 @@ def find_duplicates(parts: list[Path], out: Path, threshold: float, workers: int
         sketches = [work / f"part_{i:05d}.npy" for i in range(len(parts))]
         missing = [job for job in zip(parts, sketches, strict=True) if not job[1].is_file()]
         jobs = [(job, job[0].stat().st_size) for job in missing]
-        map_parts(functools.partial(sketch_part, permutations(), ngrams), jobs, workers, "sketches")
+        map_parts(functools.partial(sketch_part, ngrams), jobs, workers, "sketches")
         documents = Documents(parts, sketches)
         documents.check_ids()
     with stage("exact", seconds):
@@ -374,7 +371,9 @@ def find_duplicates(parts: list[Path], out: Path, threshold: float, workers: int
     for i in np.flatnonzero(kind[removed] == 1):
         kept_ids[i], values[i] = evaluation.row(int(held[removed[i]]))
     with atomic.new_file(out / "duplicates.parquet") as temporary:
-        columns = [documents.ids(order[removed]), kept_ids, values, [[*KINDS][i - 1] for i in kind[removed]]]
+        kinds = [[*KINDS][i - 1] for i in kind[removed]]
+        columns = list(map(string_array, (documents.ids(order[removed]), kept_ids, kinds)))
+        columns.insert(2, pa.Array.from_buffers(pa.float64(), values.size, [None, pa.py_buffer(values)]))
         pq.write_table(pa.table(columns, schema=SCHEMA), temporary)
     further: dict[str, Any] = {"too_short_for_near": int(too_short.sum())}
     # documents that share a band, those in buckets above CROWD; pairs in buckets (one counts in each band it shares);
@@ -411,8 +410,8 @@ def main(cfg: DedupConfig) -> None:
     for name in ("documents", *(kind for kind in KINDS if report[kind]), "kept", "bytes", "bytes_removed", "compared"):
         print(f"{name:>14} {report[name]:>12,}{'  ' + KINDS[name] if name in KINDS else ''}")
     seconds = json.loads(Path(cfg.out, "times.json").read_text(encoding="utf-8"))
-    print(f"{sum(seconds.values()):.0f} s: {', '.join(f'{name} {value:.0f} s' for name, value in seconds.items())}")
-    print(f"wrote {cfg.out}/duplicates.parquet, report.json and report.png")
+    print(f"wrote {cfg.out}/duplicates.parquet, report.json and report.png in {sum(seconds.values()):.0f} s: ", end="")
+    print(", ".join(f"{name} {value:.0f} s" for name, value in seconds.items()))
 
 
 if __name__ == "__main__":

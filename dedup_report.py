@@ -47,7 +47,7 @@ def plot(report: dict[str, Any], path: Path) -> None:
     """Draw a report: similarities of the pairs compared and the S-curve, sizes of clusters, what became of the text."""
     from matplotlib.figure import Figure  # 0.3 s, needed once a run
 
-    figure, threshold = Figure(figsize=(15, 4), dpi=100, layout="constrained"), report["settings"]["threshold"]
+    figure, threshold = Figure(figsize=(15, 4), dpi=100), report["settings"]["threshold"]
     pairs, clusters, text = figure.subplots(1, 3, width_ratios=(5, 3, 3))
     levels, curve, s = report["compared_by_similarity"], pairs.twinx(), np.linspace(0, 1, 201)
     pairs.stairs(levels, np.linspace(0, 1, len(levels) + 1), fill=True, alpha=0.5)
@@ -65,6 +65,7 @@ def plot(report: dict[str, Any], path: Path) -> None:
     bars = text.barh(list(shares), list(shares.values()), color=[f"C{i}" for i in range(len(shares))])
     text.bar_label(bars, labels, padding=3)
     text.margins(x=0.7)
+    figure.subplots_adjust(left=0.05, right=0.99, top=0.91, bottom=0.13, wspace=0.35)  # faster than a layout engine
     text.set(xlabel="MB of text", title=f"{report['documents']:,} documents")
     with atomic.new_file(path) as temporary:
         figure.savefig(temporary, format="png")

@@ -22,9 +22,7 @@ class Journal:
         self.out_dir, self.run = out_dir, None
         for path in (out_dir / "metrics.jsonl", out_dir / "speed.jsonl"):
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-            with atomic.new_file(path) as temporary:
-                kept = [line for line in lines if step and _step_of(line) <= step]
-                temporary.write_text("".join(kept), encoding="utf-8")
+            atomic.write(path, "".join(line for line in lines if step and _step_of(line) <= step).encode())
         if wandb_options is not None:
             import wandb  # 0.4 s and a background process: only when asked
 

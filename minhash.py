@@ -1,6 +1,7 @@
 """Shingles of many texts at once, and their MinHash signatures, equal to datasketch's bit for bit."""
 
 import functools
+import itertools
 
 import numpy as np
 
@@ -16,24 +17,31 @@ BASE = 0x9E3779B97F4A7C15  # of the polynomial: odd, so that it has an inverse m
 # MurmurHash3's finalisers by bytes of a value: (shift, factor)
 FMIX = {4: ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1))}
 FMIX[8] = ((33, 0xFF51AFD7ED558CCD), (33, 0xC4CEB9FE1A85EC53), (33, 1))
+# a and b of the permutations a * x + b mod 2^32: those of datasketch.MinHash(scheme="affine32", seed=1), which are not
+# taken from there since it imports scipy, 50 MB and most of a second. RandomState's numbers never change (NEP 19).
+DRAW = np.random.RandomState(1)
+FACTORS = 2 * DRAW.randint(0, 1 << 31, BANDS * ROWS, np.uint32) + 1
+SHIFTS = DRAW.randint(0, 1 << 32, BANDS * ROWS, np.uint32)
 
 
-def squeeze(text: str) -> bytes:
-    """`text` in UTF-8 with one space for all that str.split cuts at, as " ".join(text.split()), but faster."""
-    data = text.encode()
-    if not text.isascii():
-        rest = data.translate(None, ASCII)
-        if any(space in rest for space in RARE_SPACES):
-            return " ".join(text.split()).encode()
-    data = data.translate(SPACES).strip()
-    while b"  " in data:
-        data = data.replace(b"  ", b" ")
-    return data
+def squeeze(texts: list[str]) -> list[bytes]:
+    """Each text in UTF-8 with one space for all that str.split cuts at: " ".join(text.split()), but many at once."""
+    found = [text.encode() for text in texts]
+    rest = b"".join(data for data in found if not data.isascii()).translate(None, ASCII)
+    if any(space in rest for space in RARE_SPACES):
+        found = [data if data.isascii() else " ".join(data.decode().split()).encode() for data in found]
+    whole, ends = b"".join(found).translate(SPACES), np.cumsum(list(map(len, found)))
+    data = np.frombuffer(whole, np.uint8)
+    space = data == ord(" ")
+    again = np.flatnonzero(space[1:] & space[:-1])  # a run of spaces may go on in the next text: it belongs to none
+    if again.size:
+        whole, ends = np.delete(data, again).tobytes(), ends - np.searchsorted(again, ends)
+    return [whole[start:end].strip() for start, end in itertools.pairwise([0, *ends.tolist()])]
 
 
 def join_words(squeezed: bytes) -> bytes:
     """The words of a text (from squeeze) in UTF-8 with one space between them; characters of UNSPACED are words."""
-    if not squeezed.translate(None, SPACED_BYTES):  # no slow pass over most texts
+    if squeezed.isascii() or not squeezed.translate(None, SPACED_BYTES):  # no slow pass over most texts
         return squeezed
     words = squeezed.decode().split(" ")
     return " ".join(word if word.isascii() else " ".join(WORD.findall(word)) for word in words).encode()
@@ -45,14 +53,6 @@ def fmix(values: np.ndarray) -> np.ndarray:
         values ^= values >> values.dtype.type(shift)
         values *= values.dtype.type(factor)
     return values
-
-
-@functools.cache
-def permutations() -> np.ndarray:
-    """datasketch's a and b of a * x + b mod 2^32, seed 1: (2, BANDS * ROWS) uint32."""
-    from datasketch import MinHash  # here: it imports scipy, 50 MB and most of a second, and workers are given these
-
-    return MinHash(BANDS * ROWS, scheme="affine32").permutations
 
 
 @functools.cache
@@ -74,8 +74,8 @@ def hash_shingles(texts: list[bytes], size: int = SHINGLE) -> tuple[np.ndarray, 
     word_ends = np.searchsorted(ends, np.cumsum([len(text) + 1 for text in texts]))  # words up to the end of each text
     counts = np.maximum(np.diff(word_ends, prepend=0) - (size - 1), 0)
     power, inverse = powers(max(18, data.size.bit_length()))
-    sums = np.zeros(data.size + 1, np.uint64)
-    sums[1:] = data  # in place: numpy's product of uint8 and uint64 is four times slower
+    sums = np.empty(data.size + 1, np.uint64)
+    sums[0], sums[1:] = 0, data  # in place: numpy's product of uint8 and uint64 is four times slower
     sums[1:] *= power[: data.size]
     np.cumsum(sums, out=sums)
     starts, ends = np.append(0, ends + 1)[: ends[size - 1 :].size], ends[size - 1 :]
@@ -86,25 +86,21 @@ def hash_shingles(texts: list[bytes], size: int = SHINGLE) -> tuple[np.ndarray, 
     return fmix(hashes[whole[: hashes.size]]), counts
 
 
-def shingle_hashes(text: str) -> np.ndarray:
-    """Sorted unique 64-bit hashes of the 5-word shingles of `text`; empty when it has fewer than 5 words."""
-    return np.unique(hash_shingles([join_words(squeeze(text))])[0])
-
-
-def signatures(shingles: np.ndarray, counts: np.ndarray, permutations: np.ndarray) -> np.ndarray:
+def signatures(shingles: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """(BANDS * ROWS, texts) uint32: datasketch's MinHash (scheme affine32) of the low 32 bits, all texts in one pass.
 
     The column of a text without shingles is all ones, as in datasketch: it would equal every other such column.
     """
-    found = np.full((BANDS * ROWS, counts.size), 0xFFFFFFFF, np.uint32)
     some = np.flatnonzero(counts)
-    starts = (np.cumsum(counts) - counts)[some]
+    starts, minima = (np.cumsum(counts) - counts)[some], np.empty((BANDS * ROWS, some.size), np.uint32)
     low = fmix(shingles.astype(np.uint32))
     permuted = np.empty_like(low)
-    for i, (factor, shift) in enumerate(permutations.T):
+    for factor, shift, row in zip(FACTORS, SHIFTS, minima, strict=True):
         np.multiply(low, factor, out=permuted)
         permuted += shift
-        found[i, some] = np.minimum.reduceat(permuted, starts)
+        np.minimum.reduceat(permuted, starts, out=row)
+    found = np.full((BANDS * ROWS, counts.size), 0xFFFFFFFF, np.uint32)
+    found[:, some] = minima
     return found
 
 

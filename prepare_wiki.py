@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow.parquet as pq
 
 import atomic
 from clean import FILTERS, normalise, reason_to_drop
@@ -41,7 +40,7 @@ TOKENIZER_BYTES = 100_000_000  # the vocabulary is trained on about this much of
 EXAMPLES, EXAMPLE_CHARS = 20, 300  # of what each filter dropped, in the report
 SKIPPED = ("other_namespace", "redirect", "damaged")
 COUNTS = (*SKIPPED, "in", *FILTERS, "kept", "bytes")
-PACKAGES = ("numpy", "pyarrow", "tokenizers", "tiktoken", "datasketch")  # whose versions are noted
+PACKAGES = ("numpy", "pyarrow", "tokenizers", "tiktoken", "xxhash")  # whose versions are noted
 
 
 @dataclass(frozen=True)
@@ -271,7 +270,7 @@ def fraction(key: str) -> float:
 
 def removed_ids(path: Path) -> frozenset[str]:
     """The ids in a duplicates.parquet."""
-    return frozenset(pq.read_table(path, columns=["id"])["id"].to_pylist())
+    return frozenset(document_id for (document_id,) in read_documents(path, ("id",)))
 
 
 @dataclass(frozen=True)
@@ -350,8 +349,7 @@ def make_tokenizer(cfg: PrepareConfig, documents: list[Path], split: Splitter, f
         tokenizer = given_tokenizer(cfg.tokenizer)
         text = tokenizer.json
         atomic.write_json(folder / "tokenizer_config.json", tokenizer.special)
-    with atomic.new_file(folder / "tokenizer.json") as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    atomic.write(folder / "tokenizer.json", text.encode())
 
 
 def given_tokenizer(name: str) -> Tokenizer:

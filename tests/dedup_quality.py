@@ -23,11 +23,21 @@ sys.path.append(str(Path(__file__).parents[1]))  # for `python tests/dedup_quali
 from clean import normalise
 from dedup import find_duplicates
 from dedup_report import found_probability
-from minhash import band_hashes, hash_shingles, join_words, permutations, signatures, squeeze
+from minhash import band_hashes, hash_shingles, join_words, signatures, squeeze
 from sources import Truncated, cut_parts, find_pieces, read_part
 
 HAN = [chr(code) for code in range(0x4E00, 0x4E00 + 2000)]
 BINS = (0.7, 0.75, 0.8, 0.85, 0.9, 1.01)
+
+
+def hashed(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """The shingles of texts as dedup.py makes them: (hashes, how many each text has)."""
+    return hash_shingles(list(map(join_words, squeeze(texts))))
+
+
+def shingle_hashes(text: str) -> np.ndarray:
+    """Sorted unique 64-bit hashes of the 5-word shingles of `text`; empty when it has fewer than 5 words."""
+    return np.unique(hashed([text])[0])
 
 
 # --- the reference ---
@@ -178,8 +188,7 @@ def articles(path: str) -> dict[str, str]:
 
 def share_a_band(one: str, other: str) -> bool:
     """Whether LSH proposes the pair."""
-    shingled = hash_shingles([join_words(squeeze(text)) for text in (one, other)])
-    bands = band_hashes(signatures(*shingled, permutations()))
+    bands = band_hashes(signatures(*hashed([one, other])))
     return bool((bands[:, 0] == bands[:, 1]).any())
 
 

@@ -60,7 +60,7 @@ def split(found: np.ndarray) -> list[tuple[int, int] | None]:
 @given(st.lists(st.text(st.sampled_from("ab 机器"), max_size=40), min_size=1, max_size=6), st.integers(2, 14))
 @settings(max_examples=200, deadline=None)
 def test_hashes_of_n_words_are_as_many_and_as_different_as_the_n_grams(texts, n):
-    cut = [join_words(squeeze(text)) for text in texts]
+    cut = list(map(join_words, squeeze(texts)))
     hashes, counts = hash_shingles(cut, n)
     lists = [text.decode().split(" ") if text else [] for text in cut]
     expected = [[tuple(row[i : i + n]) for i in range(len(row) - n + 1)] for row in lists]

@@ -9,6 +9,7 @@ import sys
 import tracemalloc
 from pathlib import Path
 
+import dedup_quality as quality
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,7 +24,7 @@ from hypothesis import strategies as st
 import dedup
 import minhash
 from dedup import KINDS, DedupConfig, find_duplicates, main
-from minhash import BANDS, ROWS, SHINGLE, shingle_hashes
+from minhash import BANDS, ROWS, SHINGLE
 
 REPO = Path(__file__).parents[1]
 pytestmark = pytest.mark.usefixtures("no_plot")
@@ -74,7 +75,7 @@ def corpus(seed: int, families: int = 40) -> dict[str, str]:
 @given(st.text(st.sampled_from("ab机器，。 \n\t\u3000."), max_size=60))
 @settings(max_examples=200, deadline=None)
 def test_there_are_as_many_hashes_as_different_shingles(text):
-    hashes = shingle_hashes(text)
+    hashes = quality.shingle_hashes(text)
     assert hashes.dtype == np.uint64 and len(hashes) == len(shingles(text))
     assert np.array_equal(hashes, np.unique(hashes))
 
@@ -83,7 +84,7 @@ def shingle_file(path: Path, texts: list[str]) -> dedup.Shingles:
     """The file that dedup writes, made with spare room behind each document."""
     starts, rows, end = [], [np.zeros(1, np.uint64)], 1
     for k, text in enumerate(texts):
-        hashes = shingle_hashes(text)
+        hashes = quality.shingle_hashes(text)
         rows += [np.append(np.uint64(hashes.size), hashes), np.zeros(k % 3, np.uint64)]
         starts.append(end + 1)
         end += hashes.size + 1 + k % 3
@@ -101,16 +102,19 @@ def test_jaccard_equals_that_of_the_string_sets(tmp_path_factory, block, texts):
     assert found.tolist() == [exact(texts[0], text) for text in texts]
 
 
-@given(st.text(st.sampled_from([*filter(str.isspace, map(chr, range(0x3001))), *"  aé–機\x00\x1b"]), max_size=12))
+SOME = st.text(st.sampled_from([*filter(str.isspace, map(chr, range(0x3001))), *"   aé–機\x00\x1b"]), max_size=12)
+
+
+@given(st.lists(SOME, max_size=6))
 @settings(max_examples=500, deadline=None)
-def test_whitespace_is_what_python_cuts_at(text):
-    assert minhash.squeeze(text) == " ".join(text.split()).encode()
+def test_whitespace_is_what_python_cuts_at_and_none_goes_to_the_next_text(texts):
+    assert minhash.squeeze(texts) == [" ".join(text.split()).encode() for text in texts]
 
 
 def test_whitespace_is_no_part_of_a_shingle_and_words_are_not_glued():
-    assert np.array_equal(shingle_hashes("a b c d e f"), shingle_hashes(" a\tb\n\nc  d e\u3000f\n"))
-    assert np.array_equal(shingle_hashes("机器学习模型"), shingle_hashes("机 器学\n习模型"))
-    assert not np.array_equal(shingle_hashes("a b c d ef"), shingle_hashes("a b c de f"))
+    assert np.array_equal(quality.shingle_hashes("a b c d e f"), quality.shingle_hashes(" a\tb\n\nc  d e\u3000f\n"))
+    assert np.array_equal(quality.shingle_hashes("机器学习模型"), quality.shingle_hashes("机 器学\n习模型"))
+    assert not np.array_equal(quality.shingle_hashes("a b c d ef"), quality.shingle_hashes("a b c de f"))
 
 
 @pytest.mark.parametrize(
@@ -118,12 +122,12 @@ def test_whitespace_is_no_part_of_a_shingle_and_words_are_not_glued():
     ["กขคงจฉ", "ကခဂဃငစ", "កខគឃងច", "ひらがなです", "カタカナデス", "丂丄丅丆丏丒", "𠀀𠀁𠀂𠀃𠀄𠀅", "豈更車賈滑串"],
 )
 def test_a_character_of_a_script_without_spaces_counts_as_a_word(text):
-    assert len(shingle_hashes(text)) == len(text) - SHINGLE + 1
+    assert len(quality.shingle_hashes(text)) == len(text) - SHINGLE + 1
 
 
 def test_a_script_with_spaces_is_cut_at_them():
-    assert len(shingle_hashes("한국어는 띄어쓰기를 하는 언어 입니다 네")) == 2
-    assert len(shingle_hashes("Это длинное предложение из шести слов")) == 2
+    assert len(quality.shingle_hashes("한국어는 띄어쓰기를 하는 언어 입니다 네")) == 2
+    assert len(quality.shingle_hashes("Это длинное предложение из шести слов")) == 2
 
 
 # --- what goes and what stays ---
@@ -233,7 +237,8 @@ def test_the_most_similar_kept_document_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("parts, workers", [(1, 1), (5, 1), (3, 2)])
-def test_files_are_equal_for_any_order_of_input_cut_and_number_of_workers(tmp_path, parts, workers):
+def test_files_are_equal_for_any_order_of_input_cut_and_number_of_workers(tmp_path, monkeypatch, parts, workers):
+    monkeypatch.setattr(dedup, "BLOCK", 100)  # few shingles, but enough for processes
     documents = corpus(4, families=12)
     _, _, expected = run(tmp_path / "reference", documents)
     ids = list(documents)
@@ -264,10 +269,6 @@ def reference_hash(words: list[str]) -> int:
     for factor in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53, 1):
         value = (value ^ value >> 33) * factor % 2**64
     return value
-
-
-def hashed(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    return minhash.hash_shingles([minhash.join_words(minhash.squeeze(text)) for text in texts])
 
 
 def texts_of_many_sizes() -> list[str]:
@@ -307,8 +308,8 @@ def by_definition(text: str) -> list[int]:
 def test_shingles_and_signatures_are_those_of_datasketch_bit_for_bit():
     texts = texts_of_many_sizes()
     assert max(len(text.encode()) for text in texts) > 190_000
-    hashes, counts = hashed(texts)
-    found = minhash.signatures(hashes, counts, minhash.permutations())
+    hashes, counts = quality.hashed(texts)
+    found = minhash.signatures(hashes, counts)
     assert found.dtype == np.uint32
     for k, text in enumerate(texts):
         expected = by_definition(text)
@@ -324,7 +325,7 @@ def test_shingles_and_signatures_are_those_of_datasketch_bit_for_bit():
 @given(st.lists(st.text(st.sampled_from("ab机𠀀é–\x00 \n\u3000႟Ⴀ"), max_size=30), min_size=1, max_size=6))
 @settings(max_examples=200, deadline=None)
 def test_a_text_has_the_same_shingles_in_any_batch(texts):
-    hashes, counts = hashed(texts)
+    hashes, counts = quality.hashed(texts)
     assert hashes.tolist() == [value for text in texts for value in by_definition(text)]
     assert counts.tolist() == [len(by_definition(text)) for text in texts]
 
@@ -333,7 +334,7 @@ def lsh_pairs(texts: list[str]) -> set[tuple[int, int]]:
     """Candidate pairs of datasketch.MinHashLSH, one document after the other; texts without shingles are left out."""
     lsh, pairs = MinHashLSH(num_perm=BANDS * ROWS, params=(BANDS, ROWS)), set()
     for k, text in enumerate(texts):
-        hashes = minhash.shingle_hashes(text)
+        hashes = quality.shingle_hashes(text)
         if hashes.size:
             sketch = MinHash(num_perm=BANDS * ROWS, hashfunc=int)
             sketch.update_batch((hashes & np.uint64(0xFFFFFFFF)).tolist())
@@ -344,9 +345,9 @@ def lsh_pairs(texts: list[str]) -> set[tuple[int, int]]:
 
 def band_pairs(texts: list[str]) -> tuple[set[tuple[int, int]], set[int]]:
     """Pairs in one of our buckets, and the members of buckets above CROWD."""
-    hashes, counts = hashed(texts)
+    hashes, counts = quality.hashed(texts)
     some, pairs, crowd = np.flatnonzero(counts), set(), set()
-    for band in minhash.band_hashes(minhash.signatures(hashes, counts, minhash.permutations()))[:, some]:
+    for band in minhash.band_hashes(minhash.signatures(hashes, counts))[:, some]:
         members, sizes = dedup.buckets(band)
         for bucket in np.split(some[members], np.cumsum(sizes)[:-1]):
             pairs |= {(a, b) for k, b in enumerate(bucket.tolist()) for a in bucket[:k].tolist()}
@@ -750,3 +751,13 @@ def test_the_command_line(tmp_path):
     failed = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert failed.returncode == 1 and failed.stderr.count("\n") == 1
     assert failed.stderr.startswith("error: give --source=") and "--out" in failed.stderr
+
+
+def test_a_run_imports_neither_scipy_nor_pandas(tmp_path):
+    """Each takes half a second and 50 MB; pyarrow imports pandas, where it is installed, for pa.array of a list."""
+    write(tmp_path / "in.parquet", {"a": TEXT, "b": TEXT, "c": TEXT.rpartition(" ")[0]})
+    code = "import sys, dedup; dedup.main(dedup.DedupConfig(*sys.argv[1:])); print(*sys.modules)"
+    command = [sys.executable, "-c", code, f"{tmp_path}/in.parquet", f"{tmp_path}/out"]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=120, check=True)
+    modules = done.stdout.splitlines()[-1].split()
+    assert "pyarrow.parquet" in modules and not {"scipy", "pandas", "datasketch"}.intersection(modules)

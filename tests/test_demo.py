@@ -7,11 +7,11 @@ from collections import Counter, defaultdict
 import pytest
 import torch
 from conftest import PYTHON, REPO
+from dedup_quality import shingle_hashes
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import shards
 from docstrings import python_packages
-from minhash import shingle_hashes
 from prepare_wiki import Splitter
 from verify import verify
 
