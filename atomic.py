@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import filelock
-
 
 @contextlib.contextmanager
 def new_file(path: str | Path) -> Iterator[Path]:
@@ -77,6 +75,8 @@ def lock(folder: str | Path, wait_s: float) -> contextlib.AbstractContextManager
 
     Raises ValueError when another process has held it for wait_s seconds.
     """
+    import filelock  # here: it imports ssl and asyncio, and the processes of a pool lock nothing
+
     try:
         return filelock.FileLock(Path(folder) / "lock").acquire(timeout=wait_s)
     except filelock.Timeout:

@@ -51,21 +51,19 @@ def plot(report: dict[str, Any], path: Path) -> None:
     pairs, clusters, text = figure.subplots(1, 3, width_ratios=(5, 3, 3))
     levels, curve, s = report["compared_by_similarity"], pairs.twinx(), np.linspace(0, 1, 201)
     pairs.stairs(levels, np.linspace(0, 1, len(levels) + 1), fill=True, alpha=0.5)
-    pairs.set(
-        xlabel="exact Jaccard similarity", ylabel="pairs compared", title="Pairs that share a band", yscale="symlog"
-    )
+    pairs.set(xlabel="exact Jaccard similarity of documents with a common band", ylabel="pairs", yscale="symlog")
     curve.plot(s, found_probability(s), "C1", label=f"chance to be found, {BANDS} bands of {ROWS}")
     curve.axvline(threshold, color="C3", ls="--", lw=1, label=f"threshold {threshold}")
     curve.set(ylim=(0, 1.02), ylabel="chance to be found")
     curve.legend(loc="upper left")
     clusters.bar(list(report["clusters"]), list(report["clusters"].values()))
-    clusters.set(xlabel="documents", ylabel="clusters", title="A kept document and its duplicates", yscale="symlog")
+    clusters.set(xlabel="documents in a cluster, of which one is kept", ylabel="clusters", yscale="symlog")
     shares = {name: size / 1e6 for name, size in report["bytes_by_kind"].items() if size or name == "kept"}
     labels = [f"{size:,.1f} MB, {1e8 * size / max(1, report['bytes']):.1f} %" for size in shares.values()]
     bars = text.barh(list(shares), list(shares.values()), color=[f"C{i}" for i in range(len(shares))])
     text.bar_label(bars, labels, padding=3)
     text.margins(x=0.7)
-    figure.subplots_adjust(left=0.05, right=0.99, top=0.91, bottom=0.13, wspace=0.35)  # faster than a layout engine
-    text.set(xlabel="MB of text", title=f"{report['documents']:,} documents")
+    figure.subplots_adjust(left=0.05, right=0.99, top=0.97, bottom=0.13, wspace=0.35)  # faster than a layout engine
+    text.set(xlabel=f"MB of text in {report['documents']:,} documents")
     with atomic.new_file(path) as temporary:
         figure.savefig(temporary, format="png")
