@@ -4,7 +4,7 @@
     python bench.py --part=dedup           next to text-dedup and datatrove, each in an environment made for it
     python bench_dedup.py bands 6400000    what dedup.py holds of all documents, on made-up sketches
 
-The first run installs the two into out/bench/env_*, some 2 GB. All get the same documents (bench_wiki.corpus) and look
+The first run installs the two into out/bench/env_*, some 2 GB; a round takes eight minutes on two cores. All get the same documents (bench_wiki.corpus) and look
 for shingles of 5 words. They do not do the same: text-dedup and datatrove remove by buckets alone, without comparing
 texts, and datatrove cuts words with spaCy; what each removed is printed.
 """
@@ -26,7 +26,7 @@ from bench_figures import Samples, need, ratios, shown, spread, summary, target,
 from bench_wiki import WORKERS, all_texts, corpus, empty, turn, workspace
 
 OURS, UPDATE, GENERATOR = "NonLlama", "m.update, legacy", "generator"
-SIGNED, DOCUMENTS, INDEXED = 1000, 20_000, 20_000  # documents: of a turn of signatures, of dedup, in MinHashLSH
+SIGNED, DOCUMENTS, INDEXED = 1000, 40_000, 20_000  # documents: of a turn of signatures, of dedup, in MinHashLSH
 PEERS = {"text-dedup": ["text-dedup==0.4.0"], "datatrove": ["datatrove[io,processing]==0.10.1", "spacy==3.8.18"]}
 
 # As in datatrove's examples/minhash_deduplication.py: its defaults, 14 buckets of 8.
