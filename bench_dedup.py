@@ -4,9 +4,10 @@
     python bench.py --part=dedup           next to text-dedup and datatrove, each in an environment made for it
     python bench_dedup.py bands 6400000    what dedup.py holds of all documents, on made-up sketches
 
-The first run installs the two into out/bench/env_*, some 2 GB; a round takes eight minutes on two cores. All get the same documents (bench_wiki.corpus) and look
-for shingles of 5 words. They do not do the same: text-dedup and datatrove remove by buckets alone, without comparing
-texts, and datatrove cuts words with spaCy; what each removed is printed.
+The first run installs the two into out/bench/env_*, some 2 GB; a round of dedup takes eight minutes on two cores. All
+get the same documents (bench_wiki.corpus) and look for shingles of 5 words. They do not do the same: text-dedup and
+datatrove remove by buckets alone, without comparing texts, and datatrove cuts words with spaCy; what each removed is
+printed.
 """
 
 import functools
