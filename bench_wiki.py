@@ -17,6 +17,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -40,7 +41,8 @@ def watch(command: list[str]) -> dict[str, float]:
     psutil = need("psutil")
     before, start_s, peak, wait_s = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter(), 0, 0.01
     seen: dict[int, float] = {}
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    errors = tempfile.TemporaryFile()  # a pipe that nobody reads stops a talkative command after 64 kB
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
     while process.poll() is None:
         total = 0
         for one in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]:
@@ -55,7 +57,8 @@ def watch(command: list[str]) -> dict[str, float]:
         wait_s = min(0.25, 1.5 * wait_s)  # a short command is weighed as well
     seconds, after = time.perf_counter() - start_s, resource.getrusage(resource.RUSAGE_CHILDREN)
     if process.returncode:
-        raise ValueError(f"{' '.join(command)} failed: {process.stderr.read()[-1000:]}")
+        errors.seek(0)
+        raise ValueError(f"{' '.join(command)} failed: {errors.read().decode(errors='replace')[-1000:]}")
     cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return {"seconds": seconds, "cpu_s": max(cpu_s, sum(seen.values())), "tree_bytes": peak}
 

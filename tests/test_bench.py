@@ -689,6 +689,14 @@ def test_a_command_that_fails_says_why():
         bench_wiki.watch([sys.executable, "-c", "raise SystemExit('no such thing')"])
 
 
+@pytest.mark.timeout(60)
+def test_a_command_that_says_much_does_not_wait_for_a_reader():
+    talk = "import sys; sys.stderr.write('x' * 1_000_000 + 'the end'); sys.exit(len(sys.argv) > 1)"
+    assert bench_wiki.watch([sys.executable, "-c", talk])["seconds"] > 0
+    with pytest.raises(ValueError, match="failed: x{993}the end$"):
+        bench_wiki.watch([sys.executable, "-c", talk, "fail"])
+
+
 def test_cpu_seconds_are_those_of_workers_that_nobody_waits_for_too():
     burn = "import time; end = time.process_time() + 0.8\nwhile time.process_time() < end: pass"
     parent = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {burn!r}]); time.sleep(3)"
