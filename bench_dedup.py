@@ -27,7 +27,7 @@ from bench_figures import Samples, need, ratios, shown, spread, summary, target,
 from bench_wiki import WORKERS, all_texts, corpus, empty, turn, workspace
 
 OURS, UPDATE, GENERATOR = "NonLlama", "m.update, legacy", "generator"
-SIGNED, DOCUMENTS, INDEXED = 1000, 40_000, 20_000  # documents: of a turn of signatures, of dedup, in MinHashLSH
+SIGNED, DOCUMENTS, INDEXED = 3000, 40_000, 20_000  # documents: of a turn of signatures, of dedup, in MinHashLSH
 PEERS = {"text-dedup": ["text-dedup==0.4.0"], "datatrove": ["datatrove[io,processing]==0.10.1", "spacy==3.8.18"]}
 
 # As in datatrove's examples/minhash_deduplication.py: its defaults, 14 buckets of 8.
