@@ -43,10 +43,15 @@ def short_hash(text: str) -> str:
 
 
 def string_array(values: list[str]) -> pa.Array:
-    """pa.array(values), which imports pandas where that is installed: 45 MB and half a second in every process."""
+    """pa.array(values), which imports pandas where that is installed: 45 MB and half a second in every process.
+
+    Raises ValueError for 2 GB or more.
+    """
     data = [value.encode() for value in values]
-    ends = np.cumsum([0, *map(len, data)], dtype=np.int32)
-    return pa.StringArray.from_buffers(len(data), pa.py_buffer(ends), pa.py_buffer(b"".join(data)))
+    ends = np.cumsum([0, *map(len, data)])
+    if ends[-1] >= 1 << 31:
+        raise ValueError(f"a document of {max(map(len, data)) / 1e9:.1f} GB: 2 GB is the most; cut the file up")
+    return pa.StringArray.from_buffers(len(data), pa.py_buffer(ends.astype(np.int32)), pa.py_buffer(b"".join(data)))
 
 
 class DocumentWriter:

@@ -336,6 +336,19 @@ def test_documents_are_read_back_as_they_were_written(tmp_path, monkeypatch, doc
     assert table.column_names == list(columns) and set(table.schema.types) == {pa.string()}
 
 
+class Huge(str):
+    """As if it had 3 GB."""
+
+    def encode(self, *args) -> range:
+        return range(3_000_000_000)
+
+
+def test_a_document_too_large_for_a_row_group_is_refused(tmp_path):
+    writer = DocumentWriter(tmp_path / "part.parquet")
+    with pytest.raises(ValueError, match=r"a document of 3\.0 GB: 2 GB is the most; cut the file up"):
+        writer.add(Document("a", "", "", Huge("x" * documents_module.ROW_GROUP_BYTES)))
+
+
 def test_a_row_group_holds_no_more_text_than_it_should(tmp_path, monkeypatch):
     monkeypatch.setattr(documents_module, "ROW_GROUP_BYTES", 1000)
     writer = DocumentWriter(tmp_path / "part.parquet")
