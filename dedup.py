@@ -401,8 +401,8 @@ def main(cfg: DedupConfig) -> None:
     for path in parts:
         try:
             schema = pq.read_schema(path)
-        except pa.ArrowInvalid as error:
-            raise ValueError(f"{path}: not a parquet file: {error}") from None
+        except pa.ArrowInvalid:
+            raise ValueError(f"{path}: no whole parquet file; prepare_wiki.py --until=documents makes some") from None
         for name in ("id", "text"):
             if name not in schema.names or schema.field(name).type not in (pa.string(), pa.large_string()):
                 columns = ", ".join(f"{field.name}: {field.type}" for field in schema)
