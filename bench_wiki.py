@@ -41,7 +41,7 @@ def watch(command: list[str]) -> dict[str, float]:
     psutil = need("psutil")
     before, start_s, peak, wait_s = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter(), 0, 0.01
     seen: dict[int, float] = {}
-    errors = tempfile.TemporaryFile()  # a pipe that nobody reads stops a talkative command after 64 kB
+    errors = tempfile.TemporaryFile()  # a pipe that nobody reads would stop a talkative command after 64 kB
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
     while process.poll() is None:
         total = 0

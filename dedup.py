@@ -373,9 +373,9 @@ def find_duplicates(parts: list[Path], out: Path, threshold: float, workers: int
         kept_ids[i], values[i] = evaluation.row(int(held[removed[i]]))
     with atomic.new_file(out / "duplicates.parquet") as temporary:
         kinds = [[*KINDS][i - 1] for i in kind[removed]]
-        columns = list(map(string_array, (documents.ids(order[removed]), kept_ids, kinds)))
-        columns.insert(2, pa.Array.from_buffers(pa.float64(), values.size, [None, pa.py_buffer(values)]))
-        pq.write_table(pa.table(columns, schema=SCHEMA), temporary)
+        ids, kept_ids, kinds = map(string_array, (documents.ids(order[removed]), kept_ids, kinds))
+        values = pa.Array.from_buffers(pa.float64(), values.size, [None, pa.py_buffer(values)])
+        pq.write_table(pa.table([ids, kept_ids, values, kinds], schema=SCHEMA), temporary)
     further: dict[str, Any] = {"too_short_for_near": int(too_short.sum())}
     # documents that share a band, those in buckets above CROWD; pairs in buckets (one counts in each band it shares);
     # exact similarities computed, and in LEVELS steps; not computed since the sizes alone put them below the threshold
