@@ -1,11 +1,12 @@
 # make demo    documents -> tokens -> training -> text, about six minutes on two CPU cores after the installation
-# make test    the tests
+# make test    the tests, under five minutes
+# make test-all   the same with the slow ones and with all examples of the property tests
 VENV ?= .venv
 PYTHON ?= python3
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: demo demo-short test lint lines
+.PHONY: demo demo-short test test-all lint
 
 demo: $(VENV)/installed
 	python docstrings.py
@@ -25,12 +26,12 @@ demo-short: $(VENV)/installed
 test: $(VENV)/installed-dev
 	python -m pytest -n 2 --dist=worksteal
 
+test-all: $(VENV)/installed-dev
+	HYPOTHESIS_PROFILE=full python -m pytest -n 2 --dist=worksteal -m 'slow or not slow'
+
 lint: $(VENV)/installed-dev
 	ruff check .
 	ruff format --check .
-
-lines:
-	@python tests/count_lines.py
 
 $(VENV)/installed: requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "NonLlama needs Python 3.11 or newer: make PYTHON=python3.12 ...")'

@@ -41,12 +41,10 @@ import torch
 from tqdm import tqdm
 
 import atomic
-import bench_data
-import bench_dedup
-import bench_wiki
-from bench_figures import need
-from bench_model import PARTS, SAMPLE_PARTS, Part
-from documents import worker_pool
+from benchmarks import bench_data, bench_dedup, bench_wiki
+from benchmarks.bench_figures import need
+from benchmarks.bench_model import PARTS, SAMPLE_PARTS, Part
+from corpus.pool import worker_pool
 from sample import pick_device
 
 # sampler, reader: a turn begins with a new process and its imports, 3 seconds; sample: one takes up to a minute

@@ -38,10 +38,11 @@ import xxhash
 from tqdm import tqdm
 
 import atomic
-from decontaminate import Evaluation, write_ngrams
-from dedup_report import KINDS, make_report, plot
-from documents import map_parts, once, read_documents, stage, string_array
-from minhash import BANDS, ROWS, SHINGLE, band_hashes, hash_shingles, join_words, signatures, squeeze
+from corpus.decontaminate import Evaluation, write_ngrams
+from corpus.documents import read_documents, string_array
+from corpus.minhash import BANDS, ROWS, SHINGLE, band_hashes, hash_shingles, join_words, signatures, squeeze
+from corpus.pool import map_parts, once, stage
+from corpus.report import KINDS, make_report, plot
 
 BATCH_CHARS = 512 << 10  # text hashed at once: many documents for each call of numpy, and still in the cache
 CROWD = 64  # members above which a bucket is not compared pair by pair, but through rare shingles
@@ -315,7 +316,7 @@ def select(shingles: Shingles, stores: np.ndarray, asks: np.ndarray, threshold: 
 
 def begin(parts: list[Path], out: Path, threshold: float, against: str | None) -> Path:
     """The folder of work files, emptied if they are of other settings, other files or another version."""
-    from sources import find_pieces  # here: the processes of the steps do not need it
+    from corpus.sources import find_pieces  # here: the processes of the steps do not need it
 
     header = {"version": 2, "scheme": "affine32", "seed": 1, "shingle": SHINGLE, "bands": BANDS, "rows": ROWS}
     header |= {"threshold": threshold, "against": find_pieces(against, None)[1] if against else None}

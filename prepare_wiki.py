@@ -29,11 +29,12 @@ from typing import Any, Literal
 import numpy as np
 
 import atomic
-from clean import FILTERS, normalise, reason_to_drop
+from corpus.clean import FILTERS, normalise, reason_to_drop
+from corpus.documents import DocumentWriter, read_counts, read_documents
+from corpus.pool import map_parts, once, stage
+from corpus.sources import Piece, Truncated, cut_parts, find_pieces, read_part
 from dedup import KINDS, find_duplicates
-from documents import DocumentWriter, map_parts, once, read_counts, read_documents, stage
 from shards import FORMAT_VERSION, join_parts, token_dtype
-from sources import Piece, Truncated, cut_parts, find_pieces, read_part
 from tokenizer import ENCODINGS, Tokenizer, from_tiktoken, train_bpe, train_characters
 
 TOKENIZER_BYTES = 100_000_000  # the vocabulary is trained on about this much of the text, drawn by a hash of the id

@@ -90,6 +90,19 @@ def wrong_size(folder: Path, entry: dict[str, Any], dtype: np.dtype) -> str | No
     return None if size == wanted else f"{path} {found}, meta.json says {wanted}"
 
 
+def verify(folder: str | Path) -> list[str]:
+    """Compare every shard with meta.json; returns one line for each that is missing, shortened or altered."""
+    found, meta = [], read_meta(folder)
+    for split in meta["splits"].values():
+        for entry in split:
+            path = Path(folder) / entry["file"]
+            if wrong := wrong_size(Path(folder), entry, np.dtype(meta["dtype"])):
+                found.append(wrong)
+            elif "sha256" in entry and atomic.sha256(path) != entry["sha256"]:
+                found.append(f"{path} is altered: its SHA-256 is not the one in meta.json")
+    return found
+
+
 class Shards:
     """Random access to the tokens of one split.
 
@@ -141,7 +154,8 @@ class Shards:
         data = os.pread(file, size, begin)
         while len(data) < size:  # Linux hands out 2 GB at most
             if not (more := os.pread(file, size - len(data), begin + len(data))):
-                raise ValueError(f"{self.paths[shard]} has become shorter; run: python verify.py {self.folder}")
+                check = f"python prepare_wiki.py --verify --data_dir={self.folder}"
+                raise ValueError(f"{self.paths[shard]} has become shorter; run: {check}")
             data += more
         return data
 
@@ -178,7 +192,7 @@ class Windows(_Tiles):
 
     A shard of N tokens has max(0, N // block_size - 1) windows; window i of it reads from offset + i * block_size, with
     the offset in [0, block_size) hashed from (seed, epoch, shard). So an epoch sees each token about once, and window
-    borders fall elsewhere in the next epoch. len() is the same in all epochs. (A torch Dataset of them: dataloader.py.)
+    borders fall elsewhere in the next epoch. len() is the same in all epochs. (A torch Dataset of them: WindowDataset.)
     """
 
     def __init__(self, shards: Shards, block_size: int, seed: int):
@@ -194,6 +208,22 @@ class Windows(_Tiles):
         starts = (indices - self.first[owners]) * self.block_size + np.array(offsets, dtype=np.int64)
         tokens = self.shards.rows(owners.tolist(), starts.tolist(), self.block_size + 1)
         return self.shards.check_ids(tokens).astype(np.int64)
+
+
+class WindowDataset(Windows):
+    """The training windows as a torch Dataset: dataset[i], and dataset.__getitems__(indices), which a DataLoader takes
+    for a whole batch, are those of `epoch`."""
+
+    epoch = 0
+
+    def __getitems__(self, indices: Sequence[int]) -> np.ndarray:
+        found = np.asarray(indices, dtype=np.int64)
+        if found.size and not (0 <= found.min() and found.max() < len(self)):
+            raise IndexError(f"window {found.min()} .. {found.max()} of {len(self)}")
+        return self.get(found, np.full(len(found), self.epoch))
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.__getitems__([index])[0]
 
 
 class EvalWindows(_Tiles):

@@ -1,17 +1,21 @@
 """A small corpus, prepared once a session by the real pipeline, and a small model trained on it."""
 
 import json
+import os
 import random
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
+import atomic
 import dedup
 import prepare_wiki
 import train
 
+REAL_FSYNC = atomic._fsync
 REPO = Path(__file__).parents[1]
 SHARED = REPO.parent / "shared/data"
 PYTHON = sys.executable
@@ -38,6 +42,16 @@ TINY = {
 }
 
 
+# Property tests draw a tenth of their examples in `make test`, all of them in `make test-all` (and in .ci/run).
+ALL_EXAMPLES = os.environ.get("HYPOTHESIS_PROFILE") == "full"
+
+
+def examples(count: int, **options) -> hypothesis.settings:
+    """Settings of a property test that draws `count` examples in the full profile."""
+    drawn = count if ALL_EXAMPLES else max(10, count // 10)
+    return hypothesis.settings(max_examples=drawn, deadline=None, **options)
+
+
 def flags(settings: dict) -> list[str]:
     """--key=value arguments."""
     return [f"--{key}={value}" for key, value in settings.items()]
@@ -50,6 +64,20 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason="the folder ../shared/data is not there"))
         if "gpu" in item.keywords and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_fsync():
+    """Files of tests need not survive a power cut: without fsync a file takes 0.1 ms, with it up to 30."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(atomic, "_fsync", lambda path: None)
+        yield
+
+
+@pytest.fixture
+def real_fsync(monkeypatch, no_fsync):
+    """For the few tests that look at the order of fsync and rename."""
+    monkeypatch.setattr(atomic, "_fsync", REAL_FSYNC)
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ import pytest
 
 import atomic
 
+pytestmark = pytest.mark.usefixtures("real_fsync")
 REPO = Path(__file__).parents[1]
 
 

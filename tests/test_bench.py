@@ -21,15 +21,11 @@ import torch
 from conftest import SHARED
 
 import bench
-import bench_data
-import bench_dedup
-import bench_figures
-import bench_model
-import bench_wiki
-import docstrings
 from bench import BenchConfig, Part
+from benchmarks import bench_data, bench_dedup, bench_figures, bench_model, bench_wiki
 from configurator import load
-from documents import read_documents
+from corpus import pydocs
+from corpus.documents import read_documents
 from model import ModelConfig
 
 CPU = torch.device("cpu")
@@ -647,9 +643,9 @@ def test_ways_to_generate_agree_and_one_that_does_not_is_refused(monkeypatch, ba
 
 def test_a_corpus_is_made_of_the_words_of_docstrings_and_is_the_same_every_time(tmp_path, monkeypatch):
     packages = [("packaging", importlib.metadata.version("packaging"))]
-    monkeypatch.setattr(docstrings, "python_packages", lambda: packages)
-    files = docstrings.python_files(*packages[0])
-    texts = [document.text for file in files for document in docstrings.docstrings(*file)]
+    monkeypatch.setattr(pydocs, "python_packages", lambda: packages)
+    files = pydocs.python_files(*packages[0])
+    texts = [document.text for file in files for document in pydocs.docstrings(*file)]
     found = []
     for folder in ("a", "b"):
         bench_wiki.corpus(120, str(tmp_path / folder))

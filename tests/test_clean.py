@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from clean import (
+from corpus.clean import (
     FILTERS,
     REPEATED_NGRAMS,
     TOP_NGRAM,

@@ -15,11 +15,10 @@ from conftest import SHARED
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import decontaminate
-import minhash
-from decontaminate import Evaluation, plain_words, write_ngrams
+from corpus import decontaminate, minhash
+from corpus.decontaminate import Evaluation, plain_words, write_ngrams
+from corpus.minhash import hash_shingles, join_words, squeeze
 from dedup import find_duplicates
-from minhash import hash_shingles, join_words, squeeze
 from prepare_wiki import PrepareConfig, main
 
 pytestmark = pytest.mark.usefixtures("no_plot")

@@ -9,7 +9,6 @@ import sys
 import tracemalloc
 from pathlib import Path
 
-import dedup_quality as quality
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,14 +16,27 @@ import pytest
 import xxhash
 from conftest import SHARED
 from datasketch import MinHash, MinHashLSH
-from dedup_quality import HAN, dates_report, edited, exact, made, planted, planted_report, shingles, stub, words, write
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import dedup
-import minhash
+from benchmarks import dedup_quality as quality
+from benchmarks.dedup_quality import (
+    HAN,
+    dates_report,
+    edited,
+    exact,
+    made,
+    planted,
+    planted_report,
+    shingles,
+    stub,
+    words,
+    write,
+)
+from corpus import minhash
+from corpus.minhash import BANDS, ROWS, SHINGLE
 from dedup import KINDS, DedupConfig, find_duplicates, main
-from minhash import BANDS, ROWS, SHINGLE
 
 REPO = Path(__file__).parents[1]
 pytestmark = pytest.mark.usefixtures("no_plot")

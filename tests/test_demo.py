@@ -7,13 +7,13 @@ from collections import Counter, defaultdict
 import pytest
 import torch
 from conftest import PYTHON, REPO
-from dedup_quality import shingle_hashes
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import shards
-from docstrings import python_packages
+from benchmarks.dedup_quality import shingle_hashes
+from corpus.pydocs import python_packages
 from prepare_wiki import Splitter
-from verify import verify
+from shards import verify
 
 FOLDER, CORPUS = REPO / "data/pydocs", REPO / "data/pydocs.jsonl"
 RUNS = [path for name in ("demo", "demo-short") if (path := REPO / "out" / name / "latest").exists()]

@@ -16,11 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import SHARED
 
-import dump
 import prepare_wiki
-import sources
-from documents import Document
-from sources import Truncated, cut_parts, find_pieces, read_part
+from corpus import dump, sources
+from corpus.documents import Document
+from corpus.sources import Truncated, cut_parts, find_pieces, read_part
 
 HEAD = """<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.10/" version="0.10" xml:lang="de">
   <siteinfo>

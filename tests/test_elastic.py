@@ -116,7 +116,7 @@ SAMPLER_SCRIPT = """
 import json, os, sys
 import torch.distributed as dist
 from torch.utils.data import DataLoader
-from dataloader import DistributedStreamSampler
+from sampler import DistributedStreamSampler
 
 folder, n, batches = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 dist.init_process_group("gloo")

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 from conftest import SHARED
-from dedup_quality import exact, words
 
-import ladder
-from ladder import RUNGS, LadderConfig, climb, main, near_copy, rungs, table
+from benchmarks import ladder
+from benchmarks.dedup_quality import exact, words
+from benchmarks.ladder import RUNGS, LadderConfig, climb, main, near_copy, rungs, table
 from shards import Shards
 from tokenizer import Tokenizer
 

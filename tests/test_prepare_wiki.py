@@ -24,12 +24,11 @@ from tokenizers import ByteLevelBPETokenizer
 
 import configurator
 import prepare_wiki
-import sources
-from clean import normalise
+from corpus import sources
+from corpus.clean import normalise
 from prepare_wiki import PrepareConfig, main
-from shards import Shards, read_meta
+from shards import Shards, read_meta, verify
 from tokenizer import END_OF_TEXT, Tokenizer
-from verify import verify
 
 REPO = Path(__file__).parents[1]
 PART_BYTES = sources.PART_BYTES
@@ -424,7 +423,7 @@ def test_the_same_command_after_an_interrupt_gives_the_same_bytes(
 KILLER = """
 import contextlib, io, os, shutil, signal, sys
 from pathlib import Path
-import prepare_wiki, sources
+import prepare_wiki; from corpus import sources
 
 sources.PART_BYTES = 1
 source, base, rmtree = sys.argv[1], Path(sys.argv[2]), shutil.rmtree
@@ -490,7 +489,7 @@ def test_the_same_command_after_kill_9_gives_the_same_bytes(corpus, tmp_path):
 
 FULL_DISK = """
 import json, resource, sys
-import prepare_wiki, sources
+import prepare_wiki; from corpus import sources
 
 sources.PART_BYTES = 1
 source, out = sys.argv[1:]

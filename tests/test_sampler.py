@@ -19,13 +19,11 @@ import torch
 from conftest import PYTHON, REPO
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sampler_quality import DESIGNS, chi_square, cycles, inversions, p_value, passes, statistics, worst
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler
 
-import dataloader
 import sampler
-from dataloader import DistributedStreamSampler
-from sampler import TABLE_MAX, IndexStream, hash_key, permute, quantize, schedule
+from benchmarks.sampler_quality import DESIGNS, chi_square, cycles, inversions, p_value, passes, statistics, worst
+from sampler import TABLE_MAX, DistributedStreamSampler, IndexStream, hash_key, permute, quantize, schedule
 
 AREAS = [a * b for a in (257, 300, 511) for b in (a - 1, a, a + 1)]  # n = a * b: the network's rectangle is full
 EDGES = [2**k + d for k in range(21) for d in (-1, 0, 1) if 2**k + d] + [65538] + [n + d for n in AREAS for d in (0, 1)]
@@ -157,7 +155,7 @@ def test_golden_vectors():
 def test_golden_vectors_are_those_of_another_process():
     code = (
         "import itertools, json, numpy as np\n"
-        "from dataloader import DistributedStreamSampler\nfrom sampler import IndexStream, permute\n\n"
+        "from sampler import DistributedStreamSampler\nfrom sampler import IndexStream, permute\n\n"
         f"{inspect.getsource(golden)}\n"
         "print(json.dumps([golden(), hash('text')]))\n"
     )
@@ -569,14 +567,14 @@ def test_stands_in_for_torchs_distributed_sampler(n, W):
 
 
 def test_ranks_come_from_torch_distributed(monkeypatch):
-    monkeypatch.setattr(dataloader.dist, "is_initialized", lambda: True)
-    monkeypatch.setattr(dataloader.dist, "get_world_size", lambda: 3)
-    monkeypatch.setattr(dataloader.dist, "get_rank", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 3)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 2)
     order = DistributedStreamSampler(10, shuffle=False)
     assert (order.num_replicas, order.rank, list(order)) == (3, 2, [2, 5, 8])
     order = DistributedStreamSampler(10, 2, 0, shuffle=False)
     assert (order.num_replicas, order.rank, list(order)) == (2, 0, [0, 2, 4, 6, 8])
-    monkeypatch.setattr(dataloader.dist, "is_initialized", lambda: False)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: False)
     order = DistributedStreamSampler(10, shuffle=False)
     assert (order.num_replicas, order.rank, list(order)) == (1, 0, list(range(10)))
 

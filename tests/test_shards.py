@@ -16,10 +16,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dataloader import DistributedStreamSampler, WindowDataset
-from sampler import permute
-from shards import EvalWindows, Shards, Windows, join_parts, read_meta, token_dtype
-from verify import verify
+from sampler import DistributedStreamSampler, permute
+from shards import EvalWindows, Shards, WindowDataset, Windows, join_parts, read_meta, token_dtype, verify
 
 REPO = Path(__file__).parents[1]
 T = 8
@@ -183,7 +181,7 @@ def test_a_read_that_comes_in_pieces_is_completed(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "pread", lambda file, size, start: real(file, min(size, 300), start))
     assert np.array_equal(shards.all(), np.arange(1000)) and np.array_equal(shards.read(0, 3, 500), np.arange(3, 503))
     (tmp_path / "train_00000.bin").write_bytes(b"12345678")
-    with pytest.raises(ValueError, match="train_00000.bin has become shorter; run: python verify.py"):
+    with pytest.raises(ValueError, match="train_00000.bin has become shorter; run: python prepare_wiki.py --verify"):
         shards.read(0, 0, 1000)
 
 

@@ -16,10 +16,11 @@ from conftest import SHARED
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import documents as documents_module
-import sources
-from documents import Document, DocumentWriter, map_parts, read_counts, read_documents
-from sources import Piece, cut_parts, find_pieces, read_part
+from corpus import documents as documents_module
+from corpus import sources
+from corpus.documents import Document, DocumentWriter, read_counts, read_documents
+from corpus.pool import map_parts
+from corpus.sources import Piece, cut_parts, find_pieces, read_part
 
 PACK = {
     "": lambda data: data,

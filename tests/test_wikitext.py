@@ -7,10 +7,10 @@ import pytest
 from conftest import SHARED
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wikitext_reference import careful_text, hidden_of, marks, pages, words
 
-from clean import normalise
-from wikitext import HIDDEN, hidden_namespaces, is_redirect, plain_text
+from benchmarks.wikitext_reference import careful_text, hidden_of, marks, pages, words
+from corpus.clean import normalise
+from corpus.wikitext import HIDDEN, hidden_namespaces, is_redirect, plain_text
 
 WIKITEXT = {
     # templates

@@ -15,10 +15,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import train
-import yardsticks
+from corpus import yardsticks
+from corpus.yardsticks import measure, ngram_nats, xz_bits_per_byte
 from shards import Shards
 from tokenizer import Tokenizer
-from yardsticks import measure, ngram_nats, xz_bits_per_byte
 
 
 def probability(train: list[int], history: tuple[int, ...], word: int, V: int) -> Fraction:

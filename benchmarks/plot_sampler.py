@@ -1,6 +1,6 @@
 """Draw docs/sampler_order.png and docs/sampler_memory.png.
 
-python bench.py --part=sampler && python docs/plot_sampler.py
+python bench.py --part=sampler && python benchmarks/plot_sampler.py
 """
 
 import json
@@ -11,13 +11,14 @@ import matplotlib
 import numpy as np
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
-DOCS = Path(__file__).resolve().parent
-sys.path.insert(0, str(DOCS.parent))
-from sampler import permute  # noqa: E402
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # so that it runs from any folder
+DOCS = ROOT / "docs"
+from sampler import permute
 
-RECORD = DOCS.parent / "out/bench/sampler.json"
+RECORD = ROOT / "out/bench/sampler.json"
 
 
 def order(path: Path, n: int = 1000, chunks: int = 10) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 import atomic
-from minhash import hash_shingles, join_words
+from corpus.minhash import hash_shingles, join_words
 
 SHORTEST, LONGEST = 8, 13  # N
 PERCENTILE = 5
@@ -56,7 +56,7 @@ def write_ngrams(source: str, path: Path) -> None:
 
     Raises ValueError for a pattern without files, for one that names a dump, and for what cannot be read.
     """
-    from sources import find_pieces, read_rows  # here: the processes that look for the N-grams do not need it
+    from corpus.sources import find_pieces, read_rows  # here: the processes that look for the N-grams do not need it
 
     names, files, columns = list[str](), list[dict[str, Any]](), [np.empty((3, 0), np.uint64)]
     for name, pieces in itertools.groupby(find_pieces(source, None)[0], lambda piece: piece.name):

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-import dedup_report
-from dedup_report import KINDS, found_probability, make_report, plot
-from minhash import BANDS, ROWS
+from corpus.minhash import BANDS, ROWS
+from corpus.report import KINDS, found_probability, make_report, plot
 
 KIND = np.array([0, 0, 0, 1, 2, 2, 3, 3, 3, 3, 0, 3], np.int8)
 KEPT = np.array([0, 1, 2, 3, 0, 0, 0, 1, 2, 2, 10, 2])
@@ -53,7 +52,7 @@ def test_the_picture_shows_pairs_curve_clusters_and_bytes(tmp_path, monkeypatch,
     pairs, clusters, text, curve = drawn[0].axes
     assert pairs.patches[0].get_data().values.tolist() == FURTHER["compared_by_similarity"]
     x, y = curve.lines[0].get_data()
-    assert np.allclose(y, dedup_report.found_probability(x)) and curve.lines[1].get_xdata() == [0.7, 0.7]
+    assert np.allclose(y, found_probability(x)) and curve.lines[1].get_xdata() == [0.7, 0.7]
     assert [bar.get_height() for bar in clusters.patches] == list(report["clusters"].values())
     sizes = [size / 1e6 for name, size in report["bytes_by_kind"].items() if size or name == "kept"]
     assert [bar.get_width() for bar in text.patches] == sizes

@@ -5,7 +5,7 @@ import itertools
 
 import numpy as np
 
-from clean import WORD
+from corpus.clean import WORD
 
 SHINGLE = 5
 BANDS, ROWS = 25, 5

@@ -2,7 +2,7 @@
 
     python bench.py --part=signatures      next to datasketch, one update per shingle and its generator
     python bench.py --part=dedup           next to text-dedup and datatrove, each in an environment made for it
-    python bench_dedup.py bands 6400000    what dedup.py holds of all documents, on made-up sketches
+    python benchmarks/bench_dedup.py bands 6400000    what dedup.py holds of all documents, on made-up sketches
 
 The first run installs the two into out/bench/env_*, some 2 GB; a round of dedup takes eight minutes on two cores. All
 get the same documents (bench_wiki.corpus) and look for shingles of 5 words. They do not do the same: text-dedup and
@@ -23,8 +23,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench_figures import Samples, need, ratios, shown, spread, summary, target, target_lines
-from bench_wiki import WORKERS, all_texts, corpus, empty, turn, workspace
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from any folder
+
+from benchmarks.bench_figures import Samples, need, ratios, shown, spread, summary, target, target_lines
+from benchmarks.bench_wiki import WORKERS, all_texts, corpus, empty, turn, workspace
 
 OURS, UPDATE, GENERATOR = "NonLlama", "m.update, legacy", "generator"
 SIGNED, DOCUMENTS, INDEXED = 3000, 40_000, 20_000  # documents: of a turn of signatures, of dedup, in MinHashLSH
@@ -62,7 +64,7 @@ def sign(way: str, folder: Path) -> dict[str, float]:
     """Make the signatures of SIGNED documents in one of the ways; texts are in memory, libraries imported."""
     from datasketch import MinHash
 
-    from minhash import BANDS, ROWS, SHINGLE, hash_shingles, join_words, signatures, squeeze
+    from corpus.minhash import BANDS, ROWS, SHINGLE, hash_shingles, join_words, signatures, squeeze
 
     texts, count = list(itertools.islice(all_texts(folder), SIGNED)), BANDS * ROWS
 
@@ -120,8 +122,8 @@ def bands(count: int, folder: str = "out/bench/bands.tmp") -> None:
     """
     import numpy as np
 
+    from corpus.minhash import BANDS
     from dedup import EVALUATION, Documents, canonical_order, meet
-    from minhash import BANDS
 
     draw, part, work = np.random.default_rng(0), 100_000, empty(Path(folder))
     sketches, paths = [], []
@@ -178,7 +180,7 @@ def environment(name: str) -> str:
 def commands(documents: Path, out: Callable[[str], Path]) -> dict[str, list[str]]:
     """The whole commands, two processes each."""
     pattern, workers = f"{documents}/*.parquet", str(WORKERS)
-    ours = [sys.executable, str(Path(__file__).with_name("dedup.py")), f"--source={pattern}"]
+    ours = [sys.executable, str(Path(__file__).parents[1] / "dedup.py"), f"--source={pattern}"]
     theirs = [environment("text-dedup"), "-m", "text_dedup.minhash", "--path", "parquet", "--data_files", pattern]
     theirs += ["--split", "train", "--column", "text", "--num_proc", workers, "--output", f"{out('text-dedup')}/kept"]
     theirs += ["--cache_dir", f"{out('text-dedup')}/cache", "--num_perm", "128", "--b", "14", "--r", "9"]

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 import atomic
-from minhash import BANDS, ROWS
+from corpus.minhash import BANDS, ROWS
 
 # of what is removed
 KINDS = {"against": "with evaluation texts", "exact": "exact duplicates", "near": "near duplicates"}

@@ -1,6 +1,6 @@
 """How far a family of shuffles is from true ones: statistics with known distributions, and designs that fail them.
 
-    python tests/sampler_quality.py     a table of designs, in markdown; about a quarter of an hour
+    python benchmarks/sampler_quality.py     a table of designs, in markdown; about a quarter of an hour
 
 A design is a function order(n, seed, epoch) -> (n,) that should be a true permutation for each (seed, epoch). Every
 statistic pools all keys and is returned as a z-score: about normal(0, 1) for true shuffles, far from 0 where a pattern
@@ -19,7 +19,7 @@ from unittest import mock
 
 import numpy as np
 
-sys.path.append(str(Path(__file__).parents[1]))  # for `python tests/sampler_quality.py`
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from any folder
 
 import sampler
 from sampler import TABLE_MAX, hash_key

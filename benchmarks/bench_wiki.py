@@ -2,8 +2,8 @@
 
     python bench.py --part=tokens --encoding=gpt2.tiktoken           next to nanoGPT's way, datasets.map and a memmap
     python bench.py --part=dump --dump=enwiki-pages-articles.xml.bz2  next to bzcat
-    python bench_wiki.py corpus 1000000 out/1m 0          a million documents (3 GB) for a run of prepare_wiki.py
-    python bench_wiki.py watch python prepare_wiki.py ...            its seconds and peak memory, all processes together
+    python benchmarks/bench_wiki.py corpus 1000000 out/1m 0   a million documents (3 GB)
+    python benchmarks/bench_wiki.py watch python prepare_wiki.py ...      seconds and memory, all processes
 
 A turn is a command in a fresh process; its memory is the largest sum of the proportional set sizes of its processes.
 """
@@ -25,7 +25,9 @@ from typing import Any
 
 import numpy as np
 
-from bench_figures import Samples, need, ratios, spread, summary, target, target_lines
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from any folder
+
+from benchmarks.bench_figures import Samples, need, ratios, spread, summary, target, target_lines
 
 WORKERS = 2
 PART = 2500  # documents in a part of a corpus: 8 MB
@@ -95,8 +97,8 @@ def corpus(count: int, folder: str, seed: int = 0) -> None:
     Text is made of runs of three words of the docstrings on this machine, at random: unrelated documents share next to
     no shingle. One in a hundred is a copy of another with every thirtieth word changed.
     """
-    from docstrings import docstrings, python_files, python_packages
-    from documents import Document, DocumentWriter
+    from corpus.documents import Document, DocumentWriter
+    from corpus.pydocs import docstrings, python_files, python_packages
 
     files = (file for package in python_packages() for file in python_files(*package))
     texts = (document.text for file in files for document in docstrings(*file))
@@ -122,7 +124,7 @@ def corpus(count: int, folder: str, seed: int = 0) -> None:
 
 def encode_ours(documents: str, encoding: str, out: str) -> None:
     """The stage of prepare_wiki.py, from its parts and a tokenizer's name to shards."""
-    from documents import DocumentWriter
+    from corpus.documents import DocumentWriter
     from prepare_wiki import PrepareConfig, Splitter, make_shards, make_tokenizer
 
     cfg = PrepareConfig(source="-", data_dir=out, tokenizer=encoding, val_fraction=0.01)
@@ -197,7 +199,7 @@ def tokens(cfg: Any, take_turns: Callable[..., Samples]) -> dict[str, Any]:
 
 def all_texts(folder: Path) -> Iterator[str]:
     """The texts of document parts."""
-    from documents import read_documents
+    from corpus.documents import read_documents
 
     return (text for path in sorted(folder.glob("*.parquet")) for (text,) in read_documents(path, ("text",)))
 
@@ -227,7 +229,7 @@ def dump(cfg: Any, take_turns: Callable[..., Samples]) -> dict[str, Any]:
     cases: dict[str, Callable] = {"bzcat": functools.partial(turn, work / "none", unpack)}
     for name, path, workers in (("one stream", single, 2), ("multistream, 1", multi, 1), ("multistream, 2", multi, 2)):
         arguments = [f"--source={path}", f"--data_dir={work}/out/data", "--until=documents", f"--num_workers={workers}"]
-        program = [sys.executable, str(Path(__file__).with_name("prepare_wiki.py")), *arguments]
+        program = [sys.executable, str(Path(__file__).parents[1] / "prepare_wiki.py"), *arguments]
         cases[name] = functools.partial(turn, work / "out", program)
     samples = take_turns(cases, cfg.rounds, "dump")
     shutil.rmtree(work)

@@ -1,7 +1,7 @@
 """How well duplicates are found, on planted pairs among templated stubs, and on articles of two dates.
 
-    python tests/dedup_quality.py planted                     600 pairs and 100,000 stubs; some two minutes
-    python tests/dedup_quality.py dates OLD.xml.bz2 NEW.xml.bz2   the articles that are in both dumps
+    python benchmarks/dedup_quality.py planted                     600 pairs and 100,000 stubs; some two minutes
+    python benchmarks/dedup_quality.py dates OLD.xml.bz2 NEW.xml.bz2   the articles that are in both dumps
 
 The reference is exact: sets of shingles as tuples of strings.
 """
@@ -18,13 +18,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-sys.path.append(str(Path(__file__).parents[1]))  # for `python tests/dedup_quality.py`
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from any folder
 
-from clean import normalise
+from corpus.clean import normalise
+from corpus.minhash import band_hashes, hash_shingles, join_words, signatures, squeeze
+from corpus.report import found_probability
+from corpus.sources import Truncated, cut_parts, find_pieces, read_part
 from dedup import find_duplicates
-from dedup_report import found_probability
-from minhash import band_hashes, hash_shingles, join_words, signatures, squeeze
-from sources import Truncated, cut_parts, find_pieces, read_part
 
 HAN = [chr(code) for code in range(0x4E00, 0x4E00 + 2000)]
 BINS = (0.7, 0.75, 0.8, 0.85, 0.9, 1.01)

@@ -21,10 +21,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-import dump
-from documents import Document, short_hash
-from dump import COMPRESSION, Site
-from wikitext import plain_text
+from corpus import dump
+from corpus.documents import Document, short_hash
+from corpus.dump import COMPRESSION, Site
+from corpus.wikitext import plain_text
 
 PART_BYTES = 8 << 20  # of decompressed text in a part, about
 STREAM_BYTES = 2 << 20  # of a multistream dump in a part: compressed, about a quarter

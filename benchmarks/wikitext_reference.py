@@ -1,6 +1,6 @@
 """What wikitext.plain_text is measured by, on slices of real dumps: left-over marks, and the words of a careful parse.
 
-    PYTHONPATH=. python tests/wikitext_reference.py ../shared/data/wiki/xml/*.bz2
+    python benchmarks/wikitext_reference.py ../shared/data/wiki/xml/*.bz2
 
 A row per dump: articles, left-over marks in all of them, recall and precision of words, MB/s of wikitext beside bz2
 and, where they are installed, wikiextractor, wikitextparser and mwparserfromhell (on a sample; one run each).
@@ -17,7 +17,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
-from wikitext import hidden_namespaces, is_redirect, plain_text
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from any folder
+
+from corpus.wikitext import hidden_namespaces, is_redirect, plain_text
 
 MARKS = re.compile(r"\{\{|\}\}|\[\[|\]\]|<ref|\{\||\|thumb|'''|^==|__[A-Z]{3,}__|</?[a-z]+>|&[a-z]+;", re.M)
 EXEMPT = re.compile(r"<(math|chem|ce|code|pre|source|syntaxhighlight|nowiki)\b[^<>]*(?<!/)>(.*?)</\1\s*>", re.S | re.I)

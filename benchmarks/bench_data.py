@@ -25,9 +25,8 @@ import numpy as np
 import torch.utils.data
 from tqdm import tqdm
 
-from bench_figures import Samples, fraction, largest_of, ratios, shown, summary, target, target_lines
-from dataloader import DistributedStreamSampler
-from sampler import hash_key
+from benchmarks.bench_figures import Samples, fraction, largest_of, ratios, shown, summary, target, target_lines
+from sampler import DistributedStreamSampler, hash_key
 from shards import Shards, Windows
 
 # --- sampler: the indices of one rank ---

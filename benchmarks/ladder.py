@@ -1,14 +1,19 @@
 """Does it help? The ladder raw -> cleaned -> exact -> MinHash: a small model on each, equal tokens, one validation set.
 
-    python docstrings.py; python ladder.py                                        the demo corpus
-    python ladder.py --source=enwiki-2014.xml.bz2 --split_by=title --plant=1      a dump with planted duplicates
-    python ladder.py --draw=out/ladder/pydocs,out/ladder/wiki --out=docs/ladder.png
+    python benchmarks/ladder.py                                                          the demo corpus
+    python benchmarks/ladder.py --source=enwiki-2014.xml.bz2 --split_by=title --plant=1  a dump with planted duplicates
+    python benchmarks/ladder.py --draw=out/ladder/pydocs,out/ladder/wiki --out=docs/ladder.png
 
 raw is what the source holds (of a dump: wikitext), cleaned what prepare_wiki.py makes of it, exact and MinHash what
 dedup.py leaves of that. A source file (or title) that a hash holds out is in none of them; the validation set is those
 of its cleaned documents that have no duplicate anywhere. All rungs share one tokenizer, trained on the last. A
 run that is there is not made again: the same command continues, more --seeds are added.
 """
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from any folder
 
 import configurator  # before torch and the others: Ctrl-C during their import is one line too
 
@@ -17,10 +22,8 @@ import concurrent.futures
 import json
 import random
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import mean
 from typing import Any, Literal
 
@@ -29,16 +32,16 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 import atomic
-import dump
-from bench_figures import spread
-from clean import normalise, reason_to_drop
+from benchmarks.bench_figures import spread
+from corpus import dump
+from corpus.clean import normalise, reason_to_drop
+from corpus.documents import Document, DocumentWriter
+from corpus.sources import Piece, cut_parts, find_pieces, read_part
+from corpus.wikitext import plain_text
 from dedup import find_duplicates
-from documents import Document, DocumentWriter
 from prepare_wiki import PrepareConfig, fraction, source_file
 from shards import FORMAT_VERSION, token_dtype
-from sources import Piece, cut_parts, find_pieces, read_part
 from tokenizer import Tokenizer, train_bpe
-from wikitext import plain_text
 
 RUNGS = ("raw", "cleaned", "exact", "MinHash")
 PLANTED_WORDS = 60  # of a near copy, one in so many is another: an exact Jaccard similarity of about 0.85
@@ -47,7 +50,7 @@ BATCH_TOKENS = 12 * 128  # config/demo.py
 
 @dataclass(frozen=True)
 class LadderConfig:
-    """Settings of `python ladder.py`."""
+    """Settings of `python benchmarks/ladder.py`."""
 
     source: str = "data/pydocs.jsonl"  # as prepare_wiki.py takes it
     out: str = "out/ladder/pydocs"  # folder for data, runs and results.json; with --draw the picture
@@ -179,7 +182,7 @@ def train(out: Path, rung: str, seed: int, max_iters: int) -> float:
     """Validation loss in bits per byte after max_iters steps on a rung; trained if it is not there yet."""
     run = out / "runs" / f"{rung}_{seed}_{max_iters}"
     log, steps = run / "metrics.jsonl", []
-    command = [sys.executable, str(Path(__file__).with_name("train.py")), "config/demo.py", f"--out_dir={run}"]
+    command = [sys.executable, str(Path(__file__).parents[1] / "train.py"), "config/demo.py", f"--out_dir={run}"]
     command += [
         f"--data={out}/data/{rung}",
         f"--seed={seed}",
@@ -192,7 +195,7 @@ def train(out: Path, rung: str, seed: int, max_iters: int) -> float:
         steps = [row["val_bits_per_byte"] for row in rows if row["step"] == max_iters and "val_bits_per_byte" in row]
         if steps or attempt:
             break
-        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
+        done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
         if done.returncode:
             raise ValueError(f"{' '.join(command)}: {done.stderr[-300:]}")
     return steps[-1]

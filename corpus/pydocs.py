@@ -28,9 +28,10 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import atomic
-from documents import Document, map_parts, short_hash
+from corpus.documents import Document, short_hash
+from corpus.pool import map_parts
 
-REQUIREMENTS = Path(__file__).with_name("requirements.txt")
+REQUIREMENTS = Path(__file__).resolve().parents[1] / "requirements.txt"
 
 
 @dataclass(frozen=True)

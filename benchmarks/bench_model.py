@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from bench_figures import need
+from benchmarks.bench_figures import need
 from checkpoint import hf_config
 from model import Llama, ModelConfig
 from sample import generate, pick_device, weight_dtype

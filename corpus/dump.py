@@ -16,8 +16,8 @@ from xml.etree import ElementTree
 
 import pyarrow as pa
 
-from documents import Document
-from wikitext import hidden_namespaces, is_redirect
+from corpus.documents import Document
+from corpus.wikitext import hidden_namespaces, is_redirect
 
 COMPRESSION = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 READ_BYTES = 1 << 12  # what a damaged place can cost of the text before it

@@ -21,13 +21,12 @@ from conftest import PYTHON, REPO
 
 import atomic
 import configurator
-import docstrings as docstrings_module
-import dump
 import prepare_wiki
-import sources
-from clean import normalise
-from docstrings import DocstringsConfig, docstrings, main, python_files, python_packages
-from documents import Document, read_documents
+from corpus import dump, sources
+from corpus import pydocs as docstrings_module
+from corpus.clean import normalise
+from corpus.documents import Document, read_documents
+from corpus.pydocs import DocstringsConfig, docstrings, main, python_files, python_packages
 
 # --- the docstrings of a file ---
 

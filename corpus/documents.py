@@ -1,0 +1,91 @@
+"""Documents on disk: parquet parts with the columns id, title, url, text.
+
+A part is the unit of work of the data stages: a pure function makes it, written aside and renamed, so that any number
+of processes (pool.py) gives the same files and an interrupted run goes on with the parts that are missing.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+ROW_GROUP_BYTES = 8 << 20  # text in one row group of a document part: the memory a reader needs
+SCHEMA = pa.schema([("id", pa.string()), ("title", pa.string()), ("url", pa.string()), ("text", pa.string())])
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text with its unique id."""
+
+    id: str
+    title: str
+    url: str
+    text: str
+
+
+def short_hash(text: str) -> str:
+    """12 hex digits: the part of an id that is made of the content."""
+    return xxhash.xxh3_128_hexdigest(text.encode("utf-8", "replace"))[:12]
+
+
+def string_array(values: list[str]) -> pa.Array:
+    """pa.array(values), which imports pandas where that is installed: 45 MB and half a second in every process.
+
+    Raises ValueError for 2 GB or more.
+    """
+    data = [value.encode() for value in values]
+    ends = np.cumsum([0, *map(len, data)])
+    if ends[-1] >= 1 << 31:
+        raise ValueError(f"a document of {max(map(len, data)) / 1e9:.1f} GB: 2 GB is the most; cut the file up")
+    return pa.StringArray.from_buffers(len(data), pa.py_buffer(ends.astype(np.int32)), pa.py_buffer(b"".join(data)))
+
+
+class DocumentWriter:
+    """Writes documents to one parquet file in bounded memory; `counts` go into the file's metadata on close."""
+
+    def __init__(self, path: str | Path):
+        self.writer = pq.ParquetWriter(path, SCHEMA, compression="zstd")
+        self.rows: list[Document] = []
+        self.waiting_bytes = 0
+
+    def add(self, document: Document) -> None:
+        """Append one document."""
+        self.rows.append(document)
+        self.waiting_bytes += len(document.text)
+        if self.waiting_bytes >= ROW_GROUP_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        columns = [string_array([getattr(row, name) for row in self.rows]) for name in SCHEMA.names]
+        self.writer.write_table(pa.table(columns, schema=SCHEMA))
+        self.rows, self.waiting_bytes = [], 0
+
+    def close(self, counts: dict[str, Any]) -> None:
+        """Write what waits, the counts and the footer."""
+        if self.rows:
+            self._flush()
+        self.writer.add_key_value_metadata({"counts": json.dumps(counts)})
+        self.writer.close()
+
+
+def read_counts(path: str | Path) -> dict[str, Any]:
+    """The counts that DocumentWriter.close left in a part."""
+    return json.loads(pq.read_metadata(path).metadata[b"counts"])
+
+
+def read_documents(path: Path, columns: tuple = ("id", "text"), rows: np.ndarray | None = None) -> Iterator[tuple]:
+    """Yield tuples of `columns` from one document part, or from these of its `rows` (ascending); in bounded memory."""
+    for batch in pq.ParquetFile(path).iter_batches(batch_size=1024, columns=list(columns), use_threads=False):
+        found = [batch.column(name) for name in columns]
+        if rows is None:
+            yield from zip(*(column.to_pylist() for column in found), strict=True)
+        else:
+            here = rows[rows < batch.num_rows].tolist()
+            yield from (tuple(column[row].as_py() for column in found) for row in here)  # batch.take imports too much
+            rows = rows[len(here) :] - batch.num_rows
