@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,15 +70,24 @@ def write_json(path: str | Path, value: Any) -> None:
     write(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
 
 
-def lock(folder: str | Path, wait_s: float) -> contextlib.AbstractContextManager:
+def lock(
+    folder: str | Path, wait_s: float, say: Callable[[str], None] | None = None
+) -> contextlib.AbstractContextManager:
     """Hold `folder`/lock until what is returned is left, at the latest when the process ends, however it ends.
 
-    Raises ValueError when another process has held it for wait_s seconds.
+    When another process holds it, `say` is told so at once, and the lock is waited for up to wait_s seconds. Raises
+    ValueError when the other process holds it still.
     """
     import filelock  # here: it imports ssl and asyncio, and the processes of a pool lock nothing
 
+    file_lock = filelock.FileLock(Path(folder) / "lock")
+    with contextlib.suppress(filelock.Timeout):
+        return file_lock.acquire(timeout=0)
+
+    if say is not None and wait_s > 0:
+        say(f"another process is writing to {folder}; waiting up to {wait_s:g} s for it to stop")
     try:
-        return filelock.FileLock(Path(folder) / "lock").acquire(timeout=wait_s)
+        return file_lock.acquire(timeout=wait_s)
     except filelock.Timeout:
         raise ValueError(f"another process is writing to {folder}; stop it, or give another folder") from None
 

@@ -12,6 +12,7 @@ compute is refused by name. Nothing is ever unpickled.
 import contextlib
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -48,6 +49,7 @@ SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 COMPANIONS = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 COMPANIONS += ("special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "vocab.json", "merges.txt")
 CONVERT = "transformers' AutoModelForCausalLM.from_pretrained(old).save_pretrained(new)"
+STEP_FOLDER = re.compile(r"step_\d{7,}")  # what `save` names its folders
 SHARD_BYTES = 5_000_000_000  # weights in one file
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 Stored = dict[str, tuple[Path, tuple[int, ...]]]  # file and shape of each tensor
@@ -146,6 +148,19 @@ def resolve(path: str | Path) -> Path:
         if (folder / "config.json").is_file():
             return folder
     raise ValueError(f"{path} holds no checkpoint; train first, for example: python train.py config/demo.py")
+
+
+def newest_complete(out_dir: Path) -> Path | None:
+    """The newest step_* folder of a run that has readable settings, weights and training state; None without one."""
+    steps = [path for path in out_dir.glob("step_*") if STEP_FOLDER.fullmatch(path.name)]
+    for folder in sorted(steps, key=lambda path: int(path.name.removeprefix("step_")), reverse=True):
+        with contextlib.suppress(ValueError, OSError):
+            read_config(folder)
+            read_state(folder)
+            _stored(folder)
+            with _open(folder / "training/optimizer.safetensors"):
+                return folder
+    return None
 
 
 def load_model(folder: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Llama:

@@ -287,3 +287,18 @@ def test_a_lock_is_held_by_one_and_goes_with_its_process(tmp_path):
         process.kill()
         with atomic.lock(tmp_path, 10):
             pass
+
+
+def test_who_waits_for_a_lock_hears_of_it_once_and_before_the_wait(tmp_path):
+    said = []
+    with atomic.lock(tmp_path, 60, said.append):
+        assert said == []
+        with pytest.raises(ValueError, match="another process"):
+            atomic.lock(tmp_path, 0, said.append)
+        assert said == []  # nothing is waited for
+        with pytest.raises(InterruptedError):
+            atomic.lock(tmp_path, 60, interrupt)
+
+
+def interrupt(line: str) -> None:
+    raise InterruptedError(line)

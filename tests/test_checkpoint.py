@@ -95,6 +95,22 @@ def test_newest_and_best_are_kept_and_linked(tokenizer, tmp_path):
     assert checkpoint.resolve(tmp_path / "step_0000004") == tmp_path / "step_0000004"
 
 
+def test_the_newest_complete_checkpoint_is_found_behind_damaged_ones(tokenizer, tmp_path):
+    model, optimizer = trained(ModelConfig(320, 32, 1, 2, 1, 16, 16), 1)
+    assert checkpoint.newest_complete(tmp_path) is None
+    for step in range(1, 7):
+        save(tmp_path, step, model, optimizer, tokenizer, {"step": step}, False, 9)
+    (tmp_path / "step_0000006/training/state.json").unlink()
+    (tmp_path / "step_0000005/training/optimizer.safetensors").write_bytes(b"")
+    (tmp_path / "step_0000004/config.json").write_text("{")
+    weights = tmp_path / "step_0000003/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    shutil.copytree(tmp_path / "step_0000002", tmp_path / "step_0000009_v2")
+    assert checkpoint.newest_complete(tmp_path) == tmp_path / "step_0000002"
+    shutil.copytree(tmp_path / "step_0000002", tmp_path / "step_10000000")  # seven digits or more
+    assert checkpoint.newest_complete(tmp_path) == tmp_path / "step_10000000"
+
+
 def test_failed_save_leaves_the_old_checkpoint(tokenizer, tmp_path, monkeypatch):
     model, optimizer = trained(ModelConfig(320, 32, 1, 2, 1, 16, 16), 1)
     save(tmp_path, 1, model, optimizer, tokenizer, {"step": 1}, True, 1)
