@@ -7,12 +7,17 @@ torch DataLoader: a drop-in for torch's DistributedSampler. Only numpy is needed
 
 torch's samplers hold the shuffled order of the whole dataset as a Python list on every rank. Here position g has epoch
 g // n and index permute(g % n, n, seed, epoch), computed when it is asked for: any position in O(1), nothing stored.
+
+In the order of this file: hash_key and permute (one shuffle), quantize and schedule (several sources), IndexStream
+(what stands at a position), TAILS and DistributedStreamSampler (the share of one rank). docs/sampler.md has it in
+pictures.
 """
 
 import functools
 import math
 import operator
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,8 +29,10 @@ N_MAX = 1 << 62
 FIRST_BLOCK = 256  # indices computed at first; each block is twice the one before, up to `block`
 PERIOD = 1 << 16  # positions after which the pattern of a mixture repeats: weights are rounded to parts of it
 MASK = (1 << 64) - 1
-Shares = Sequence[float] | None
 GAMMA = 0x9E3779B97F4A7C15  # splitmix64's increment, 2^64 / golden ratio
+
+
+# --- one shuffle ---
 
 
 def mix(x: np.ndarray) -> np.ndarray:
@@ -40,21 +47,18 @@ def mix(x: np.ndarray) -> np.ndarray:
 
 @functools.lru_cache(maxsize=4096)
 def hash_key(*values: int) -> int:
-    """A 64-bit key that depends on every value and on their order; each is absorbed separately, never added up."""
+    """A 64-bit key that depends on every value and on their order.
+
+    Each value is absorbed separately, never added up: (seed 0, epoch 1) and (seed 1, epoch 0) have different keys.
+    Raises ValueError for a value outside 0 .. 2^64 - 1.
+    """
     key = 0
     for value in values:
         if not 0 <= value <= MASK:
             raise ValueError(f"{value} is outside 0 .. 2^64 - 1, the range of seeds, epochs and sizes")
-        key = int(mix(np.array([(key ^ int(value)) + GAMMA & MASK], dtype=np.uint64))[0])
+        absorbed = ((key ^ int(value)) + GAMMA) & MASK
+        key = int(mix(np.array([absorbed], dtype=np.uint64))[0])
     return key
-
-
-def _checked(positions: np.ndarray | Sequence[int] | int, end: int) -> np.ndarray:
-    """Positions as an array. Raises ValueError for one that is no integer, or outside range(end)."""
-    x = np.asarray(positions)
-    if x.size and not (np.issubdtype(x.dtype, np.integer) and 0 <= int(x.min()) and int(x.max()) < end):
-        raise ValueError(f"positions must be integers, none outside range({end}), not {x.ravel()[:3].tolist()}...")
-    return x
 
 
 def permute(pos: np.ndarray | int, n: int, seed: int, epoch: int = 0, stream: int = 0) -> np.ndarray | int:
@@ -62,68 +66,128 @@ def permute(pos: np.ndarray | int, n: int, seed: int, epoch: int = 0, stream: in
 
     pos: integers in range(n), any shape and order. Returns int64 of the same shape (an int for an int).
     A bijection of range(n) for 1 <= n < 2^62, in O(len(pos)) memory and pure integer arithmetic, so that the order is
-    the same on every machine and version. n <= 2^16: argsort of hashes. Above: an alternating Feistel network on
-    Z_a x Z_b with a * b >= n (Black and Rogaway 2002, "Ciphers with arbitrary finite domains"), walking the few
-    images beyond n. Raises ValueError for n or a position out of range. Not for secrets.
+    the same on every machine and version. Up to n = 2^16 from a table, above by a Feistel network.
+    Raises ValueError for n or a position out of range. Not for secrets.
     """
     if not 1 <= n < N_MAX:
         raise ValueError(f"n ({n}) must be at least 1 and below 2^62")
     x = _checked(pos, n)
     key = hash_key(seed, epoch, n, stream)
+
     if n <= TABLE_MAX:
-        out = _table(n, key)[x.astype(np.int64)]
+        images = _table(n, key)[x.astype(np.int64)]
     else:
-        out = _feistel(x.astype(np.uint64).ravel(), n, key).astype(np.int64).reshape(x.shape)
-    return int(out) if np.ndim(pos) == 0 else out
+        images = _feistel(x.astype(np.uint64).ravel(), n, key).astype(np.int64).reshape(x.shape)
+
+    return int(images) if np.ndim(pos) == 0 else images
+
+
+def _checked(positions: np.ndarray | Sequence[int] | int, end: int) -> np.ndarray:
+    """Positions as an array. Raises ValueError for one that is no integer, or outside range(end)."""
+    x = np.asarray(positions)
+    if x.size == 0:
+        return x
+    if not np.issubdtype(x.dtype, np.integer) or int(x.min()) < 0 or int(x.max()) >= end:
+        raise ValueError(f"positions must be integers, none outside range({end}), not {x.ravel()[:3].tolist()}...")
+    return x
 
 
 @functools.lru_cache(maxsize=4)
 def _table(n: int, key: int) -> np.ndarray:
-    hashes = mix(np.arange(1, n + 1, dtype=np.uint64) * np.uint64(GAMMA) + np.uint64(key))
+    """All n images: the positions sorted by a hash of each."""
+    counters = np.arange(1, n + 1, dtype=np.uint64)
+    hashes = mix(counters * np.uint64(GAMMA) + np.uint64(key))
     return np.argsort(hashes, kind="stable")
 
 
 def _feistel(x: np.ndarray, n: int, key: int) -> np.ndarray:
+    """Images of positions (uint64) by an alternating Feistel network (Black and Rogaway 2002, "Ciphers with arbitrary
+    finite domains").
+
+    Positions are cells of a grid with `a` rows and `b` columns, a * b >= n. n = 10 gives 4 rows and 3 columns: position
+    7 is in row 7 // 3 = 2, column 7 % 3 = 1. A round shifts all cells of a column by rows, or all cells of a row by
+    columns, so that no two cells ever meet.
+
+    The grid has a few cells more than n, here 10 and 11. A position that lands there goes through the network again:
+    with the shifts of `_rounds` position 3 lands on cell 10, that one on 11, and that one on 8, which is below n.
+    No other position reaches 8, since the only way there leads through 11.
+    """
     a = math.isqrt(n - 1) + 1
-    b = -(-n // a)
+    b = -(-n // a)  # rounded up
     keys = [hash_key(key, r) for r in range(ROUNDS)]
+
     x = _rounds(x, a, b, keys)
     beyond = np.flatnonzero(x >= n)
-    while beyond.size:  # a * b - n < a + b images lie beyond n: walk on until each is inside
+    while beyond.size:  # fewer than a + b cells lie beyond n, of n: a second walk is rare
         x[beyond] = _rounds(x[beyond], a, b, keys)
         beyond = beyond[x[beyond] >= n]
     return x
 
 
 def _rounds(x: np.ndarray, a: int, b: int, keys: list[int]) -> np.ndarray:
-    left, right = np.divmod(x, np.uint64(b))  # left in Z_a, right in Z_b
+    """Where the cells x of the grid land after len(keys) rounds.
+
+    By hand, with a = 4 rows, b = 3 columns and two rounds. Say that the hash shifts columns 0, 1, 2 by 2, 0, 3 rows in
+    the first round, and rows 0, 1, 2, 3 by 1, 2, 0, 1 columns in the second:
+
+        cell 0: row 0, column 0    row 0 + 2 = 2           column 0 + 0 = 0    cell 2 * 3 + 0 = 6
+        cell 3: row 1, column 0    row 1 + 2 = 3           column 0 + 1 = 1    cell 3 * 3 + 1 = 10
+        cell 5: row 1, column 2    row 1 + 3 = 0 (mod 4)   column 2 + 1 = 0    cell 0 * 3 + 0 = 0
+
+    The half that the hash looks at stays as it is, so a round can be undone: it is a permutation of the cells.
+    """
+    row, column = np.divmod(x, np.uint64(b))
+    shifted, fixed = row, column
     for r, key in enumerate(keys):
-        m = np.uint64((a, b)[r % 2])
-        f = mix(right + np.uint64(key))
-        f >>= np.uint64(32)
-        f *= m
-        f >>= np.uint64(32)  # the hash's high half, scaled to Z_m
-        f += left
-        left, right = right, np.minimum(f, f - m)  # f mod m: below m, f - m wraps round to something huge
-    return left * np.uint64(b) + right
+        m = a if r % 2 == 0 else b  # rows are shifted in even rounds, columns in odd ones
+        total = _shift(fixed, key, m)
+        total += shifted
+        # total mod m: it is below 2 m, and where it is below m, total - m wraps round to something huge
+        moved = np.minimum(total, total - np.uint64(m))
+        shifted, fixed = fixed, moved
+    row, column = shifted, fixed  # ROUNDS is even: each is in its place again
+    return row * np.uint64(b) + column
+
+
+def _shift(half: np.ndarray, key: int, m: int) -> np.ndarray:
+    """A hash of each value with the key, scaled to range(m): its upper 32 bits times m, divided by 2^32."""
+    hashes = mix(half + np.uint64(key))
+    hashes >>= np.uint64(32)
+    hashes *= np.uint64(m)
+    hashes >>= np.uint64(32)
+    return hashes
+
+
+# --- several sources ---
 
 
 def quantize(weights: Sequence[float], period: int = PERIOD) -> list[int]:
     """Weights as integers that sum to `period`, by largest remainder; integers of a smaller sum stay as they are.
 
+    quantize([0.5, 0.3, 0.2], period=8): the shares of 8 are 4, 2.4 and 1.6. Rounded down, 4, 2 and 1, they sum to 7;
+    the one that is missing goes to the largest remainder, 0.6: [4, 2, 2].
+
     Raises ValueError for a weight that is negative, not finite, or positive and below one part in the period.
     """
-    if bad := [weight for weight in weights if not 0 <= weight < math.inf]:
-        raise ValueError(f"weight {bad[0]} must be a finite number of at least 0 (weights {list(weights)})")
-    if not (total := sum(weights)) > 0:
+    for weight in weights:
+        if not 0 <= weight < math.inf:  # a NaN fails it too
+            raise ValueError(f"weight {weight} must be a finite number of at least 0 (weights {list(weights)})")
+    total = sum(weights)
+    if not total > 0:
         raise ValueError(f"weights {list(weights)} sum to {total}; at least one must be positive")
     if all(float(weight).is_integer() for weight in weights) and total <= period:
         return [int(weight) for weight in weights]
+
     shares = [period * (weight / total) for weight in weights]
-    if small := [weight for weight, share in zip(weights, shares, strict=True) if weight > 0 and share < 1]:
-        raise ValueError(f"weight {small[0]} of a sum of {total} is below one part in {period}; raise it or make it 0")
+    for weight, share in zip(weights, shares, strict=True):
+        if weight > 0 and share < 1:
+            small = f"weight {weight} of a sum of {total} is below one part in {period}"
+            raise ValueError(f"{small}; raise it or make it 0")
+
     counts = [int(share) for share in shares]
-    for k in sorted(range(len(shares)), key=lambda k: counts[k] - shares[k])[: period - sum(counts)]:
+    missing = period - sum(counts)
+    by_remainder = sorted(range(len(shares)), key=lambda k: counts[k] - shares[k])  # the largest comes first
+    for k in by_remainder[:missing]:
         counts[k] += 1
     return counts
 
@@ -131,18 +195,33 @@ def quantize(weights: Sequence[float], period: int = PERIOD) -> list[int]:
 def schedule(counts: Sequence[int]) -> np.ndarray:
     """Which source each of sum(counts) positions takes: source k counts[k] times, as evenly as can be.
 
-    Earliest deadline first among the eligible (Tijdeman 1980, "The chairman assignment problem"): after t positions a
-    source has had within 1 - 1 / (2K - 2) of its counts[k] / P * t. Returns int16 (P,).
+    schedule([3, 1]) is 0, 0, 1, 0: the one sample of source 1 comes neither first nor last.
+
+    Earliest deadline first among the eligible (Tijdeman 1980, "The chairman assignment problem"). After t of P
+    positions the fair number of samples of source k is counts[k] / P * t. With K sources no number is ever further
+    from the fair one than 1 - 1 / (2K - 2): a source is eligible when its next sample would not take it further above,
+    and its deadline is the first position at which it would be as far below without that sample.
+
+    Returns int16 (P,).
     """
-    period, sources = sum(counts), [k for k, count in enumerate(counts) if count]
+    period = sum(counts)
+    sources = [k for k, count in enumerate(counts) if count > 0]
     if len(sources) == 1:
         return np.full(period, sources[0], dtype=np.int16)
-    wide, taken = 2 * (len(sources) - 1), [0] * len(counts)
+
+    slack = 2 * (len(sources) - 1)  # all is multiplied by it and by the period: integers only, nothing is rounded
+    taken = [0] * len(counts)
+
+    def eligible(k: int, t: int) -> bool:
+        return slack * (counts[k] * t - period * taken[k]) >= period
+
+    def deadline(k: int) -> int:
+        return -(-period * (slack * (taken[k] + 1) - 1) // (slack * counts[k]))  # rounded up
+
     pattern = np.empty(period, dtype=np.int16)
     for t in range(1, period + 1):
-        eligible = (k for k in sources if wide * (counts[k] * t - period * taken[k]) >= period)
-        # the deadline of k is the first t at which it would be too late for its next turn
-        chosen = min(eligible, key=lambda k: (-(-period * (wide * (taken[k] + 1) - 1) // (wide * counts[k])), k))
+        candidates = [k for k in sources if eligible(k, t)]
+        chosen = min(candidates, key=lambda k: (deadline(k), k))
         pattern[t - 1] = chosen
         taken[chosen] += 1
     return pattern
@@ -159,67 +238,162 @@ class IndexStream:
     """
 
     def __init__(
-        self, sizes: int | Sequence[int], weights: Shares = None, seed: int = 0, shuffle: bool = True, run: int = 1
+        self,
+        sizes: int | Sequence[int],
+        weights: Sequence[float] | None = None,
+        seed: int = 0,
+        shuffle: bool = True,
+        run: int = 1,
     ):
         self.sizes = [int(size) for size in np.atleast_1d(sizes)]
         if not self.sizes or not all(1 <= size < N_MAX for size in self.sizes):
             raise ValueError(f"sizes {self.sizes} must be at least 1 and below 2^62 each")
-        weights = [1] * len(self.sizes) if weights is None and len(self.sizes) == 1 else weights
+        if weights is None and len(self.sizes) == 1:
+            weights = [1]
         if weights is None or len(weights) != len(self.sizes):
             raise ValueError(f"{len(self.sizes)} sources need as many weights, not {weights}")
         if run < 1:
             raise ValueError(f"run ({run}) must be at least 1")
         hash_key(seed)  # refuses a seed out of range
-        self.counts, self.seed, self.shuffle, self.run = quantize(weights), int(seed), shuffle, run
-        self.pattern = schedule(self.counts)
-        # how often its source came before, within the period
-        self.turn = np.zeros(len(self.pattern), dtype=np.int64)
-        for k in range(len(self.sizes)):
-            mine = self.pattern == k
-            self.turn[mine] = np.arange(mine.sum())
+
+        self.seed = int(seed)
+        self.shuffle = shuffle
+        self.run = run
+        self.counts = quantize(weights)
+        self.pattern = schedule(self.counts)  # the source of each position of a period
+
+        # how many of the same source stand before each position of the period; for 0, 0, 1, 0: 0, 1, 0, 2
+        self.before = np.zeros(len(self.pattern), dtype=np.int64)
+        for k, count in enumerate(self.counts):
+            self.before[self.pattern == k] = np.arange(count)
 
     def at(self, positions: np.ndarray | Sequence[int] | int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(source, index, epoch) of global positions, three int64 arrays of their shape. O(len(positions)) memory."""
         g = _checked(positions, N_MAX).astype(np.int64)
-        if len(self.sizes) == 1:  # the same, a quarter faster
-            source, (epoch, place) = np.zeros_like(g), np.divmod(g, self.sizes[0])
+
+        if len(self.sizes) == 1:  # the same as below, a quarter faster
+            source = np.zeros_like(g)
+            epoch, place = np.divmod(g, self.sizes[0])
         else:
-            cycle, turn = np.divmod(g, len(self.pattern))
+            period, turn = np.divmod(g, len(self.pattern))
             source = self.pattern[turn].astype(np.int64)
-            local = cycle * np.array(self.counts)[source] + self.turn[turn]  # samples of this source that came before
-            epoch, place = np.divmod(local, np.array(self.sizes)[source])
-        return source, self._indices(place, source, epoch) if self.shuffle else place, epoch
+            drawn = period * np.array(self.counts)[source] + self.before[turn]  # samples of this source before g
+            epoch, place = np.divmod(drawn, np.array(self.sizes)[source])
+
+        index = self._shuffled(place, source, epoch) if self.shuffle else place
+        return source, index, epoch
 
     def drawn(self, position: int) -> np.ndarray:
         """Samples of each source, int64 (K,), among global positions 0 .. position - 1."""
-        cycles, rest = divmod(position, len(self.pattern))
-        return cycles * np.array(self.counts) + np.bincount(self.pattern[:rest], minlength=len(self.sizes))
+        periods, rest = divmod(position, len(self.pattern))
+        return periods * np.array(self.counts) + np.bincount(self.pattern[:rest], minlength=len(self.sizes))
 
-    def _indices(self, place: np.ndarray, source: np.ndarray, epoch: np.ndarray) -> np.ndarray:
-        """Images of places (any shape) in the order of their source and epoch, each of which is permuted at once."""
-        flat = [np.ravel(part) for part in (place, source, epoch)]
-        index = flat[0].copy()
-        if all(part.size and part.min() == part.max() for part in flat[1:]):  # nearly every block: no need to sort
+    def _shuffled(self, place: np.ndarray, source: np.ndarray, epoch: np.ndarray) -> np.ndarray:
+        """Images of places, arrays of one shape: all places of the same source and epoch are permuted at once."""
+        shape = np.shape(place)
+        place, source, epoch = np.ravel(place), np.ravel(source), np.ravel(epoch)
+        if place.size == 0:
+            return place.reshape(shape)
+
+        if source.min() == source.max() and epoch.min() == epoch.max():  # nearly every block: no need to sort
             groups = [slice(None)]
         else:
-            order = np.lexsort(flat[1:])
-            borders = np.flatnonzero(np.diff(flat[1][order]) | np.diff(flat[2][order])) + 1
-            groups = np.split(order, borders) if index.size else []
-        for mine in groups:
-            places, sources, epochs = (part[mine] for part in flat)
-            index[mine] = self._permuted(places, int(sources[0]), int(epochs[0]))
-        return index.reshape(np.shape(place))
+            by_epoch = np.lexsort((source, epoch))
+            changes = np.diff(source[by_epoch]) | np.diff(epoch[by_epoch])
+            groups = np.split(by_epoch, np.flatnonzero(changes) + 1)
+
+        index = np.empty_like(place)
+        for group in groups:
+            index[group] = self._permuted(place[group], int(source[group][0]), int(epoch[group][0]))
+        return index.reshape(shape)
 
     def _permuted(self, place: np.ndarray, source: int, epoch: int) -> np.ndarray:
+        """Images of places, int64 (N,), of one source in one epoch; with `run`, groups of neighbours stay together.
+
+        n = 11, run = 4: groups 0-3 and 4-7 are permuted; 8, 9 and 10 fill no group and come last. Then all indices are
+        moved along the circle of n by a number of the epoch's own, so that other samples come last in each epoch.
+        """
         n = self.sizes[source]
         if self.run == 1:
             return permute(place, n, self.seed, epoch, source)
-        groups, index = n // self.run, place.copy()
-        whole = place < groups * self.run
-        group, inside = np.divmod(place[whole], self.run)
-        index[whole] = permute(group, max(1, groups), self.seed, epoch, source) * self.run + inside
-        # the n % run samples that fill no group come last: a turn of the circle makes them others in each epoch
-        return (index + hash_key(self.seed, epoch, source, n) % n) % n
+
+        groups = n // self.run
+        index = place.copy()
+        grouped = place < groups * self.run
+        group, inside = np.divmod(place[grouped], self.run)
+        index[grouped] = permute(group, max(1, groups), self.seed, epoch, source) * self.run + inside
+
+        turn = hash_key(self.seed, epoch, source, n) % n
+        return (index + turn) % n
+
+
+# --- the share of one rank ---
+
+
+def full_rows(left: int, num_replicas: int, rank: int) -> int:
+    """Rows that every rank has a sample of."""
+    return left // num_replicas
+
+
+def own_rows(left: int, num_replicas: int, rank: int) -> int:
+    """Rows that this rank has a sample of: one more for the ranks that the last, shorter row reaches."""
+    return (left + num_replicas - 1 - rank) // num_replicas
+
+
+@dataclass(frozen=True)
+class Tail:
+    """Where an iteration ends, and what becomes of a last row that is shorter than the others.
+
+    Ten samples on four ranks make two full rows and one of two samples:
+
+        rank      0  1  2  3
+        row 0     0  1  2  3
+        row 1     4  5  6  7
+        row 2     8  9            `left` is 10: full_rows is 2 for all ranks, own_rows 3, 3, 2, 2
+
+    rows: (left, num_replicas, rank) -> how many rows of the `left` samples this rank draws.
+    per_epoch: an iteration is (the rest of) an epoch; else it runs on across epochs until `total` samples.
+    beyond: (positions, n) -> what to draw for positions beyond the end, for a tail whose rows reach there.
+    """
+
+    rows: Callable[[int, int, int], int]
+    per_epoch: bool = True
+    beyond: Callable[[np.ndarray, int], np.ndarray] | None = None
+
+    def end(self, start: int, n: int, total: int) -> int:
+        """Position at which an iteration from `start` ends, for epochs of n samples."""
+        if not self.per_epoch:
+            return total
+        return (start // n + 1) * n
+
+
+# A new tail is one more entry.
+TAILS = {
+    "drop": Tail(rows=full_rows),  # the last full row ends an epoch: each epoch drops other samples
+    "exact": Tail(rows=own_rows),  # every sample once: ranks may differ by one; for evaluation
+    "stream": Tail(rows=full_rows, per_epoch=False),  # on and on across epochs: nothing is dropped
+}
+
+
+class Block:
+    """Some indices, and how many of them have been handed out.
+
+    block = Block([7, 2, 9]); after two calls of next(iter(block)) taken() is 2.
+
+    Counting each index would take twice the time of all the rest. The iterator of a list knows how many items it has
+    left, and has moved on before it hands out an item: who asks taken() while working on an item has that one counted.
+    """
+
+    def __init__(self, indices: list[int]):
+        self.size = len(indices)
+        self._left = iter(indices)
+
+    def __iter__(self) -> Iterator[int]:
+        return self._left
+
+    def taken(self) -> int:
+        """Indices handed out so far."""
+        return self.size - operator.length_hint(self._left)
 
 
 def process_group() -> tuple[int, int]:
@@ -235,8 +409,8 @@ class DistributedStreamSampler:
     """Indices of one rank; a drop-in for torch's DistributedSampler whose whole state is one global position.
 
     dataset: anything with a length, a number of samples, or an IndexStream (of several sources the index is the one
-    that ConcatDataset gives). num_replicas, rank: from torch.distributed when it is initialised,
-    else 1 and 0. Row i = 0, 1, ... holds the positions from start + i * num_replicas on, one for each rank.
+    that ConcatDataset gives). num_replicas, rank: from torch.distributed when it is initialised, else 1 and 0.
+    Row i = 0, 1, ... holds the positions from start + i * num_replicas on, one for each rank.
 
     tail: "drop" ends an epoch at its last full row (each epoch drops other samples), "exact" ends with its last
     sample (ranks may differ by one; for evaluation), "stream" runs on across epochs until `total` samples have been
@@ -257,97 +431,142 @@ class DistributedStreamSampler:
         total: int | None = None,
         block: int = 16384,
     ):
-        default_size, default_rank = process_group()
-        self.num_replicas = default_size if num_replicas is None else num_replicas
-        self.rank = default_rank if rank is None else rank
-        if not 0 <= self.rank < self.num_replicas:
-            raise ValueError(f"rank ({self.rank}) must be at least 0 and below num_replicas ({self.num_replicas})")
-        if not isinstance(dataset, IndexStream):
+        if num_replicas is None or rank is None:
+            default_size, default_rank = process_group()
+            num_replicas = default_size if num_replicas is None else num_replicas
+            rank = default_rank if rank is None else rank
+        if not 0 <= rank < num_replicas:
+            raise ValueError(f"rank ({rank}) must be at least 0 and below num_replicas ({num_replicas})")
+
+        if isinstance(dataset, IndexStream):
+            stream = dataset
+        else:
             n = dataset if isinstance(dataset, int | np.integer) else len(dataset)
-            dataset = IndexStream(n, seed=seed, shuffle=shuffle)
-        if tail not in ("drop", "exact", "stream"):
-            raise ValueError(f"tail={tail!r} must be 'drop', 'exact' or 'stream'")
-        if len(dataset.sizes) > 1 and tail != "stream":
-            raise ValueError(f"tail={tail!r}: {len(dataset.sizes)} mixed sources have no common epoch; use 'stream'")
-        if total is not None and (tail != "stream" or total < 0):
+            stream = IndexStream(n, seed=seed, shuffle=shuffle)
+        several = len(stream.sizes) > 1
+
+        if tail not in TAILS:
+            raise ValueError(f"tail={tail!r} must be one of: {', '.join(TAILS)}")
+        if several and TAILS[tail].per_epoch:
+            raise ValueError(f"tail={tail!r}: {len(stream.sizes)} mixed sources have no common epoch; use 'stream'")
+        if total is not None and (TAILS[tail].per_epoch or total < 0):
             raise ValueError(f"total ({total}) goes with tail='stream' and is at least 0")
         if block < 1:
             raise ValueError(f"block ({block}) must be at least 1")
-        self.stream, self.tail, self.block = dataset, tail, block
+
+        self.num_replicas = num_replicas
+        self.rank = rank
+        self.stream = stream
+        self.tail = tail
         self.total = N_MAX if total is None else total
-        self.first = np.concatenate([[0], np.cumsum(dataset.sizes)])  # index of each source's first sample
-        self._position = 0
-        self._block: tuple[int, int, Iterator[int]] | None = None  # being yielded: position after it, its end, the rest
-        self.loaded = False
+        self.block = block
+        self.several = several
+        self.first = np.concatenate([[0], np.cumsum(stream.sizes)])  # index of each source's first sample
+        self.loaded = False  # a state has been loaded, and nothing was drawn since
+
+        self._position = 0  # of the block's first row
+        self._block: Block | None = None  # being handed out
+        self._end = N_MAX  # of the iteration that the block belongs to
 
     @property
     def position(self) -> int:
         """Samples that all ranks together have drawn, the one that was yielded last among them."""
         if self._block is None:
             return self._position
-        after, end, rest = self._block
-        return min(after - operator.length_hint(rest) * self.num_replicas, end)
-
-    def _end(self, start: int) -> int:
-        """Position at which iteration from `start` ends; N_MAX: never."""
-        n = self.stream.sizes[0]
-        return self.total if self.tail == "stream" else (start // n + 1) * n
-
-    def _rows(self, start: int) -> int:
-        left, W = max(0, self._end(start) - start), self.num_replicas
-        return (left + W - 1 - self.rank) // W if self.tail == "exact" else left // W
-
-    def __len__(self) -> int:
-        """Samples that this rank has yet to draw: of the current epoch, or of `total`."""
-        if self._end(0) == N_MAX:
-            raise TypeError("an endless stream has no length; give total=")
-        return self._rows(self.position)
-
-    def __iter__(self) -> Iterator[int]:
-        return self._draw(self.position)  # a generator: until its first next() nothing changes
-
-    def _draw(self, start: int) -> Iterator[int]:
-        W = self.num_replicas
-        self.loaded = False
-        rows, end = self._rows(start), self._end(start)
-        several = len(self.stream.sizes) > 1
-        begin, size = 0, min(self.block, FIRST_BLOCK)
-        while begin < rows:
-            row = np.arange(begin, min(rows, begin + size))
-            base = start + row * W
-            rank = self.rank
-            if several:  # else W = 2 and shares of 1/2 give each rank one source
-                rank = (self.rank + mix(base.astype(np.uint64)) % np.uint64(W)).astype(np.int64) % W
-            source, index, _ = self.stream.at(base + rank)
-            # The position is not counted for each index, which took twice the time of all the rest, but read off the
-            # iterator: a list's has moved on before it hands out an item, so whoever asks then has this sample.
-            rest = iter((self.first[source] + index if several else index).tolist())
-            self._block = (start + (begin + len(row)) * W, end, rest)
-            yield from rest
-            begin, size = begin + len(row), min(self.block, 2 * size)
-        if self.tail != "stream":
-            self._position, self._block = end, None  # the next epoch begins, also for a rank that had no sample left
+        return min(self._position + self._block.taken() * self.num_replicas, self._end)
 
     @property
     def epoch(self) -> int:
         """Passes over the (first) source that are complete."""
-        return self.position // self.stream.sizes[0] if len(self.stream.sizes) == 1 else 0
+        return 0 if self.several else self.position // self.stream.sizes[0]
+
+    def __len__(self) -> int:
+        """Samples that this rank has yet to draw: of the current epoch, or of `total`."""
+        if self._end_from(0) == N_MAX:
+            raise TypeError("an endless stream has no length; give total=")
+        return self._rows_from(self.position)
+
+    def __iter__(self) -> Iterator[int]:
+        return self._draw(self.position)  # a generator: until its first next() nothing changes
+
+    def _end_from(self, start: int) -> int:
+        """Position at which an iteration from `start` ends; N_MAX: never."""
+        return TAILS[self.tail].end(start, self.stream.sizes[0], self.total)
+
+    def _rows_from(self, start: int) -> int:
+        """Rows that this rank draws in an iteration from `start`."""
+        left = max(0, self._end_from(start) - start)
+        return TAILS[self.tail].rows(left, self.num_replicas, self.rank)
+
+    def _draw(self, start: int) -> Iterator[int]:
+        """Yield this rank's indices from global position `start` to the end of the iteration, a block at a time."""
+        self.loaded = False
+        end = self._end_from(start)
+        rows = self._rows_from(start)
+
+        drawn = 0
+        size = min(self.block, FIRST_BLOCK)
+        while drawn < rows:
+            count = min(size, rows - drawn)
+            first = start + drawn * self.num_replicas
+            block = Block(self._indices(self._positions(first, count, end)))
+
+            self._position = first
+            self._block = block
+            self._end = end
+            yield from block
+
+            drawn += count
+            size = min(self.block, 2 * size)
+
+        if TAILS[self.tail].per_epoch:  # the next epoch begins, also for a rank that had no sample left
+            self._position = end
+            self._block = None
+
+    def _positions(self, first: int, rows: int, end: int) -> np.ndarray:
+        """The position of this rank in each row, int64 (rows,): with three ranks and first = 0, rank 1 has 1, 4, 7, ...
+
+        With several sources the ranks change places in each row, at random: with two ranks and two sources in equal
+        shares, rank 0 would otherwise get one source for ever.
+        """
+        begins = first + np.arange(rows) * self.num_replicas
+        rank = self.rank
+        if self.several:
+            turn = mix(begins.astype(np.uint64)) % np.uint64(self.num_replicas)
+            rank = (self.rank + turn.astype(np.int64)) % self.num_replicas
+        positions = begins + rank
+
+        beyond = TAILS[self.tail].beyond
+        if beyond is not None:
+            outside = positions >= end
+            positions[outside] = beyond(positions[outside], self.stream.sizes[0])
+        return positions
+
+    def _indices(self, positions: np.ndarray) -> list[int]:
+        """What stands at positions, as the index in all sources one after the other."""
+        source, index, _ = self.stream.at(positions)
+        if self.several:
+            index = self.first[source] + index
+        return index.tolist()
 
     def set_epoch(self, epoch: int) -> None:
         """Go to the beginning of an epoch, as DistributedSampler does. Not needed: epochs follow from the position.
 
         Just after load_state_dict the epoch that the state is in may be named without losing the place in it.
         """
-        if len(self.stream.sizes) > 1:
+        if self.several:
             raise ValueError("mixed sources have no common epoch; drop set_epoch")
-        if not (self.loaded and epoch == self.epoch):
-            self.seek(epoch * self.stream.sizes[0])
+        if self.loaded and epoch == self.epoch:
+            return
+        self.seek(epoch * self.stream.sizes[0])
 
     def seek(self, position: int) -> None:
         """Continue from a global position, in O(1)."""
         if not 0 <= position < N_MAX:
             raise ValueError(f"position ({position}) must be at least 0 and below 2^62")
-        self._position, self._block, self.loaded = int(position), None, False
+        self._position = int(position)
+        self._block = None
+        self.loaded = False
 
     def state_dict(self) -> dict[str, Any]:
         """All there is to save: what names the order, and the global position. The same on every rank."""
@@ -355,9 +574,15 @@ class DistributedStreamSampler:
 
     def state_at(self, consumed: int) -> dict[str, Any]:
         """The state after `consumed` samples over all ranks, whatever loader workers have drawn ahead."""
-        order = {"algo": ALGO_VERSION, "sizes": self.stream.sizes, "weights": self.stream.counts}
-        order |= {key: getattr(self.stream, key) for key in ("seed", "shuffle", "run")}
-        return order | {"position": int(consumed)}
+        return {
+            "algo": ALGO_VERSION,
+            "sizes": self.stream.sizes,
+            "weights": self.stream.counts,
+            "seed": self.stream.seed,
+            "shuffle": self.stream.shuffle,
+            "run": self.stream.run,
+            "position": int(consumed),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a state of any number of ranks. Raises ValueError that names the field which differs."""
@@ -367,6 +592,6 @@ class DistributedStreamSampler:
             if key != "position" and state[key] != own:
                 raise ValueError(f"the state has {key}={state[key]}, this sampler {own}: another order of samples")
         if not isinstance(state["position"], int):
-            raise ValueError(f"the state has position={state['position']!r}, no whole number")
+            raise ValueError(f"the state has position={state['position']!r}, which is not a whole number")
         self.seek(state["position"])
         self.loaded = True

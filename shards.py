@@ -1,5 +1,7 @@
 """Token files: `data/<name>/{train,val}_00000.bin` hold ids and nothing else; `meta.json`, written last, says what.
 
+In the order of this file: join_parts writes the files, read_meta and verify say what a folder holds and whether it is
+as it was written, Shards reads tokens, Windows and EvalWindows cut them into windows for training and for validation.
 A bare nanoGPT folder (train.bin, val.bin) is read as well.
 """
 
@@ -18,6 +20,7 @@ import atomic
 from sampler import hash_key
 
 FORMAT_VERSION = 1
+IGNORE = -100  # a target that is not scored
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
@@ -25,47 +28,78 @@ def token_dtype(vocab_size: int) -> np.dtype:
     return np.dtype("<u2") if vocab_size <= 1 << 16 else np.dtype("<u4")
 
 
+# --- writing ---
+
+
 def join_parts(parts: list[Path], folder: Path, split: str, itemsize: int, shard_tokens: int) -> list[dict[str, Any]]:
     """Concatenate token parts to folder/split_00000.bin and on, a new shard after `shard_tokens` or more.
 
-    parts: folders with <split>.bin and counts.json, which has each split's documents and UTF-8 bytes. Returns
-    meta.json's list of shards (file, tokens, documents, bytes, sha256). Documents are never cut between shards.
+    parts: folders with <split>.bin and counts.json, which has each split's documents and UTF-8 bytes. Documents are
+    never cut between shards. Returns meta.json's list of shards (file, tokens, documents, bytes, sha256).
     """
-    shards, groups = list[dict[str, Any]](), list[list[Path]]([[]])
-    for part in parts:
-        if sum((i / f"{split}.bin").stat().st_size for i in groups[-1]) >= shard_tokens * itemsize:
-            groups.append([])
-        if (part / f"{split}.bin").stat().st_size:
-            groups[-1].append(part)
-    for group in filter(None, groups):
+    shards = []
+    for group in _shard_groups(parts, split, shard_tokens * itemsize):
         path = folder / f"{split}_{len(shards):05d}.bin"
         with atomic.new_file(path) as temporary, open(temporary, "wb") as out:
             for part in group:
                 with open(part / f"{split}.bin", "rb") as file:
                     shutil.copyfileobj(file, out)
+
         counts = [json.loads((part / "counts.json").read_text(encoding="utf-8"))[split] for part in group]
-        totals = {key: sum(count[key] for count in counts) for key in ("documents", "bytes")}
-        tokens = path.stat().st_size // itemsize
-        shards.append({"file": path.name, "tokens": tokens, **totals, "sha256": atomic.sha256(path)})
+        entry = {
+            "file": path.name,
+            "tokens": path.stat().st_size // itemsize,
+            "documents": sum(count["documents"] for count in counts),
+            "bytes": sum(count["bytes"] for count in counts),
+            "sha256": atomic.sha256(path),
+        }
+        shards.append(entry)
     return shards
+
+
+def _shard_groups(parts: list[Path], split: str, full_bytes: int) -> list[list[Path]]:
+    """The parts of each shard, in order: one that has `full_bytes` or more takes no further part.
+
+    Parts of 3, 0, 4, 5 and 20 bytes with full_bytes = 7: [3, 4], [5, 20]. A part without tokens goes nowhere.
+    """
+    groups = []
+    group_bytes = full_bytes  # so that the first part begins a group
+    for part in parts:
+        part_bytes = (part / f"{split}.bin").stat().st_size
+        if part_bytes == 0:
+            continue
+        if group_bytes >= full_bytes:
+            groups.append([])
+            group_bytes = 0
+        groups[-1].append(part)
+        group_bytes += part_bytes
+    return groups
+
+
+# --- what a folder holds ---
 
 
 def read_meta(folder: str | Path) -> dict[str, Any]:
     """meta.json of a finished data folder. Raises ValueError that names the command which makes or completes it."""
     folder = Path(folder)
+
     if (folder / "meta.json").is_file():
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        if (version := meta.get("format_version")) != FORMAT_VERSION:
+        version = meta.get("format_version")
+        if version != FORMAT_VERSION:
             raise ValueError(f"{folder}/meta.json has format version {version}, not {FORMAT_VERSION}; make it anew")
         return meta
+
     if (folder / "manifest.json").is_file():
         command = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["command"]
         raise ValueError(f"{folder} has no meta.json: its preparation is unfinished; complete it with: {command}")
+
     if (folder / "train.bin").is_file():
         return _bare_meta(folder)
+
     config = f"config/data_{folder.name}.py"
-    config = config if Path(config).is_file() else f"--source=... --data_dir={folder}"
-    raise ValueError(f"{folder} has no meta.json; make it with: python prepare_wiki.py {config}")
+    arguments = config if Path(config).is_file() else f"--source=... --data_dir={folder}"
+    raise ValueError(f"{folder} has no meta.json; make it with: python prepare_wiki.py {arguments}")
 
 
 def _bare_meta(folder: Path) -> dict[str, Any]:
@@ -73,34 +107,49 @@ def _bare_meta(folder: Path) -> dict[str, Any]:
     splits = {}
     for split in ("train", "val"):
         path = folder / f"{split}.bin"
-        size = path.stat().st_size if path.is_file() else None
-        if size is None or size % 2:
-            found = "is missing" if size is None else f"has {size} bytes, no whole number of uint16 ids"
-            raise ValueError(f"{path} {found}: not a folder of nanoGPT; prepare it again")
+        if not path.is_file():
+            raise ValueError(f"{path} is missing: not a folder of nanoGPT; prepare it again")
+        size = path.stat().st_size
+        if size % 2:
+            wrong = f"has {size} bytes, no whole number of uint16 ids"
+            raise ValueError(f"{path} {wrong}: not a folder of nanoGPT; prepare it again")
         splits[split] = [{"file": path.name, "tokens": size // 2}]
+
     note = f"{folder} has no meta.json: train.bin and val.bin are read as nanoGPT writes them, ids of uint16"
     return {"dtype": "<u2", "vocab_size": None, "splits": splits, "note": note}
 
 
 def wrong_size(folder: Path, entry: dict[str, Any], dtype: np.dtype) -> str | None:
     """What is wrong with the size of a shard in meta.json's list; None: nothing."""
-    path, wanted = folder / entry["file"], entry["tokens"] * dtype.itemsize
-    size = path.stat().st_size if path.is_file() else None
-    found = "is missing" if size is None else f"has {size} bytes"
-    return None if size == wanted else f"{path} {found}, meta.json says {wanted}"
+    path = folder / entry["file"]
+    wanted = entry["tokens"] * dtype.itemsize
+    if not path.is_file():
+        return f"{path} is missing, meta.json says {wanted}"
+    size = path.stat().st_size
+    if size != wanted:
+        return f"{path} has {size} bytes, meta.json says {wanted}"
+    return None
 
 
 def verify(folder: str | Path) -> list[str]:
     """Compare every shard with meta.json; returns one line for each that is missing, shortened or altered."""
-    found, meta = [], read_meta(folder)
-    for split in meta["splits"].values():
-        for entry in split:
-            path = Path(folder) / entry["file"]
-            if wrong := wrong_size(Path(folder), entry, np.dtype(meta["dtype"])):
-                found.append(wrong)
+    folder = Path(folder)
+    meta = read_meta(folder)
+    dtype = np.dtype(meta["dtype"])
+
+    complaints = []
+    for entries in meta["splits"].values():
+        for entry in entries:
+            path = folder / entry["file"]
+            wrong = wrong_size(folder, entry, dtype)
+            if wrong:
+                complaints.append(wrong)
             elif "sha256" in entry and atomic.sha256(path) != entry["sha256"]:
-                found.append(f"{path} is altered: its SHA-256 is not the one in meta.json")
-    return found
+                complaints.append(f"{path} is altered: its SHA-256 is not the one in meta.json")
+    return complaints
+
+
+# --- reading ---
 
 
 class Shards:
@@ -109,34 +158,46 @@ class Shards:
     Attributes: meta; vocab_size (None in a bare folder, until it is set); dtype; sizes, the tokens of each shard;
     tokens, of all; bytes, of the split's text in UTF-8 (None in a bare folder). read_ahead=False tells the system that
     reads come in random order: a cold read then fetches its own pages, and not up to megabytes that follow.
+    Raises ValueError for a shard that is missing or has another size than meta.json says.
     """
 
     def __init__(self, folder: str | Path, split: str, meta: dict[str, Any] | None = None, read_ahead: bool = False):
-        self.folder, self.split, self.meta = Path(folder), split, meta or read_meta(folder)
-        self.vocab_size, self.dtype = self.meta["vocab_size"], np.dtype(self.meta["dtype"])
+        self.folder = Path(folder)
+        self.split = split
+        self.read_ahead = read_ahead
+        self.meta = meta or read_meta(folder)
+        self.vocab_size = self.meta["vocab_size"]
+        self.dtype = np.dtype(self.meta["dtype"])
+
         entries = self.meta["splits"][split]
+        for entry in entries:
+            wrong = wrong_size(self.folder, entry, self.dtype)
+            if wrong:
+                raise ValueError(f"{wrong}; delete {self.folder} and prepare it again")
+
         self.paths = [self.folder / entry["file"] for entry in entries]
         self.sizes = np.array([entry["tokens"] for entry in entries], dtype=np.int64)
-        self.tokens, self.read_ahead = int(self.sizes.sum()), read_ahead
-        self.bytes = sum(entry["bytes"] for entry in entries) if all("bytes" in entry for entry in entries) else None
-        for entry in entries:
-            if wrong := wrong_size(self.folder, entry, self.dtype):
-                raise ValueError(f"{wrong}; delete {self.folder} and prepare it again")
+        self.tokens = int(self.sizes.sum())
+        self.bytes = None
+        if all("bytes" in entry for entry in entries):
+            self.bytes = sum(entry["bytes"] for entry in entries)
 
     @cached_property
     def _files(self) -> list[Any]:
         """Opened once in each process. With pread resident memory stays flat; pages of a mapped file count as own."""
         if not hasattr(os, "pread"):
             return [np.memmap(path, dtype=self.dtype, mode="r") for path in self.paths]
+
         files = [os.open(path, os.O_RDONLY) for path in self.paths]
-        weakref.finalize(self, lambda: [os.close(file) for file in files])
+        weakref.finalize(self, _close, files)
         if hasattr(os, "posix_fadvise") and not self.read_ahead:
             for file in files:
                 os.posix_fadvise(file, 0, 0, os.POSIX_FADV_RANDOM)
         return files
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "_files"}  # a spawned worker opens its own
+        """All but the open files: a spawned worker opens its own."""
+        return {key: value for key, value in self.__dict__.items() if key != "_files"}
 
     def read(self, shard: int, start: int, count: int) -> np.ndarray:
         """`count` tokens of a shard from token `start`, in the shard's dtype."""
@@ -148,12 +209,17 @@ class Shards:
         return np.frombuffer(data, dtype=self.dtype).reshape(-1, count)
 
     def _bytes(self, shard: int, start: int, count: int) -> bytes:
-        file, begin, size = self._files[shard], start * self.dtype.itemsize, count * self.dtype.itemsize
+        """The bytes of `count` tokens. Raises ValueError when the file ends before."""
+        file = self._files[shard]
         if isinstance(file, np.memmap):
             return file[start : start + count].tobytes()
+
+        begin = start * self.dtype.itemsize
+        size = count * self.dtype.itemsize
         data = os.pread(file, size, begin)
         while len(data) < size:  # Linux hands out 2 GB at most
-            if not (more := os.pread(file, size - len(data), begin + len(data))):
+            more = os.pread(file, size - len(data), begin + len(data))
+            if not more:
                 check = f"python prepare_wiki.py --verify --data_dir={self.folder}"
                 raise ValueError(f"{self.paths[shard]} has become shorter; run: {check}")
             data += more
@@ -161,30 +227,50 @@ class Shards:
 
     def check_ids(self, ids: np.ndarray) -> np.ndarray:
         """`ids`. Raises ValueError for those beyond the vocabulary: on a GPU they end in an assertion without names."""
-        if self.vocab_size is not None and ids.size and (largest := int(ids.max())) >= self.vocab_size:
+        if self.vocab_size is None or ids.size == 0:
+            return ids
+        largest = int(ids.max())
+        if largest >= self.vocab_size:
             wrong = f"the {self.split} split has token id {largest}, the vocabulary ends at {self.vocab_size - 1}"
             raise ValueError(f"{self.folder}: {wrong}: another tokenizer made the ids, or a shard is damaged")
         return ids
 
     def all(self, limit: int | None = None) -> np.ndarray:
         """The first `limit` tokens of the split (None: all of them), shard after shard."""
-        ends = np.minimum(np.cumsum(self.sizes), self.tokens if limit is None else limit)
-        counts = np.diff(ends, prepend=0).tolist()
+        limit = self.tokens if limit is None else limit
+        ends = np.minimum(np.cumsum(self.sizes), limit)
+        counts = np.diff(ends, prepend=0).tolist()  # shards of 5, 7 and 3 tokens, limit 9: 5, 4, 0
         return np.concatenate([self.read(shard, 0, count) for shard, count in enumerate(counts)])
 
 
-class _Tiles:
-    """Windows that tile each shard, numbered through: `counts` for each shard (below 0 is none)."""
+def _close(files: list[int]) -> None:
+    for file in files:
+        os.close(file)
 
-    def __init__(self, shards: Shards, block_size: int, counts: np.ndarray, none_at_all: str):
-        self.shards, self.block_size = shards, block_size
-        # index of each shard's first window, and the total
+
+# --- windows ---
+
+
+class _Tiles:
+    """Windows that tile each shard, numbered through: with counts 3, 0 and 2, shard 0 has windows 0-2, shard 2 has 3-4.
+
+    counts: windows of each shard, below 0 is none. Raises ValueError, which ends with `empty`, when there are none.
+    """
+
+    def __init__(self, shards: Shards, block_size: int, counts: np.ndarray, empty: str):
+        self.shards = shards
+        self.block_size = block_size
+        # number of each shard's first window, and the total: 0, 3, 3, 5 in the example
         self.first = np.concatenate([[0], np.cumsum(np.maximum(0, counts))])
-        if not len(self):
-            raise ValueError(f"{shards.folder}: the {shards.split} split {none_at_all}")
+        if len(self) == 0:
+            raise ValueError(f"{shards.folder}: the {shards.split} split {empty}")
 
     def __len__(self) -> int:
         return int(self.first[-1])
+
+    def shard_of(self, indices: np.ndarray) -> np.ndarray:
+        """The shard of each window."""
+        return np.searchsorted(self.first, indices, side="right") - 1
 
 
 class Windows(_Tiles):
@@ -193,34 +279,48 @@ class Windows(_Tiles):
     A shard of N tokens has max(0, N // block_size - 1) windows; window i of it reads from offset + i * block_size, with
     the offset in [0, block_size) hashed from (seed, epoch, shard). So an epoch sees each token about once, and window
     borders fall elsewhere in the next epoch. len() is the same in all epochs. (A torch Dataset of them: WindowDataset.)
+
+    17 tokens, block_size 4, offset 2 (a window ends with the target of its last input, which begins the next one):
+
+        tokens      0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16
+        window 0        2 3 4 5 6
+        window 1                6 7 8 9 10
+        window 2                        10 11 12 13 14
     """
 
     def __init__(self, shards: Shards, block_size: int, seed: int):
+        counts = shards.sizes // block_size - 1
         few = f"has {shards.tokens} tokens, too few for one window of block_size {block_size}"
-        super().__init__(shards, block_size, shards.sizes // block_size - 1, f"{few}; lower --block_size or add text")
+        super().__init__(shards, block_size, counts, f"{few}; lower --block_size or add text")
         self.seed = seed
 
     def get(self, indices: np.ndarray, epochs: np.ndarray) -> np.ndarray:
         """Windows as int64 (len(indices), block_size + 1)."""
-        owners = np.searchsorted(self.first, indices, side="right") - 1
-        places = zip(epochs.tolist(), owners.tolist(), strict=True)
-        offsets = [hash_key(self.seed, epoch, shard) % self.block_size for epoch, shard in places]
-        starts = (indices - self.first[owners]) * self.block_size + np.array(offsets, dtype=np.int64)
+        owners = self.shard_of(indices)
+        offsets = [
+            hash_key(self.seed, epoch, shard) % self.block_size
+            for epoch, shard in zip(epochs.tolist(), owners.tolist(), strict=True)
+        ]
+        number = indices - self.first[owners]  # of the window within its shard
+        starts = number * self.block_size + np.array(offsets, dtype=np.int64)
+
         tokens = self.shards.rows(owners.tolist(), starts.tolist(), self.block_size + 1)
         return self.shards.check_ids(tokens).astype(np.int64)
 
 
 class WindowDataset(Windows):
-    """The training windows as a torch Dataset: dataset[i], and dataset.__getitems__(indices), which a DataLoader takes
-    for a whole batch, are those of `epoch`."""
+    """The training windows of `epoch` as a torch Dataset, for your own DataLoader.
+
+    dataset[i] is one window; dataset.__getitems__(indices), which a DataLoader takes for a whole batch, several.
+    """
 
     epoch = 0
 
     def __getitems__(self, indices: Sequence[int]) -> np.ndarray:
-        found = np.asarray(indices, dtype=np.int64)
-        if found.size and not (0 <= found.min() and found.max() < len(self)):
-            raise IndexError(f"window {found.min()} .. {found.max()} of {len(self)}")
-        return self.get(found, np.full(len(found), self.epoch))
+        asked = np.asarray(indices, dtype=np.int64)
+        if asked.size and not (0 <= asked.min() and asked.max() < len(self)):
+            raise IndexError(f"window {asked.min()} .. {asked.max()} of {len(self)}")
+        return self.get(asked, np.full(len(asked), self.epoch))
 
     def __getitem__(self, index: int) -> np.ndarray:
         return self.__getitems__([index])[0]
@@ -233,23 +333,31 @@ class EvalWindows(_Tiles):
     """
 
     def __init__(self, shards: Shards, block_size: int):
-        super().__init__(shards, block_size, -(-(shards.sizes - 1) // block_size), "is empty; raise --val_fraction")
+        targets = shards.sizes - 1
+        counts = -(-targets // block_size)  # rounded up
+        super().__init__(shards, block_size, counts, "is empty; raise --val_fraction")
 
     def batches(self, batch_size: int, rank: int = 0, world_size: int = 1) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield this rank's (inputs, targets), int64 (B, block_size); targets beyond a shard's end are -100.
+        """Yield this rank's (inputs, targets), int64 (B, block_size); targets beyond a shard's end are IGNORE.
 
-        All ranks get as many batches of the same sizes: a window beyond the last is all -100.
+        All ranks get as many batches of the same sizes: a window beyond the last is all IGNORE.
         """
-        T = self.block_size
-        mine = np.arange(rank, -(-len(self) // world_size) * world_size, world_size)
-        for begin in range(0, len(mine), batch_size):
-            indices = mine[begin : begin + batch_size]
-            rows = np.full((len(indices), T + 1), -100, dtype=np.int64)
-            owners = np.searchsorted(self.first, indices, side="right") - 1
-            for row, index, shard in zip(rows, indices.tolist(), owners.tolist(), strict=True):
-                if index < len(self):
-                    start = (index - int(self.first[shard])) * T
-                    tokens = self.shards.read(shard, start, min(T + 1, int(self.shards.sizes[shard]) - start))
-                    row[: len(tokens)] = tokens
+        padded = -(-len(self) // world_size) * world_size  # the next multiple of world_size
+        indices = np.arange(rank, padded, world_size)
+        for begin in range(0, len(indices), batch_size):
+            rows = self._rows(indices[begin : begin + batch_size])
             self.shards.check_ids(rows)
-            yield np.maximum(rows[:, :-1], 0), rows[:, 1:]
+            inputs, targets = rows[:, :-1], rows[:, 1:]
+            yield np.maximum(inputs, 0), targets
+
+    def _rows(self, indices: np.ndarray) -> np.ndarray:
+        """Windows as int64 (len(indices), block_size + 1), filled up with IGNORE."""
+        rows = np.full((len(indices), self.block_size + 1), IGNORE, dtype=np.int64)
+        owners = self.shard_of(indices)
+        for row, index, shard in zip(rows, indices.tolist(), owners.tolist(), strict=True):
+            if index >= len(self):
+                continue
+            start = (index - int(self.first[shard])) * self.block_size
+            count = min(self.block_size + 1, int(self.shards.sizes[shard]) - start)
+            row[:count] = self.shards.read(shard, start, count)
+        return rows

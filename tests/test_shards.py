@@ -5,9 +5,6 @@ import hashlib
 import json
 import os
 import pickle
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -386,22 +383,6 @@ def test_a_shard_of_the_wrong_size_is_refused_when_the_folder_is_opened(tmp_path
     damage(tmp_path / "train_00001.bin", how)
     with pytest.raises(ValueError, match=f"{tmp_path}/train_00001.bin .*meta.json says 80; delete {tmp_path}"):
         Shards(tmp_path, "train")
-
-
-def test_verify_from_the_command_line(tmp_path):
-    make_folder(tmp_path / "good", [10, 20])
-    shutil.copytree(tmp_path / "good", tmp_path / "bad")
-    damage(tmp_path / "bad/train_00000.bin", "altered")
-
-    def run(*argv: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, str(REPO / "verify.py"), *argv]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60)
-
-    good, bad, none = (run(str(tmp_path / name)) for name in ("good", "bad", "none"))
-    assert good.returncode == 0 and "every shard" in good.stdout
-    assert bad.returncode == 1 and "train_00000.bin is altered" in bad.stderr and bad.stderr.count("\n") == 1
-    assert none.returncode == 1 and none.stderr.startswith("error: ") and none.stderr.count("\n") == 1
-    assert run().returncode == 1 and "usage" in run("verify", str(tmp_path / "good")).stderr
 
 
 # --- folders that are not finished ---
