@@ -15,12 +15,11 @@ import configurator  # before torch and the others: Ctrl-C during their import i
 import contextlib
 import functools
 import math
-import os
 import resource
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +32,7 @@ from tqdm import tqdm
 import atomic
 import checkpoint
 import journal
+import sample
 from mixture import Mixture
 from model import IGNORE, Llama, ModelConfig
 from optim import Optimizer, learning_rate
@@ -218,19 +218,11 @@ def adopt(cfg: TrainConfig, folder: Path, data: Tokenizer) -> tuple[TrainConfig,
     return replace(cfg, **{key: getattr(shape, key) for key in MODEL}), shape, tokenizer
 
 
-@contextlib.contextmanager
-def memory_advice(cfg: TrainConfig) -> Iterator[None]:
+def memory_advice(cfg: TrainConfig) -> contextlib.AbstractContextManager[None]:
     """Raise ValueError with the numbers to change for any error that says the memory of the device is full."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
-            raise
-        # process 0 says in one line what others leave to torchrun
-        kind = ValueError if os.environ.get("LOCAL_RANK", "0") == "0" else RuntimeError
-        advice = f"lower --batch_size ({cfg.batch_size}; the steps stay the same) or block_size ({cfg.block_size}), "
-        advice += "or give --recompute=True, or --parallel=fsdp on more devices"
-        raise kind(f"out of memory: {str(error).splitlines()[0]:.200}; {advice}") from None
+    advice = f"lower --batch_size ({cfg.batch_size}; the steps stay the same) or block_size ({cfg.block_size}), "
+    advice += "or give --recompute=True, or --parallel=fsdp on more devices"
+    return sample.memory_advice(advice)
 
 
 def continuation(cfg: TrainConfig, model: Llama, tokenizer: Tokenizer, precision: Callable, max_new_tokens: int) -> str:
