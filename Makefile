@@ -1,12 +1,11 @@
 # make demo    documents -> tokens -> training -> text, about six minutes on two CPU cores after the installation
-# make test    the tests, under five minutes
-# make test-all   the same with the slow ones and with all examples of the property tests
+# make test    the tests, under five minutes; make test-all adds the slow ones and all examples of the property tests
 VENV ?= .venv
 PYTHON ?= python3
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: demo demo-short test test-all lint
+.PHONY: demo demo-short test test-rest test-all lint
 
 demo: $(VENV)/installed
 	python docstrings.py
@@ -26,8 +25,11 @@ demo-short: $(VENV)/installed
 test: $(VENV)/installed-dev
 	python -m pytest -n 2 --dist=worksteal
 
-test-all: $(VENV)/installed-dev
-	HYPOTHESIS_PROFILE=full python -m pytest -n 2 --dist=worksteal -m 'slow or not slow'
+# What `make test` leaves out. (hypothesis marks its tests with its name.)
+test-rest: $(VENV)/installed-dev
+	HYPOTHESIS_PROFILE=full python -m pytest -n 2 --dist=worksteal -m 'slow or hypothesis'
+
+test-all: test test-rest
 
 lint: $(VENV)/installed-dev
 	ruff check .
