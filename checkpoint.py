@@ -25,9 +25,10 @@ from safetensors.torch import save_file
 from torch.optim import Optimizer
 
 import atomic
+from errors import one_line, read_json
 from model import Llama, ModelConfig, RopeScaling
 from parallel import gather, put
-from tokenizer import Tokenizer, one_line, read_json
+from tokenizer import Tokenizer
 
 # Hugging Face's config.json key -> ours
 NAMES = {"vocab_size": "vocab_size", "max_position_embeddings": "block_size", "num_hidden_layers": "n_layer"}

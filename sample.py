@@ -23,9 +23,10 @@ from typing import Literal
 import torch
 
 import checkpoint
+from errors import one_line
 from model import Cache, Llama
 from sampler import hash_key
-from tokenizer import TextStream, Tokenizer, one_line
+from tokenizer import TextStream, Tokenizer
 
 # What torch's errors say when memory is full: on a CPU, on CUDA and MPS, and for more bytes than int64 counts.
 OUT_OF_MEMORY_SIGNS = ("allocate memory", "out of memory", "Storage size calculation overflowed")

@@ -8,8 +8,8 @@ those of `tokenizers`, and is several times as fast; gigatoken, faster still, wh
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import cached_property, lru_cache
 from itertools import chain
 from pathlib import Path
@@ -20,6 +20,8 @@ import numpy as np
 import tiktoken.load
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as HFTokenizer
+
+from errors import one_line, read_json
 
 END_OF_TEXT = "<|endoftext|>"
 # Words with their leading space, numbers by at most two digits, punctuation runs, line ends, spaces. In the manner of
@@ -385,26 +387,6 @@ def _settings(folder: Path) -> dict[str, Any]:
     if "added_tokens_decoder" not in settings:  # the newer place for what the map said
         settings |= read("special_tokens_map.json")
     return settings | {"eos_token_id": (read("config.json") | read("generation_config.json")).get("eos_token_id")}
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises ValueError, in one line."""
-    with one_line(f"{path}: not readable as JSON: "):
-        if not isinstance(found := json.loads(path.read_text(encoding="utf-8")), dict):
-            raise ValueError(f"it holds a {type(found).__name__}, not an object")
-    return found
-
-
-@contextmanager
-def one_line(prefix: str, *kinds: type[Exception]) -> Iterator[None]:
-    """Raise ValueError, in one line, for errors of these kinds, or of any: `tokenizers` raises bare Exceptions, and
-    panics, which are none."""
-    try:
-        yield
-    except BaseException as error:
-        if not isinstance(error, kinds or Exception) and type(error).__name__ != "PanicException":
-            raise
-        raise ValueError(prefix + " ".join(str(error).split())[:300]) from None
 
 
 def _byte_of_character() -> dict[str, int]:

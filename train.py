@@ -33,13 +33,14 @@ import atomic
 import checkpoint
 import journal
 import sample
+from errors import read_json
 from mixture import Mixture
 from model import IGNORE, Llama, ModelConfig
 from optim import Optimizer, learning_rate
 from parallel import World, accumulating, put, replicate, shard, whole
 from sample import decode, generate, pick_device
 from shards import EvalWindows
-from tokenizer import Tokenizer, read_json
+from tokenizer import Tokenizer
 
 LOCK_WAIT_S = 120  # for a run whose launcher was killed: it stops after the step that it is in
 # Of dense matrix products in bfloat16, by a part of the device's name: the makers' data sheets.
