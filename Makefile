@@ -8,17 +8,13 @@ export PYTHONUNBUFFERED := 1
 .PHONY: demo demo-short test test-rest test-all lint
 
 demo: $(VENV)/installed
-	python docstrings.py
 	python prepare_wiki.py config/data_pydocs.py
-	python yardsticks.py data/pydocs
 	python train.py config/demo.py
 	python sample.py --checkpoint=out/demo --prompt='Return a copy of the array' --max_new_tokens=100
 
 # The same commands with fewer steps, for CI.
 demo-short: $(VENV)/installed
-	python docstrings.py
 	python prepare_wiki.py config/data_pydocs.py
-	python yardsticks.py data/pydocs
 	python train.py config/demo.py --out_dir=out/demo-short --max_iters=60 --eval_interval=30 --checkpoint_interval=30
 	python sample.py --checkpoint=out/demo-short --prompt='Return a copy of the array' --max_new_tokens=100
 

@@ -73,7 +73,9 @@ def load(cls: type, argv: list[str], description: str | None = None) -> tuple[ty
         if arg.startswith("--"):
             key, equals, text = arg[2:].partition("=")
             key = key.replace("-", "_")
-            if not equals:
+            if not equals and typing.get_type_hints(cls).get(key) is bool:
+                text = "True"
+            elif not equals:
                 raise ValueError(f"{arg}: write --{key}=VALUE (python {sys.argv[0]} --help lists the keys)")
             assignments = [(key, text, "command line")]
         else:

@@ -29,12 +29,14 @@ from typing import Any, Literal
 import numpy as np
 
 import atomic
+from corpus import yardsticks
 from corpus.clean import FILTERS, normalise, reason_to_drop
 from corpus.documents import DocumentWriter, read_counts, read_documents
 from corpus.pool import map_parts, once, stage
 from corpus.sources import Piece, Truncated, cut_parts, find_pieces, read_part
 from dedup import KINDS, find_duplicates
-from shards import FORMAT_VERSION, join_parts, token_dtype
+from errors import read_json
+from shards import FORMAT_VERSION, Shards, join_parts, read_meta, token_dtype, verify
 from tokenizer import ENCODINGS, Tokenizer, from_tiktoken, train_bpe, train_characters
 
 TOKENIZER_BYTES = 100_000_000  # the vocabulary is trained on about this much of the text, drawn by a hash of the id
@@ -71,7 +73,9 @@ class PrepareConfig:
     val_fraction: float = 0.01  # share of the documents held out for validation
     split_by: Literal["id", "file", "position"] = "id"  # hash of id or source file, or the last part of the text
     shard_tokens: int = 100_000_000  # tokens after which a new shard file begins
+    yardsticks: bool = True  # measure xz and n-grams on the validation text, for train.py to show beside its loss
     num_workers: int | None = None  # processes; None: one for each CPU core
+    verify: bool = False  # only compare the shards of data_dir with their checksums
 
     def check(self) -> None:
         """Raise ValueError for settings that cannot work."""
@@ -96,12 +100,15 @@ class PrepareConfig:
 
 def main(cfg: PrepareConfig) -> None:
     """Run the stages that are not finished yet."""
+    if cfg.verify:
+        print(verify_shards(cfg.data_dir))
+        return
     cfg.check()
     folder, workers = Path(cfg.data_dir), cfg.num_workers or os.cpu_count() or 1
     pieces, identity = find_pieces(cfg.source, cfg.text_column)
     claim(folder, cfg, identity)
     if (folder / "meta.json").is_file():
-        print(summary(json.loads((folder / "report.json").read_text(encoding="utf-8"))))
+        print(summary(read_json(folder / "report.json"), yardsticks_of(folder)))
         print(f"{folder} is complete; delete it to make it again")
         shutil.rmtree(folder / "tokens", ignore_errors=True)  # left when killed right after meta.json
         return
@@ -124,6 +131,9 @@ def main(cfg: PrepareConfig) -> None:
         make_tokenizer(cfg, documents, split, folder)
     with stage("tokens", seconds):
         meta = make_shards(cfg, documents, split, workers)
+    with stage("yardsticks", seconds):
+        if cfg.yardsticks:
+            make_yardsticks(folder, meta)
     versions = {name: importlib.metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()}
     found = {key: duplicates.get(key) for key in ("documents", *KINDS, "kept", "settings")}
     meta["provenance"] = {"source": identity, "settings": settings(cfg), "dedup": found, "packages": versions}
@@ -133,13 +143,13 @@ def main(cfg: PrepareConfig) -> None:
     for name, content in {"report": report, "times": seconds, "meta": meta}.items():
         atomic.write_json(folder / f"{name}.json", content)
     shutil.rmtree(folder / "tokens", ignore_errors=True)
-    print(summary(report))
+    print(summary(report, yardsticks_of(folder)))
     print(f"wrote {folder} in {sum(seconds.values()):.0f} s: {', '.join(f'{k} {v:.0f} s' for k, v in seconds.items())}")
 
 
 def settings(cfg: PrepareConfig) -> dict[str, Any]:
     """The settings that decide what is written: all but where to, by how many processes, and how far."""
-    free = ("data_dir", "num_workers", "until", "allow_truncated")
+    free = ("data_dir", "num_workers", "until", "allow_truncated", "yardsticks", "verify")
     return {key: value for key, value in dataclasses.asdict(cfg).items() if key not in free}
 
 
@@ -157,11 +167,13 @@ def claim(folder: Path, cfg: PrepareConfig, identity: dict) -> None:
     path, manifest = folder / "manifest.json", {"settings": settings(cfg), "source": identity}
     if path.is_file():
         found = json.loads(path.read_text(encoding="utf-8"))
+        defaults = settings(PrepareConfig())  # of settings that are newer than the folder
         fixed = {key for pattern, keys in FIXED_BY.items() if any(folder.glob(pattern)) for key in keys}
         ways = f"give the earlier settings, or another --data_dir, or delete {folder} to make it again"
         for key, value in manifest["settings"].items():
-            if key in fixed and found["settings"].get(key) != value:
-                raise ValueError(f"{folder} was begun with {key}={found['settings'].get(key)!r}, not {value!r}; {ways}")
+            before = found["settings"].get(key, defaults[key])
+            if key in fixed and before != value:
+                raise ValueError(f"{folder} was begun with {key}={before!r}, not {value!r}; {ways}")
         if "source" in fixed and found["source"] != identity:
             change = difference(found["source"], identity)
             raise ValueError(f"{folder} was begun from another state of the source ({change}); {ways}")
@@ -393,7 +405,32 @@ def encode_part(split: Splitter, dtype: np.dtype, cut: int, job: tuple[Path, Pat
         (temporary / "counts.json").write_text(json.dumps(counts), encoding="utf-8")
 
 
-def summary(report: dict[str, Any]) -> str:
+def make_yardsticks(folder: Path, meta: dict[str, Any]) -> None:
+    """Stage 5: folder/yardsticks.json."""
+    if (folder / "yardsticks.json").is_file():
+        return
+    train, val = (Shards(folder, split, meta) for split in ("train", "val"))
+    atomic.write_json(folder / "yardsticks.json", yardsticks.measure(train, val, Tokenizer.load(folder)))
+
+
+def yardsticks_of(folder: Path) -> dict[str, float]:
+    """What make_yardsticks measured; nothing for a folder that has none."""
+    path = folder / "yardsticks.json"
+    return read_json(path) if path.is_file() else {}
+
+
+def verify_shards(data_dir: str) -> str:
+    """What to print about a folder whose shards are as meta.json says. Raises ValueError for any other."""
+    if not data_dir:
+        raise ValueError("nothing to verify: give --data_dir=...")
+    problems = verify(data_dir)
+    if problems:
+        raise ValueError("; ".join(problems))
+    note = read_meta(data_dir).get("note")
+    return f"{note}; no checksums to verify" if note else f"{data_dir}: every shard is as meta.json says"
+
+
+def summary(report: dict[str, Any], bits_per_byte: dict[str, float]) -> str:
     """The table that a person reads after preparation."""
     counts, duplicates = report["documents"], report["duplicates"]
     rows = [(f"skipped: {name}", counts[name], None) for name in SKIPPED if counts[name]]
@@ -409,7 +446,9 @@ def summary(report: dict[str, Any]) -> str:
         rows += [(f"  documents, {size_bytes / tokens:.2f} bytes a token", documents, None)]
     rows.append(("vocabulary", report["vocab_size"], None))
     shares = [f"{100 * value / whole:>8.1f} %" if whole else "" for _, value, whole in rows]
-    return "\n".join(f"{name:<36}{value:>14,}{share}" for (name, value, _), share in zip(rows, shares, strict=True))
+    lines = [f"{name:<36}{value:>14,}{share}" for (name, value, _), share in zip(rows, shares, strict=True)]
+    lines += [f"{name + ', bits per byte of validation':<36}{bits:>14.3f}" for name, bits in bits_per_byte.items()]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ BATCH_TOKENS = 12 * 128  # config/demo.py
 class LadderConfig:
     """Settings of `python benchmarks/ladder.py`."""
 
-    source: str = "data/pydocs.jsonl"  # as prepare_wiki.py takes it
+    source: str = "pydocs"  # as prepare_wiki.py takes it
     out: str = "out/ladder/pydocs"  # folder for data, runs and results.json; with --draw the picture
     split_by: Literal["file", "title"] = "file"  # what is held out as one: the file in an id, or a title
     held_out: float = 0.02  # share of the files or titles

@@ -2,18 +2,24 @@
 
     wikimedia/wikipedia/20231101.en     a config of a data set on the Hugging Face hub: parquet files, downloaded once
     'enwiki-*-pages-articles*.xml.bz2'  MediaWiki dumps, of one stream or many; also .xml, .xml.gz, .xml.zst
-    'path/*.jsonl' and so on            your files: .jsonl, .parquet, .txt; also .gz, .bz2, .zst
+    'path/*.jsonl' and so on            your files: .jsonl, .csv, .tsv, .parquet, .txt; also .gz, .bz2, .zst
+    pydocs                              the docstrings of Python and of the packages in requirements.txt: no download
 
-A source is pieces; pieces are gathered, and long files cut, into parts of about PART_BYTES, the units of work. A part
-is read by a pure function, so that any number of processes gives the same documents.
+A source is a list of pieces. A piece is a file, or a part of a file that can be read by itself. Small pieces are
+gathered, and long files are cut, into parts of about PART_BYTES: the units of work. A part is read by a pure function,
+so any number of processes gives the same documents.
+
+To add a format, write the function that reads its rows and one entry in FORMATS, in the middle of this file.
 """
 
+import csv
+import functools
 import glob
 import io
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,14 +27,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from corpus import dump
+from corpus import dump, pydocs
 from corpus.documents import Document, short_hash
 from corpus.dump import COMPRESSION, Site
 from corpus.wikitext import plain_text
 
 PART_BYTES = 8 << 20  # of decompressed text in a part, about
 STREAM_BYTES = 2 << 20  # of a multistream dump in a part: compressed, about a quarter
-FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".txt": "txt", ".xml": "xml"}
+LONGEST_CELL = (1 << 31) - 1  # characters in a cell of a csv file; Python's own limit is 131,072
 HUB = re.compile(r"([\w.-]+/[\w.-]+)/([\w.-]+)")
 HUB_CONFIG = re.compile(r"(\d{8})\.([\w-]+)")  # date.language, as wikimedia/wikipedia names its folders
 EXTRACTED = re.compile(r'<doc id="([^"]*)" url="([^"]*)" title="(.*?)">\n(.*?)\n*</doc>', re.DOTALL)
@@ -36,74 +42,362 @@ EXTRACTED = re.compile(r'<doc id="([^"]*)" url="([^"]*)" title="(.*?)">\n(.*?)\n
 
 @dataclass(frozen=True)
 class Piece:
-    """A file, some row groups of a parquet file, or a block of a long file: what one reader reads."""
+    """What one reader reads: a file, some row groups of a parquet file, or a block of a long file."""
 
     path: str
-    name: str  # what made ids begin with: the path below the files' common folder
-    kind: str  # jsonl, parquet, txt, xml
+    name: str  # the path below the common folder of all files; ids that are made here begin with it
+    kind: str  # a key of FORMATS
     size_bytes: int
     prefix: str = ""  # of the source's own ids
     row_group: int | None = None  # parquet only
     span: tuple[int, int] | None = None  # of a multistream dump: the bytes of its streams
-    block: bytes | None = None  # decompressed, whole rows or pages
-    start: int = 0  # the row with which the block begins
+    block: bytes | None = None  # decompressed; whole rows or pages
+    start: int = 0  # the number of the first row in the block
     site: Site | None = None  # dumps only
-    failure: str = ""  # why the file ends with this block, if it is damaged
+    failure: str = ""  # why the file ends with this block, if the file is damaged
 
 
 class Truncated(ValueError):
     """A file is damaged or cut off: what comes before can be kept."""
 
 
+Row = tuple[int, dict[str, Any]]  # its number in the file, counted from 0, and its fields
+
+
+def keep_file(piece: Piece, text_column: str | None) -> Iterable[Piece]:
+    """The file as one piece."""
+    return [piece]
+
+
+def keep_piece(piece: Piece) -> Iterable[Piece] | None:
+    """No blocks: the piece is read as it is, together with its neighbours."""
+    return None
+
+
+@dataclass(frozen=True)
+class Format:
+    """How the files of one format are read: by their rows, or as documents."""
+
+    suffixes: tuple[str, ...]  # how the names of its files end; .gz, .bz2 or .zst may follow
+    read_rows: Callable[[Piece], Iterator[Row]] | None = None
+    read_documents: Callable[[Piece], Iterator[Document | str]] | None = None  # see read_part
+    # Before anything is read: the pieces of a file (cheap to find), and whether it has the text column.
+    split_file: Callable[[Piece, str | None], Iterable[Piece]] = keep_file
+    # While parts are made: the blocks of a long piece, each of which becomes a part; None: the piece is not cut.
+    cut_long: Callable[[Piece], Iterable[Piece] | None] = keep_piece
+
+
+# --- jsonl, txt ---
+
+
+def open_text(piece: Piece, newline: str = "\n") -> io.TextIOWrapper:
+    """The text of a piece, decompressed and decoded."""
+    if piece.block is not None:
+        stream = io.BytesIO(piece.block)
+    else:
+        _, stream = dump.open_compressed(piece.path)
+    # A file may begin with a byte-order mark. A later block of it may not.
+    encoding = "utf-8" if piece.start else "utf-8-sig"
+    return io.TextIOWrapper(stream, encoding=encoding, newline=newline)
+
+
+def read_jsonl(piece: Piece) -> Iterator[Row]:
+    """A JSON object on each line; blank lines are skipped."""
+    row = piece.start
+    try:
+        with open_text(piece) as file:
+            for row, line in enumerate(file, piece.start):
+                if not line.strip():
+                    continue
+                fields = json.loads(line)
+                if not isinstance(fields, dict):
+                    raise ValueError("not a JSON object")
+                yield row, fields
+    except UnicodeDecodeError:
+        raise ValueError(f"{piece.path}: not UTF-8 text near line {row + 1}; is it a binary file?") from None
+    except (ValueError, RecursionError) as error:
+        wanted = "one JSON object a line is wanted"
+        raise ValueError(f"{piece.path}: line {row + 1} cannot be read: {error}; {wanted}") from None
+    except OSError as error:
+        raise Truncated(f"{piece.path}: damaged after line {row}: {error}") from None
+    if piece.failure:
+        raise Truncated(f"{piece.path}: {piece.failure}")
+
+
+def cut_at_newlines(piece: Piece) -> Iterator[Piece] | None:
+    """The blocks of a long jsonl file: whole rows."""
+    if piece.size_bytes <= PART_BYTES:
+        return None
+    return cut_file(piece, mark=b"\n", closing=b"")
+
+
+def cut_file(piece: Piece, mark: bytes, closing: bytes) -> Iterator[Piece]:
+    """Blocks of about PART_BYTES, decompressed; each ends with a `mark`. See dump.blocks."""
+    row = 0
+    before = 0
+    for block, position, failure in dump.blocks(piece.path, PART_BYTES, mark, closing):
+        yield replace(piece, size_bytes=position - before, block=block, start=row, failure=failure)
+        row += block.count(b"\n")
+        before = position
+
+
+def read_txt(piece: Piece) -> Iterator[Row]:
+    """The file is one document. Or it has those of WikiExtractor: <doc id=.. url=.. title=..>, plain text, </doc>."""
+    try:
+        with open_text(piece) as file:
+            text = file.read()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{piece.path}: not UTF-8 text at byte {error.start}; is it a binary file?") from None
+    except OSError as error:
+        raise Truncated(f"{piece.path}: damaged: {error}") from None
+
+    if "\0" in text:
+        raise ValueError(f"{piece.path}: holds null bytes; a binary file is not text")
+    if not text.startswith('<doc id="'):
+        yield 0, {"text": text, "title": Path(piece.name).name}
+        return
+    for row, match in enumerate(EXTRACTED.finditer(text)):
+        document_id, url, title, body = match.groups()
+        yield row, {"id": document_id, "url": url, "title": title, "text": body}
+
+
+# --- csv, tsv ---
+
+
+def read_csv(piece: Piece, delimiter: str = ",") -> Iterator[Row]:
+    """Rows whose columns the first line names. Cells with a delimiter, a quote or a newline stand in double quotes.
+
+    The file is read as a whole, never in blocks: a newline may be part of a cell, and only what stands before it says
+    whether it is.
+    """
+    csv.field_size_limit(LONGEST_CELL)
+    header: list[str] | None = None
+    row = 0
+    try:
+        with open_text(piece, newline="") as file:
+            reader = csv.reader(file, delimiter=delimiter, strict=True)
+            for cells in reader:
+                place = f"row {row} (line {reader.line_num})"
+                if any("\0" in cell for cell in cells):
+                    raise ValueError(f"{place} holds null bytes; is it UTF-16? convert it: iconv -f UTF-16 -t UTF-8")
+                if not cells:  # a blank line
+                    continue
+                if header is None:
+                    header = cells
+                    continue
+                if len(cells) != len(header):
+                    advice = "cells that hold a delimiter or a newline must stand in double quotes"
+                    raise ValueError(f"{place} has {len(cells)} cells, the header names {len(header)}; {advice}")
+                yield row, dict(zip(header, cells, strict=True))
+                row += 1
+    except UnicodeDecodeError:
+        raise ValueError(f"{piece.path}: not UTF-8 text near row {row}; is it a binary file?") from None
+    except csv.Error as error:
+        place = f"row {row} (which ends on line {reader.line_num})"
+        advice = 'a quote inside a quoted cell is written twice, ""'
+        raise ValueError(f"{piece.path}: {place} cannot be read: {error}; {advice}") from None
+    except ValueError as error:
+        raise ValueError(f"{piece.path}: {error}") from None
+    except OSError as error:
+        raise Truncated(f"{piece.path}: damaged after row {row}: {error}") from None
+
+
+def check_csv_columns(piece: Piece, text_column: str | None, delimiter: str = ",") -> list[Piece]:
+    """The file as one piece. Raises ValueError when its header has no text column."""
+    try:
+        with open_text(piece, newline="") as file:
+            lines = csv.reader(file, delimiter=delimiter)
+            header = next((cells for cells in lines if cells), None)
+    except (UnicodeDecodeError, csv.Error, OSError):
+        return [piece]  # read_csv says what is wrong, and keeps what can be kept
+    if header is not None:
+        check_columns(piece.path, header, text_column)
+    return [piece]
+
+
+def check_columns(path: str, columns: list[str], text_column: str | None) -> None:
+    """Raise ValueError unless exactly one of `columns` is the text column (None: no column is needed)."""
+    if text_column is None:
+        return
+    names = ", ".join(columns)
+    if text_column not in columns:
+        raise ValueError(f"{path}: no column '{text_column}' (columns: {names}); set --text_column")
+    if columns.count(text_column) > 1:
+        raise ValueError(f"{path}: two columns are named '{text_column}' (columns: {names}); rename one")
+
+
+# --- parquet ---
+
+
+def split_parquet(piece: Piece, text_column: str | None) -> Iterator[Piece]:
+    """The row groups of a parquet file."""
+    try:
+        file = pq.ParquetFile(piece.path)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{piece.path}: not a parquet file: {str(error).splitlines()[0]}") from None
+    check_columns(piece.path, file.schema_arrow.names, text_column)
+
+    folder = Path(os.path.abspath(piece.path)).parent.name
+    hub_config = HUB_CONFIG.fullmatch(folder)
+    prefix = ""
+    if hub_config:
+        date, language = hub_config.groups()
+        prefix = f"{language}wiki/{date}/"
+
+    for group in range(file.num_row_groups):
+        size_bytes = file.metadata.row_group(group).total_byte_size
+        yield replace(piece, size_bytes=size_bytes, prefix=prefix, row_group=group)
+
+
+def read_parquet(piece: Piece) -> Iterator[Row]:
+    """The rows of one row group."""
+    file = pq.ParquetFile(piece.path)
+    row = sum(file.metadata.row_group(group).num_rows for group in range(piece.row_group))
+    try:
+        for batch in file.iter_batches(batch_size=1024, row_groups=[piece.row_group], use_threads=False):
+            for fields in batch.to_pylist():
+                yield row, fields
+                row += 1
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(f"{piece.path}: damaged after row {row}: {str(error).splitlines()[0]}") from None
+
+
+# --- MediaWiki dumps ---
+
+
+def split_dump(piece: Piece, text_column: str | None) -> list[Piece]:
+    """Runs of streams of a multistream dump; any other dump is one piece."""
+    piece = replace(piece, site=dump.read_site(piece.path))
+    runs = []
+    if piece.path.lower().endswith(".bz2"):
+        runs = dump.streams(piece.path, STREAM_BYTES)
+    if not runs:
+        return [piece]
+    return [replace(piece, span=(start, end), size_bytes=end - start) for start, end in runs]
+
+
+def cut_dump(piece: Piece) -> Iterable[Piece]:
+    """The blocks of a dump: whole pages. A run of streams is a block already."""
+    if piece.span is not None:
+        return [piece]
+    return cut_file(piece, mark=dump.PAGE_END, closing=dump.DUMP_END)
+
+
+def read_dump(piece: Piece) -> Iterator[Document | str]:
+    """The articles of a block, as plain text; for other pages the name of their kind."""
+    if piece.span is not None:
+        data, limit, failure = dump.read_streams(piece.path, *piece.span)
+    else:
+        data, limit, failure = piece.block, len(piece.block), piece.failure
+    try:
+        for page in dump.pages(data, limit, piece.site):
+            if isinstance(page, Document):
+                page = replace(page, text=plain_text(page.text, piece.site.hidden))
+            yield page
+    except ValueError as error:
+        failure = str(error)
+    if failure:
+        raise Truncated(f"{piece.path}: {failure}")
+
+
+# --- docstrings ---
+
+
+def docstring_pieces() -> tuple[list[Piece], dict[str, Any]]:
+    """The Python files of the installed packages; and the packages with their versions, as their identity."""
+    packages = pydocs.python_packages()
+    pieces = []
+    for package, version in packages:
+        for path, name in pydocs.python_files(package, version):
+            pieces.append(Piece(path, name, "pydocs", os.path.getsize(path)))
+    return pieces, {"packages": dict(packages)}
+
+
+def read_docstrings(piece: Piece) -> Iterator[Document]:
+    """The docstrings of one Python file."""
+    for document in pydocs.docstrings(piece.path, piece.name):
+        yield storable(document)
+
+
+# --- all formats ---
+
+FORMATS = {
+    "jsonl": Format((".jsonl", ".ndjson"), read_jsonl, cut_long=cut_at_newlines),
+    "csv": Format((".csv",), read_csv, split_file=check_csv_columns),
+    "tsv": Format(
+        (".tsv",),
+        functools.partial(read_csv, delimiter="\t"),
+        split_file=functools.partial(check_csv_columns, delimiter="\t"),
+    ),
+    "parquet": Format((".parquet",), read_parquet, split_file=split_parquet),
+    "txt": Format((".txt",), read_txt),
+    "xml": Format((".xml",), read_documents=read_dump, split_file=split_dump, cut_long=cut_dump),
+    "pydocs": Format((), read_documents=read_docstrings),  # no files: --source=pydocs
+}
+
+
+def formats_by_suffix() -> dict[str, str]:
+    """{suffix: key of FORMATS}."""
+    return {suffix: kind for kind, form in FORMATS.items() for suffix in form.suffixes}
+
+
+# --- from a source to pieces ---
+
+
 def find_pieces(source: str, text_column: str | None = "text") -> tuple[list[Piece], dict[str, Any]]:
     """What `source` names; returns (pieces, identity), where identity (JSON) says what was there, to notice changes.
 
-    text_column: a column that parquet files must have, or None.
-    Raises ValueError for a pattern without files, an unknown format, a parquet file without the text column, and a data
-    set of the hub that cannot be had.
+    text_column: a column that parquet and csv files must have, or None.
+    Raises ValueError for a pattern without files, an unknown format, a file without the text column, and a data set of
+    the hub that cannot be had.
     """
+    if source == "pydocs":
+        return docstring_pieces()
+
+    paths = find_files(source)
+    folder = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
+    pieces, identity = [], {}
+    for path in paths:
+        name = os.path.relpath(os.path.abspath(path), folder)
+        status = os.stat(path)
+        kind = format_of(path)
+        file = Piece(path, name, kind, status.st_size)
+        file_pieces = list(FORMATS[kind].split_file(file, text_column))
+        if file_pieces:  # a parquet file without rows has none
+            identity[name] = [status.st_size, status.st_mtime_ns]
+            pieces += file_pieces
+    return pieces, {"files": identity}
+
+
+def find_files(source: str) -> list[str]:
+    """The sorted paths that a path, a pattern, or a config of a data set on the hub stands for."""
     source = os.path.expanduser(source)
-    found = [source] if os.path.exists(source) else glob.glob(source, recursive=True)  # a name may hold brackets
-    if not found and (named := HUB.fullmatch(source)) and Path(source).suffix not in {*FORMATS, *COMPRESSION}:
-        found = glob.glob(f"{download(*named.groups())}/**/*.parquet", recursive=True)
-    if not (paths := sorted(path for path in found if os.path.isfile(path))):
+    # A path may hold brackets and still be no pattern.
+    found = [source] if os.path.exists(source) else glob.glob(source, recursive=True)
+
+    hub_name = HUB.fullmatch(source)
+    looks_like_a_file = Path(source).suffix in {*formats_by_suffix(), *COMPRESSION}
+    if not found and hub_name and not looks_like_a_file:
+        found = glob.glob(f"{download(*hub_name.groups())}/**/*.parquet", recursive=True)
+
+    paths = sorted(path for path in found if os.path.isfile(path))
+    if not paths:
         advice = "give a quoted pattern such as 'path/*.jsonl', or wikimedia/wikipedia/20231101.en of the hub"
         if Path(source).stem == "pydocs":
-            advice = "run: python docstrings.py, which writes data/pydocs.jsonl"
+            advice = "the docstrings of the installed packages are --source=pydocs"
         raise ValueError(f"{source}: no such file; {advice}")
-    folder = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
-    pieces = [piece for path in paths for piece in _pieces(path, folder, text_column)]
-    files = {piece.path: piece.name for piece in pieces}
-    return pieces, {"files": {name: [os.stat(p).st_size, os.stat(p).st_mtime_ns] for p, name in files.items()}}
+    return paths
 
 
-def _pieces(path: str, folder: str, text_column: str | None) -> Iterator[Piece]:
-    """The pieces of a file: row groups of parquet, runs of streams of a multistream dump, or all of it."""
+def format_of(path: str) -> str:
+    """The key of FORMATS that the name of a file says. Raises ValueError for an unknown one."""
     name = Path(path.lower())
-    kind = FORMATS.get(Path(name.stem).suffix if name.suffix in COMPRESSION else name.suffix)
-    if kind is None:
-        known = f"known are {', '.join([*FORMATS, *COMPRESSION])}"
-        raise ValueError(f"{path}: unknown format; {known}; rename it, or narrow the pattern")
-    whole = Piece(path, os.path.relpath(os.path.abspath(path), folder), kind, os.path.getsize(path))
-    if kind == "xml":
-        whole = replace(whole, site=dump.read_site(path))
-        runs = dump.streams(path, STREAM_BYTES) if path.lower().endswith(".bz2") else []
-        yield from [replace(whole, span=(start, end), size_bytes=end - start) for start, end in runs] or [whole]
-    elif kind == "parquet":
-        try:
-            file = pq.ParquetFile(path)
-        except pa.ArrowInvalid as error:
-            raise ValueError(f"{path}: not a parquet file: {str(error).splitlines()[0]}") from None
-        if text_column not in (None, *file.schema_arrow.names):
-            columns = ", ".join(file.schema_arrow.names)
-            raise ValueError(f"{path}: no column '{text_column}' (columns: {columns}); set --text_column")
-        config = HUB_CONFIG.fullmatch(Path(os.path.abspath(path)).parent.name)
-        prefix = f"{config[2]}wiki/{config[1]}/" if config else ""
-        for group in range(file.num_row_groups):
-            size = file.metadata.row_group(group).total_byte_size
-            yield replace(whole, size_bytes=size, prefix=prefix, row_group=group)
-    else:
-        yield whole
+    suffix = Path(name.stem).suffix if name.suffix in COMPRESSION else name.suffix
+    kinds = formats_by_suffix()
+    if suffix not in kinds:
+        known = ", ".join([*kinds, *COMPRESSION])
+        raise ValueError(f"{path}: unknown format; known are {known}; rename it, or narrow the pattern")
+    return kinds[suffix]
 
 
 def download(repo: str, config: str) -> str:
@@ -120,30 +414,29 @@ def download(repo: str, config: str) -> str:
     return os.path.join(folder, config)
 
 
+# --- from pieces to parts ---
+
+
 def cut_parts(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
     """Gather pieces to parts of about PART_BYTES, and cut long files into blocks, which are parts by themselves."""
-    part, size_bytes = [], 0
+    part: list[Piece] = []
+    part_bytes = 0
     for piece in pieces:
-        long = piece.kind == "xml" or (piece.kind == "jsonl" and piece.size_bytes > PART_BYTES)
-        if part and (long or size_bytes + piece.size_bytes > PART_BYTES):
+        blocks = FORMATS[piece.kind].cut_long(piece)
+        if part and (blocks is not None or part_bytes + piece.size_bytes > PART_BYTES):
             yield part
-            part, size_bytes = [], 0
-        if long:
-            yield from ([block] for block in ([piece] if piece.span is not None else _blocks(piece)))
+            part, part_bytes = [], 0
+        if blocks is not None:
+            for block in blocks:
+                yield [block]
         else:
             part.append(piece)
-            size_bytes += piece.size_bytes
+            part_bytes += piece.size_bytes
     if part:
         yield part
 
 
-def _blocks(piece: Piece) -> Iterator[Piece]:
-    """The blocks of a long file: whole rows of jsonl, whole pages of a dump."""
-    xml, row, before = piece.kind == "xml", 0, 0
-    marks = (dump.PAGE_END, dump.DUMP_END) if xml else (b"\n", b"")
-    for block, position, failure in dump.blocks(piece.path, PART_BYTES, *marks):
-        yield replace(piece, size_bytes=position - before, block=block, start=row, failure=failure)
-        row, before = row + block.count(b"\n"), position
+# --- from parts to documents ---
 
 
 def read_part(part: list[Piece], text_column: str = "text", id_column: str | None = "id") -> Iterator[Document | str]:
@@ -153,104 +446,46 @@ def read_part(part: list[Piece], text_column: str = "text", id_column: str | Non
     file is cut off or damaged.
     """
     for piece in part:
-        if piece.kind == "xml":
-            yield from _read_xml(piece)
+        form = FORMATS[piece.kind]
+        if form.read_documents is not None:
+            yield from form.read_documents(piece)
         else:
-            for row, fields in read_rows(piece):
-                yield _document(piece, row, fields, text_column, id_column)
+            for row, fields in form.read_rows(piece):
+                yield make_document(piece, row, fields, text_column, id_column)
 
 
-def read_rows(piece: Piece) -> Iterator[tuple[int, dict]]:
-    """The rows of a jsonl, parquet or txt file, or of a block of it: (number in the file, fields)."""
-    readers = {"jsonl": _read_jsonl, "parquet": _read_parquet, "txt": _read_txt}
-    if piece.kind not in readers:
-        raise ValueError(f"{piece.path}: a dump has pages, not rows; give .jsonl, .parquet or .txt files")
-    return readers[piece.kind](piece)
+def read_rows(piece: Piece) -> Iterator[Row]:
+    """The rows of a file, or of a block of it. Raises ValueError for a format that has documents and no rows."""
+    reader = FORMATS[piece.kind].read_rows
+    if reader is None:
+        wanted = ", ".join(suffix for form in FORMATS.values() if form.read_rows for suffix in form.suffixes)
+        raise ValueError(f"{piece.path}: {piece.kind} has pages, not rows; give {wanted} files")
+    return reader(piece)
 
 
-def _document(piece: Piece, row: int, fields: dict, text_column: str, id_column: str | None) -> Document:
-    """A row of a file as a document; without an id of its own it gets one made of its place and content."""
+def make_document(piece: Piece, row: int, fields: dict, text_column: str, id_column: str | None) -> Document:
+    """A row of a file as a document. Without an id of its own it gets one made of its place and content."""
     if text_column not in fields:
         keys = ", ".join(sorted(fields)) or "none"
         raise ValueError(f"{piece.path}: row {row} has no '{text_column}' (keys: {keys}); set --text_column")
-    text = fields[text_column] if fields[text_column] is not None else ""  # null: dropped as empty
+    text = fields[text_column]
+    if text is None:
+        text = ""  # dropped as empty
     if not isinstance(text, str):
         kind = type(text).__name__
         raise ValueError(f"{piece.path}: row {row}: '{text_column}' is no text but {kind}; set --text_column")
-    own = fields.get(id_column)
-    document_id = f"{piece.name}#{row}-{short_hash(text)}" if own in (None, "") else f"{piece.prefix}{own}"
-    title, url = (str(fields.get(key) or "") for key in ("title", "url"))
-    # '?' for lone surrogates (JSON can spell them): no UTF-8 file can hold one
-    return Document(*(i.encode("utf-8", "replace").decode() for i in (document_id, title, url, text)))
 
-
-def _open_text(piece: Piece) -> io.TextIOWrapper:
-    stream = io.BytesIO(piece.block) if piece.block is not None else dump.open_compressed(piece.path)[1]
-    # with or without a byte-order mark; a block's first row is no first row of a file
-    return io.TextIOWrapper(stream, encoding="utf-8" if piece.start else "utf-8-sig", newline="\n")
-
-
-def _read_jsonl(piece: Piece) -> Iterator[tuple[int, dict]]:
-    row = piece.start
-    try:
-        with _open_text(piece) as file:
-            for row, line in enumerate(file, piece.start):
-                if not line.strip():
-                    continue
-                if not isinstance(fields := json.loads(line), dict):
-                    raise ValueError("not a JSON object")
-                yield row, fields
-    except UnicodeDecodeError:
-        raise ValueError(f"{piece.path}: not UTF-8 text near line {row + 1}; is it a binary file?") from None
-    except (ValueError, RecursionError) as error:
-        wanted = "one JSON object a line is wanted"
-        raise ValueError(f"{piece.path}: line {row + 1} cannot be read: {error}; {wanted}") from None
-    except OSError as error:
-        raise Truncated(f"{piece.path}: damaged after line {row}: {error}") from None
-    if piece.failure:
-        raise Truncated(f"{piece.path}: {piece.failure}")
-
-
-def _read_txt(piece: Piece) -> Iterator[tuple[int, dict]]:
-    """One document; or those of WikiExtractor, whose output is no XML: <doc id=.. url=.. title=..> and plain text."""
-    try:
-        with _open_text(piece) as file:
-            text = file.read()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{piece.path}: not UTF-8 text at byte {error.start}; is it a binary file?") from None
-    except OSError as error:
-        raise Truncated(f"{piece.path}: damaged: {error}") from None
-    if "\0" in text:
-        raise ValueError(f"{piece.path}: holds null bytes; a binary file is not text")
-    if text.startswith('<doc id="'):
-        for row, found in enumerate(EXTRACTED.finditer(text)):
-            yield row, dict(zip(("id", "url", "title", "text"), found.groups(), strict=True))
+    own_id = fields.get(id_column)
+    if own_id in (None, ""):
+        document_id = f"{piece.name}#{row}-{short_hash(text)}"
     else:
-        yield 0, {"text": text, "title": Path(piece.name).name}
+        document_id = f"{piece.prefix}{own_id}"
+    title = str(fields.get("title") or "")
+    url = str(fields.get("url") or "")
+    return storable(Document(document_id, title, url, text))
 
 
-def _read_parquet(piece: Piece) -> Iterator[tuple[int, dict]]:
-    file = pq.ParquetFile(piece.path)
-    row = sum(file.metadata.row_group(group).num_rows for group in range(piece.row_group))
-    try:
-        for batch in file.iter_batches(batch_size=1024, row_groups=[piece.row_group], use_threads=False):
-            for fields in batch.to_pylist():
-                yield row, fields
-                row += 1
-    except (OSError, pa.ArrowException) as error:
-        raise ValueError(f"{piece.path}: damaged after row {row}: {str(error).splitlines()[0]}") from None
-
-
-def _read_xml(piece: Piece) -> Iterator[Document | str]:
-    data, limit, failure = piece.block, len(piece.block or b""), piece.failure
-    if piece.span is not None:
-        data, limit, failure = dump.read_streams(piece.path, *piece.span)
-    try:
-        for page in dump.pages(data, limit, piece.site):
-            if isinstance(page, Document):
-                page = replace(page, text=plain_text(page.text, piece.site.hidden))
-            yield page
-    except ValueError as error:
-        failure = str(error)
-    if failure:
-        raise Truncated(f"{piece.path}: {failure}")
+def storable(document: Document) -> Document:
+    """The document with '?' for lone surrogates: JSON and Python can spell them, no UTF-8 file can hold them."""
+    values = (document.id, document.title, document.url, document.text)
+    return Document(*(value.encode("utf-8", "replace").decode() for value in values))

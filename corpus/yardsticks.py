@@ -1,23 +1,37 @@
 """What a language model has to beat: a compressor and n-grams, on the same validation text, in bits per byte.
 
-    python yardsticks.py data/pydocs        writes data/pydocs/yardsticks.json, which train.py shows beside its own
-
-n-grams of tokens are counted on the training split and interpolated by Witten and Bell's rule (Chen and Goodman 1998,
-"An empirical study of smoothing techniques for language modeling", sec. 2.5), the lowest order with a uniform one.
+prepare_wiki.py writes them to yardsticks.json; train.py shows them beside its own loss. n-grams of tokens are counted
+on the training split and interpolated by Witten and Bell's rule (Chen and Goodman 1998, "An empirical study of
+smoothing techniques for language modeling", sec. 2.5), the lowest order with a uniform one.
 """
 
 import lzma
 import math
-import sys
-from pathlib import Path
 
 import numpy as np
 
-import atomic
 from shards import Shards
 from tokenizer import Tokenizer
 
-TRAIN, VAL = 20_000_000, 2_000_000  # tokens at most: the n-grams' memory is about 100 bytes a token
+TRAIN_TOKENS = 20_000_000  # at most, from the beginning of the training split
+VAL_TOKENS = 2_000_000  # at most, from the beginning of the validation split
+GROUP_TOKENS = 2_000_000  # n-grams in memory at once; each needs some 40 bytes
+
+
+def measure(train: Shards, val: Shards, tokenizer: Tokenizer) -> dict[str, float]:
+    """Bits per byte of the validation text for each yardstick: {"xz -9": 1.9, "bigram": 2.0, "trigram": 1.7}."""
+    val_ids = val.all(VAL_TOKENS)
+    text = tokenizer.decode(val_ids[val_ids != tokenizer.end_of_text].tolist()).encode()
+    return bits_per_byte(train.all(TRAIN_TOKENS), val_ids, text, tokenizer.vocab_size)
+
+
+def bits_per_byte(train: np.ndarray, val: np.ndarray, text: bytes, vocab_size: int) -> dict[str, float]:
+    """As `measure`. train, val: token ids, 1-D; text: what `val` spells, in UTF-8."""
+    found = {"xz -9": xz_bits_per_byte(text)}
+    for order, name in ((2, "bigram"), (3, "trigram")):
+        nats = ngram_nats(train, val, vocab_size, order)
+        found[name] = nats / math.log(2) / len(text)
+    return {name: round(bits, 4) for name, bits in found.items()}
 
 
 def xz_bits_per_byte(text: bytes) -> float:
@@ -28,62 +42,71 @@ def xz_bits_per_byte(text: bytes) -> float:
 def ngram_nats(train: np.ndarray, val: np.ndarray, vocab_size: int, order: int) -> float:
     """Total nats of the tokens `val` (1-D) under interpolated n-grams of `order` 1, 2 or 3 counted on `train` (1-D).
 
-    Witten-Bell: p(w | h) = (c(hw) + t(h) p(w | shorter h)) / (c(h) + t(h)), with t(h) the number of different words
-    seen after h. The first tokens of `val` use the orders that fit.
+    Witten-Bell: p(w | h) = (c(hw) + t(h) p(w | shorter h)) / (c(h) + t(h)), where c counts in `train` and t(h) is the
+    number of different words seen after h. The first tokens of `val` use the orders that fit.
     """
     p = np.full(len(val), 1.0 / vocab_size)
     for n in range(1, min(order, len(train), len(val)) + 1):
-        grams, counts = np.unique(_grams(train, n, vocab_size), return_counts=True)
-        contexts, start = np.unique(grams // vocab_size, return_index=True)
-        totals = np.add.reduceat(counts, start)
-        types = np.diff(np.append(start, len(grams)))
-        wanted = _grams(val, n, vocab_size)
-        c_hw, _ = _look_up(wanted, grams, counts)
-        c_h, i = _look_up(wanted // vocab_size, contexts, totals)
-        t_h = np.where(c_h > 0, types[i], 0)
-        seen = c_h > 0
+        c_hw, c_h, t_h = count_ngrams(train, val, vocab_size, n)
         shorter = p[n - 1 :]
-        p[n - 1 :] = np.where(seen, (c_hw + t_h * shorter) / np.maximum(1, c_h + t_h), shorter)
+        interpolated = (c_hw + t_h * shorter) / np.maximum(1, c_h + t_h)
+        p[n - 1 :] = np.where(c_h > 0, interpolated, shorter)
     return float(-np.log(p).sum())
 
 
-def _grams(tokens: np.ndarray, n: int, vocab_size: int) -> np.ndarray:
-    """Each run of n tokens as one integer in base vocab_size (below 2^63 for n = 3 and vocab_size < 2^21)."""
-    key = np.zeros(len(tokens) - n + 1, dtype=np.int64)
+def count_ngrams(
+    train: np.ndarray, val: np.ndarray, vocab_size: int, n: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each n-gram hw of `val`: c(hw), c(h) and t(h) in `train`; three arrays of len(val) - n + 1 numbers.
+
+    Bounded memory: the n-grams of `train` are counted group by group. A group holds the n-grams whose number leaves
+    the same rest; all occurrences of an n-gram are in one group, so c(h) and t(h) are sums over the groups. With
+    V = 10, n = 2 and two groups, the text 1 2 1 2 1 3 has the bigrams 12, 21, 12, 21, 13:
+        group 0 (even)    12 twice           after h = 1: c = 2, t = 1
+        group 1 (odd)     13 once, 21 twice  after h = 1: c = 1, t = 1    together c(1) = 3, t(1) = 2
+    """
+    wanted = number_ngrams(val, vocab_size, n)
+    wanted_contexts = wanted // vocab_size
+    c_hw = np.zeros(len(wanted), dtype=np.int64)
+    c_h = np.zeros(len(wanted), dtype=np.int64)
+    t_h = np.zeros(len(wanted), dtype=np.int64)
+
+    groups = -(-len(train) // GROUP_TOKENS)
+    for group in range(groups):
+        ngrams, counts = np.unique(ngrams_of_group(train, vocab_size, n, group, groups), return_counts=True)
+        if not len(ngrams):
+            continue
+        contexts, starts = np.unique(ngrams // vocab_size, return_index=True)
+        totals = np.add.reduceat(counts, starts)
+        followers = np.diff(starts, append=len(ngrams))
+
+        c_hw += look_up(wanted, ngrams, counts)
+        c_h += look_up(wanted_contexts, contexts, totals)
+        t_h += look_up(wanted_contexts, contexts, followers)
+    return c_hw, c_h, t_h
+
+
+def ngrams_of_group(tokens: np.ndarray, vocab_size: int, n: int, group: int, groups: int) -> np.ndarray:
+    """The numbers of the n-grams of `tokens` that leave the rest `group` when divided by `groups`."""
+    if groups == 1:
+        return number_ngrams(tokens, vocab_size, n)
+    found = []
+    for start in range(0, len(tokens) - n + 1, GROUP_TOKENS):
+        numbers = number_ngrams(tokens[start : start + GROUP_TOKENS + n - 1], vocab_size, n)
+        found.append(numbers[numbers % groups == group])
+    return np.concatenate(found)
+
+
+def number_ngrams(tokens: np.ndarray, vocab_size: int, n: int) -> np.ndarray:
+    """Each run of n tokens as one number in base vocab_size (below 2^63 for n = 3 and vocab_size < 2^21)."""
+    count = len(tokens) - n + 1
+    numbers = np.zeros(count, dtype=np.int64)
     for k in range(n):
-        key = key * vocab_size + tokens[k : len(tokens) - n + 1 + k].astype(np.int64)
-    return key
+        numbers = numbers * vocab_size + tokens[k : k + count].astype(np.int64)
+    return numbers
 
 
-def _look_up(wanted: np.ndarray, keys: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(values at the sorted keys equal to `wanted`, 0 where absent; the indices used)."""
+def look_up(wanted: np.ndarray, keys: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The value of each wanted key, 0 where it is absent. keys: sorted."""
     i = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    return np.where(keys[i] == wanted, values[i], 0), i
-
-
-def measure(train: np.ndarray, val: np.ndarray, text: bytes, vocab_size: int) -> dict[str, float]:
-    """Bits per byte of `text` (the validation text, whose tokens are `val`) for each yardstick."""
-    found = {"xz -9": xz_bits_per_byte(text)}
-    for order, name in ((2, "bigram"), (3, "trigram")):
-        found[name] = ngram_nats(train, val, vocab_size, order) / math.log(2) / len(text)
-    return {name: round(bits, 4) for name, bits in found.items()}
-
-
-def main(folder: str) -> None:
-    """Measure a finished data folder. Raises ValueError for one that is not."""
-    train, val = (Shards(folder, split) for split in ("train", "val"))
-    tokenizer, ids = Tokenizer.load(folder), val.all(VAL)
-    text = tokenizer.decode(ids[ids != tokenizer.end_of_text].tolist()).encode()
-    found = measure(train.all(TRAIN), ids, text, tokenizer.vocab_size)
-    atomic.write_json(Path(folder, "yardsticks.json"), found)
-    for name, bits in found.items():
-        print(f"{name + ', bits per byte of validation':<36}{bits:>14.3f}")
-
-
-if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python yardsticks.py data/<name>")
-    try:
-        main(sys.argv[1])
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    return np.where(keys[i] == wanted, values[i], 0)

@@ -175,7 +175,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_a_key_without_a_value_says_how_to_write_it():
-    assert "--compile=VALUE" in refusal("--compile")
+    assert "--name=VALUE" in refusal("--name")
     assert "--n_layer=VALUE" in refusal("--n-layer", "3")
 
 
@@ -185,6 +185,11 @@ def test_booleans_in_any_case(config_file, word):
     for argument in (f"--compile={word}", config_file(f"compile = {word}\n")):
         cfg, _ = load(Config, [f"--compile={not expected}", argument])
         assert cfg.compile is expected
+
+
+def test_a_bare_flag_of_a_boolean_means_true():
+    assert load(Config, ["--compile=False", "--compile"])[0].compile is True
+    assert load(Config, ["--compile", "--compile=False"])[0].compile is False
 
 
 @pytest.mark.parametrize("word", ["none", "None", "NONE"])

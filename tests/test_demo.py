@@ -15,7 +15,7 @@ from corpus.pydocs import python_packages
 from prepare_wiki import Splitter
 from shards import verify
 
-FOLDER, CORPUS = REPO / "data/pydocs", REPO / "data/pydocs.jsonl"
+FOLDER = REPO / "data/pydocs"
 RUNS = [path for name in ("demo", "demo-short") if (path := REPO / "out" / name / "latest").exists()]
 pytestmark = pytest.mark.skipif(
     not (FOLDER / "meta.json").is_file(), reason="data/pydocs is not there: run make demo or make demo-short"
@@ -32,20 +32,17 @@ def test_corpus_is_what_the_readme_says():
     assert verify(FOLDER) == []
 
 
-def test_the_corpus_is_the_file_of_docstrings_every_id_once():
-    lines = CORPUS.read_text(encoding="ascii").splitlines()
-    ids = [json.loads(line)["id"] for line in lines]
-    report = json.loads((FOLDER / "report.json").read_text(encoding="utf-8"))
-    assert len(set(ids)) == len(ids) == report["documents"]["in"]
-    manifest = json.loads((FOLDER / "manifest.json").read_text(encoding="utf-8"))
-    assert manifest["source"] == {"files": {CORPUS.name: [CORPUS.stat().st_size, CORPUS.stat().st_mtime_ns]}}
-
-
 def test_packages_are_the_closure_of_requirements_whatever_else_is_installed():
-    packages = json.loads(CORPUS.with_suffix(".packages.json").read_text(encoding="utf-8"))
+    manifest = json.loads((FOLDER / "manifest.json").read_text(encoding="utf-8"))
+    packages = manifest["source"]["packages"]
     assert packages == dict(python_packages(REPO / "requirements.txt"))
     assert {"python", "torch", "numpy", "sympy"} <= packages.keys()
     assert not {"transformers", "pytest", "hypothesis", "ruff"} & packages.keys()
+
+
+def test_yardsticks_are_in_the_order_that_the_readme_shows():
+    found = json.loads((FOLDER / "yardsticks.json").read_text(encoding="utf-8"))
+    assert found["trigram"] < found["xz -9"] < found["bigram"] < 2.2
 
 
 def test_validation_and_training_share_no_source_file_and_no_exact_or_near_duplicate():

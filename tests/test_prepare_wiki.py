@@ -575,7 +575,15 @@ OTHER = {
 }
 
 
-FREE = {"source", "data_dir", "num_workers", "until", "allow_truncated"}  # change nothing that is written
+FREE = {
+    "source",
+    "data_dir",
+    "num_workers",
+    "until",
+    "allow_truncated",
+    "yardsticks",
+    "verify",
+}  # nothing depends on them
 
 
 @pytest.mark.parametrize("key", OTHER)
@@ -799,6 +807,29 @@ def test_the_command_line_prepares_a_folder_with_two_processes(corpus, finished,
     assert len(list((tmp_path / "by command/documents").iterdir())) == 3
     for split in ("train", "val"):
         assert Shards(tmp_path / "by command", split).all().tolist() == Shards(finished, split).all().tolist()
+
+
+def test_verify_compares_the_shards_with_their_checksums(finished):
+    """Without any other setting: not even the source has to be there."""
+    good = command_line("--verify", f"--data_dir={finished}")
+    assert good.returncode == 0 and good.stdout.splitlines()[-1] == f"{finished}: every shard is as meta.json says"
+    with open(finished / "train_00000.bin", "r+b") as file:
+        file.write(b"\1\1")
+    bad = command_line("--verify", f"--data_dir={finished}")
+    assert bad.returncode == 1 and bad.stderr.count("\n") == 1 and bad.stderr.startswith("error: ")
+    assert "train_00000.bin is altered" in bad.stderr
+    with pytest.raises(ValueError, match="give --data_dir="):
+        main(PrepareConfig(verify=True))
+
+
+def test_yardsticks_are_written_before_the_folder_is_complete_unless_they_are_switched_off(corpus, tmp_path, capsys):
+    out = prepare(corpus[0], tmp_path / "with")
+    found = json.loads((out / "yardsticks.json").read_text())
+    assert list(found) == ["xz -9", "bigram", "trigram"]
+    assert f"trigram, bits per byte of validation {found['trigram']:.3f}" in " ".join(capsys.readouterr().out.split())
+    assert (out / "yardsticks.json").stat().st_mtime_ns <= (out / "meta.json").stat().st_mtime_ns
+    out = prepare(corpus[0], tmp_path / "without", yardsticks=False)
+    assert not (out / "yardsticks.json").exists() and "bits per byte" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

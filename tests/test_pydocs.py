@@ -1,32 +1,25 @@
-"""A corpus from docstrings: those that `ast` finds, of the pinned packages, written once and complete or absent."""
+"""A corpus from docstrings: those that `ast` finds, of the pinned packages, as the source of prepare_wiki.py."""
 
 import ast
-import contextlib
 import dataclasses
 import importlib.metadata
 import importlib.util
 import inspect
 import json
 import operator
-import os
-import signal
-import subprocess
 import sys
 import sysconfig
-import time
 from pathlib import Path
 
 import pytest
-from conftest import PYTHON, REPO
+from conftest import REPO
 
-import atomic
 import configurator
 import prepare_wiki
-from corpus import dump, sources
-from corpus import pydocs as docstrings_module
+from corpus import pydocs, sources
 from corpus.clean import normalise
 from corpus.documents import Document, read_documents
-from corpus.pydocs import DocstringsConfig, docstrings, main, python_files, python_packages
+from corpus.pydocs import docstrings, python_files, python_packages
 
 # --- the docstrings of a file ---
 
@@ -322,50 +315,36 @@ def test_files_are_those_of_a_package_without_tests(tmp_path, installed):
     assert not any(name.startswith(("test/", "site-packages/")) or "/test/" in name for name in python)
 
 
-# --- the script ---
+# --- the source ---
 
 TINY = {"nl-top": "1.0", "nl-dep": "2.0"}
 
 
 @pytest.fixture
 def tiny(installed, tmp_path, monkeypatch):
-    """Two packages are all that there is; returns them as the dictionary that says so, and the working folder."""
+    """Two packages are all that there is; returns them as the dictionary that says so."""
     overloads = 'def f():\n    """Same."""\n' * 2
     files = {"nl_top/__init__.py": '"""Top."""', "nl_top/b.py": MODULE, "nl_top/a.py": overloads}
     installed("nl-top", "1.0", (), files)
     odd = {"nl_dep.py": '"""A line\u2028separator, a surrogate \\ud800\n\n  and <a tag>."""', "nl_empty.py": ""}
     installed("nl-dep", "2.0", (), odd)
     packages = dict(TINY)
-    monkeypatch.setattr(docstrings_module, "python_packages", lambda: list(packages.items()))
-    (tmp_path / "work").mkdir()
-    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setattr(pydocs, "python_packages", lambda: list(packages.items()))
     return packages
 
 
-def write(**settings) -> Path:
-    """Run the script's main; returns the file that it writes."""
-    cfg = DocstringsConfig(**{"num_workers": 1} | settings)
-    main(cfg)
-    return Path(cfg.out)
-
-
 def expected(packages: dict[str, str]) -> list[Document]:
-    """All documents, read one file after the other."""
-    return [d for package in packages.items() for file in python_files(*package) for d in docstrings(*file)]
+    """All documents, read one file after the other; no file can hold a lone surrogate."""
+    found = [d for package in packages.items() for file in python_files(*package) for d in docstrings(*file)]
+    return [dataclasses.replace(d, text=d.text.replace("\ud800", "?")) for d in found]
 
 
-def rows(path: Path) -> list[Document]:
-    return [Document(**json.loads(line)) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
-
-
-def listing() -> list[str]:
-    """What is in the working folder."""
-    return sorted(path.as_posix() for path in Path(".").rglob("*") if path.is_file())
-
-
-@pytest.mark.parametrize("num_workers", [1, 2, None])
-def test_the_file_holds_every_document_once_in_the_order_of_packages_and_files(tiny, num_workers):
-    found = rows(write(num_workers=num_workers))
+@pytest.mark.parametrize("part_bytes", [1, sources.PART_BYTES])
+def test_the_source_has_every_document_once_in_the_order_of_packages_and_files(tiny, monkeypatch, part_bytes):
+    monkeypatch.setattr(sources, "PART_BYTES", part_bytes)
+    pieces, identity = sources.find_pieces("pydocs")
+    parts = list(sources.cut_parts(pieces))
+    found = [document for part in parts for document in sources.read_part(part)]
     assert found == expected(tiny) and len(found) == len({document.id for document in found}) == 24
     names = [document.id.split("#L")[0] for document in found]
     assert list(dict.fromkeys(names)) == [
@@ -374,116 +353,38 @@ def test_the_file_holds_every_document_once_in_the_order_of_packages_and_files(t
         "nl-top-1.0/nl_top/b.py",
         "nl-dep-2.0/nl_dep.py",
     ]
-    assert found[-1].text == "A line\u2028separator, a surrogate \ud800\n\nand <a tag>."
-    assert listing() == ["data/pydocs.jsonl", "data/pydocs.packages.json"]
-    assert json.loads(Path("data/pydocs.packages.json").read_text()) == TINY
+    assert found[-1].text == "A line\u2028separator, a surrogate ?\n\nand <a tag>."
+    assert identity == {"packages": TINY}
+    assert len(parts) == 1 if part_bytes > 1 else len(parts) == 5
 
 
-def test_it_says_what_it_wrote_and_what_to_type_next(tiny, capsys):
-    write()
-    command = "next: python prepare_wiki.py config/data_pydocs.py"
-    assert capsys.readouterr().out == f"wrote data/pydocs.jsonl: 24 documents, 0.0 MB; {command}\n"
-    write(out="my texts/x.jsonl")
-    assert capsys.readouterr().out.endswith(f"; {command} --source='my texts/x.jsonl'\n")
-    assert "my texts/x.packages.json" in listing()
-    config = dict((key, value) for key, value, _ in configurator.read_config_file(f"{REPO}/config/data_pydocs.py"))
-    assert config["source"] == DocstringsConfig.out and config["split_by"] == "file"
+SETTINGS = {"source": "pydocs", "split_by": "file", "num_workers": 1, "until": "documents"}
 
 
-def test_the_same_packages_leave_the_file_untouched(tiny, monkeypatch, capsys):
-    path = write()
-    os.utime(path, ns=(1, 1))
-    monkeypatch.setattr(docstrings_module, "map_parts", None)  # not even read again
-    capsys.readouterr()
-    write()
-    assert path.stat().st_mtime_ns == 1
-    assert capsys.readouterr().out.startswith("data/pydocs.jsonl is there, made from the packages that are installed; ")
-
-
-@pytest.mark.parametrize("change", ["version", "package", "no note", "no file"])
-def test_other_packages_or_a_missing_half_make_it_again(tiny, change):
-    path = write()
-    note = path.with_name("pydocs.packages.json")
-    os.utime(path, ns=(1, 1))
-    if change == "version":
-        tiny["nl-dep"] = "2.1"
-    elif change == "package":
-        del tiny["nl-dep"]
-    else:
-        (note if change == "no note" else path).unlink()
-    write()
-    assert path.stat().st_mtime_ns != 1
-    assert rows(path) == expected(tiny) and json.loads(note.read_text()) == tiny
-    assert (tiny != TINY) == (change in ("version", "package"))
-
-
-@pytest.mark.parametrize("before", [True, False])
-@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError("No space left on device")])
-@pytest.mark.parametrize("where", ["docstrings", "replace"])
-def test_stopped_or_failed_it_leaves_what_was_there_before(tiny, monkeypatch, where, error, before):
-    """In the middle of the packages, or with everything written but the last rename."""
-    if before:
-        write()
-        tiny["nl-dep"] = "2.1"
-    left = {name: Path(name).read_bytes() for name in listing() if name.endswith(".jsonl")}
-
-    def stop(*args):
-        raise error
-
-    with monkeypatch.context() as patch, pytest.raises((KeyboardInterrupt, OSError)):
-        patch.setattr(*((docstrings_module, "docstrings") if where == "docstrings" else (atomic.os, "replace")), stop)
-        write()
-    assert {name: Path(name).read_bytes() for name in listing() if not name.endswith("packages.json")} == left
-    assert rows(write()) == expected(tiny)
-
-
-def test_killed_between_the_file_and_its_note_no_older_note_vouches_for_it(tiny, monkeypatch):
-    """Else going back to the older packages would find their note beside the documents of the newer ones."""
-    path = write()
-    tiny["nl-dep"] = "2.1"
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(atomic, "write_json", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
-        write()
-    assert rows(path) == expected(tiny) and listing() == ["data/pydocs.jsonl"]
-    tiny.update(TINY)
-    assert rows(write()) == expected(TINY)
-
-
-def test_ctrl_c_is_one_line_and_leaves_no_file(tmp_path):
-    """The real script in two processes, a signal to all of them, as a terminal sends it."""
-    command = [PYTHON, "docstrings.py", f"--out={tmp_path}/pydocs.jsonl", "--num_workers=2"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(command, cwd=REPO, start_new_session=True, **pipes)
-    try:
-        assert process.stdout.readline().startswith("out = ")
-        time.sleep(2)  # into the work of the processes
-        os.killpg(process.pid, signal.SIGINT)
-        _, complaint = process.communicate(timeout=60)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == 130 and len(complaint.strip().splitlines()) == 1 and "interrupted" in complaint
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("setting", [{"out": "data/pydocs"}, {"out": ""}, {"out": "x.json"}, {"num_workers": 0}])
-def test_settings_that_cannot_work_are_refused_before_anything_is_read(monkeypatch, setting):
-    monkeypatch.setattr(docstrings_module, "python_packages", None)
-    ((key, value),) = setting.items()
-    with pytest.raises(ValueError, match=rf"^{key} \({value}\) must "):
-        write(**setting)
-
-
-@pytest.mark.parametrize("part_bytes", [1000, sources.PART_BYTES])
-def test_prepare_wiki_finds_the_same_documents_in_the_file(tiny, monkeypatch, part_bytes):
-    """In one part or cut into blocks; ids name the Python file, by which the splits are made."""
-    monkeypatch.setattr(sources, "PART_BYTES", part_bytes)
-    monkeypatch.setattr(dump, "READ_BYTES", part_bytes)
-    settings = {"source": str(write()), "data_dir": "data/pydocs", "split_by": "file", "num_workers": 1}
-    prepare_wiki.main(prepare_wiki.PrepareConfig(**settings, until="documents"))
-    parts = sorted(Path("data/pydocs/documents").iterdir())
+def test_prepare_wiki_writes_them_and_ids_name_the_python_file(tiny, tmp_path):
+    prepare_wiki.main(prepare_wiki.PrepareConfig(**SETTINGS, data_dir=str(tmp_path / "data")))
+    parts = sorted((tmp_path / "data/documents").iterdir())
     found = [Document(*row) for part in parts for row in read_documents(part, ("id", "title", "url", "text"))]
-    assert len(parts) == 1 if part_bytes > 1000 else len(parts) > 2
     assert found == [dataclasses.replace(document, text=normalise(document.text)) for document in expected(tiny)]
     files = {prepare_wiki.source_file(document.id) for document in found}
     assert files == {name for package in tiny.items() for _, name in python_files(*package) if "empty" not in name}
+
+
+@pytest.mark.parametrize("change", ["version", "package"])
+def test_other_packages_are_noticed_and_named(tiny, tmp_path, change):
+    cfg = prepare_wiki.PrepareConfig(**SETTINGS, data_dir=str(tmp_path / "data"))
+    prepare_wiki.main(cfg)
+    assert json.loads((tmp_path / "data/manifest.json").read_text())["source"] == {"packages": TINY}
+    prepare_wiki.main(cfg)  # the same packages: it goes on
+    if change == "version":
+        tiny["nl-dep"] = "2.1"
+    else:
+        del tiny["nl-dep"]
+    to = "2.1" if change == "version" else "absent"
+    with pytest.raises(ValueError, match=f"another state of the source .packages: nl-dep 2.0 -> {to}.*delete"):
+        prepare_wiki.main(cfg)
+
+
+def test_the_config_of_the_demo_names_the_source():
+    config = {key: value for key, value, _ in configurator.read_config_file(f"{REPO}/config/data_pydocs.py")}
+    assert config["source"] == "pydocs" and config["split_by"] == "file"

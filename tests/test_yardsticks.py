@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import train
 from corpus import yardsticks
-from corpus.yardsticks import measure, ngram_nats, xz_bits_per_byte
+from corpus.yardsticks import bits_per_byte, ngram_nats, xz_bits_per_byte
 from shards import Shards
 from tokenizer import Tokenizer
 
@@ -110,11 +110,33 @@ def test_xz_is_the_size_of_what_xz_writes(text):
     assert xz_bits_per_byte(text) == pytest.approx(8 * len(packed) / len(text))
 
 
-def test_measure_gives_bits_for_each_byte_of_the_text():
+@pytest.mark.parametrize("n", [1, 2, 3])
+@pytest.mark.parametrize("group_tokens", [1, 7, 50])
+def test_counted_in_groups_they_are_the_counts_of_one_group(monkeypatch, n, group_tokens):
+    """And no group is larger than it should be: its n-grams are counted at once, which is what costs memory."""
+    draw = np.random.default_rng(0)
+    train, val = draw.integers(0, 7, 300), draw.integers(0, 8, 60)
+    expected = yardsticks.count_ngrams(train, val, 8, n)
+    sizes, real = [], yardsticks.ngrams_of_group
+
+    def watched(*args):
+        ngrams = real(*args)
+        sizes.append(len(ngrams))
+        return ngrams
+
+    monkeypatch.setattr(yardsticks, "ngrams_of_group", watched)
+    monkeypatch.setattr(yardsticks, "GROUP_TOKENS", group_tokens)
+    for counts, same in zip(yardsticks.count_ngrams(train, val, 8, n), expected, strict=True):
+        assert counts.tolist() == same.tolist()
+    assert sum(sizes) == 300 - n + 1 and len(sizes) == -(-300 // group_tokens)
+    assert max(sizes) < 110
+
+
+def test_bits_are_for_each_byte_of_the_text():
     draw = np.random.default_rng(1)
     train, val = draw.integers(0, 9, 500), draw.integers(0, 9, 80)
     text = b"some text of another length than the tokens"
-    found = measure(train, val, text, 9)
+    found = bits_per_byte(train, val, text, 9)
     assert list(found) == ["xz -9", "bigram", "trigram"]
     assert found["xz -9"] == pytest.approx(8 * len(lzma.compress(text, preset=9)) / len(text), abs=1e-4)
     for order, name in ((2, "bigram"), (3, "trigram")):
@@ -122,16 +144,12 @@ def test_measure_gives_bits_for_each_byte_of_the_text():
         assert found[name] == pytest.approx(bits, abs=1e-4)
 
 
-def test_a_folder_is_measured_and_training_shows_it(data_dir, tmp_path, capsys):
-    folder = shutil.copytree(data_dir, tmp_path / "data")
-    yardsticks.main(str(folder))
-    ids, tokenizer = {split: Shards(folder, split).all() for split in ("train", "val")}, Tokenizer.load(folder)
+def test_prepare_wiki_measures_the_folder_and_training_shows_it(data_dir, tmp_path, capsys):
+    ids, tokenizer = {split: Shards(data_dir, split).all() for split in ("train", "val")}, Tokenizer.load(data_dir)
     text = "".join(tokenizer.decode([i]) for i in ids["val"].tolist() if i != tokenizer.end_of_text).encode()
-    expected = measure(ids["train"], ids["val"], text, 300)
-    assert json.loads((folder / "yardsticks.json").read_text()) == expected
-    train.main(train.TrainConfig(data=str(folder), out_dir=str(tmp_path / "run"), **TINY | {"max_iters": 1}))
+    expected = bits_per_byte(ids["train"], ids["val"], text, 300)
+    assert json.loads((data_dir / "yardsticks.json").read_text()) == expected
+    train.main(train.TrainConfig(data=str(data_dir), out_dir=str(tmp_path / "run"), **TINY | {"max_iters": 1}))
     assert (
         f"on the same text: xz -9 {expected['xz -9']:.3f}, bigram {expected['bigram']:.3f}" in capsys.readouterr().out
     )
-    with pytest.raises(ValueError, match="has no meta.json"):
-        yardsticks.main(str(tmp_path / "run"))
