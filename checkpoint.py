@@ -27,7 +27,7 @@ from torch.optim import Optimizer
 import atomic
 from errors import one_line, read_json
 from model import Llama, ModelConfig, RopeScaling
-from parallel import gather, put
+from parallel import copy_full, gather
 from tokenizer import Tokenizer
 
 # Hugging Face's config.json key -> ours
@@ -257,7 +257,7 @@ def _copy(model: Llama, stored: Stored) -> None:
                 tensor = file.get_tensor(name).to(parameters[name].dtype)
                 if not all(value.isfinite() for value in torch.aminmax(tensor)):  # one of them is NaN then
                     raise ValueError(f"{path}: {name} holds NaN or infinity")
-                put(parameters[name], tensor)
+                copy_full(parameters[name], tensor)
 
 
 def optimizer_tensors(model: Llama, optimizer: Optimizer) -> dict[str, torch.Tensor]:
@@ -273,7 +273,7 @@ def load_optimizer(model: Llama, optimizer: Optimizer, tensors: Iterable[tuple[s
         name, _, field = key.rpartition("/")
         parameter = parameters[name].detach()
         if tensor.shape == parameter.shape:
-            put(moved := torch.empty_like(parameter, dtype=tensor.dtype), tensor)
+            copy_full(moved := torch.empty_like(parameter, dtype=tensor.dtype), tensor)
         else:  # the number of steps
             moved = tensor.to(parameter.device)
         optimizer.state[parameters[name]][field] = moved

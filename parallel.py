@@ -7,47 +7,44 @@ import gc
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import ParamSpec, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from model import Llama
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
 class World:
     """The processes of a run: `size` of them, this one is number `rank`."""
 
     def __init__(self) -> None:
-        self.size, self.rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-        self.local_rank, self.parent = int(os.environ.get("LOCAL_RANK", "0")), os.getppid()
+        self.size = int(os.environ.get("WORLD_SIZE", "1"))
+        self.rank = int(os.environ.get("RANK", "0"))
+        self.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        self.launcher = os.getppid()  # under torchrun
 
     def start(self, device: torch.device) -> None:
-        """Join the others: nccl between CUDA devices, gloo between CPUs; numbers of the host always go by gloo."""
+        """Join the other processes: nccl between CUDA devices, gloo between CPUs and for numbers of the host."""
         if self.size > 1:
-            dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+            backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+            dist.init_process_group(backend)
 
-    def agree(self, *numbers: float) -> list[float]:
-        """The sum of each number over all processes; no device waits for it."""
-        return self.sum(torch.tensor(numbers, dtype=torch.float64)).tolist()
+    def stop(self) -> None:
+        """Leave the other processes.
 
-    def together(self, work: Callable, *args: Any) -> Any:
-        """work(*args) in each process. An OSError or ValueError in one ends all: raised there, others leave quietly."""
-        result = failure = None
-        try:
-            result = work(*args)
-        except (OSError, ValueError) as error:
-            failure = error
-        if any(self.agree(failure is not None)):
-            raise failure or SystemExit(1)
-        return result
-
-    def orphaned(self) -> bool:
-        """Whether the launcher is gone: nobody would stop this process, and the next launch writes the same files."""
-        return "TORCHELASTIC_RUN_ID" in os.environ and os.getppid() != self.parent
+        DDP must be gone before: its destructor, as the last owner of the group, holds the interpreter's lock and waits
+        for gloo's thread, which may wait for that lock (seen once: a run hung at its end).
+        """
+        if self.size > 1:
+            gc.collect()
+            dist.destroy_process_group()
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """A tensor summed over all processes, in place."""
@@ -55,30 +52,58 @@ class World:
             dist.all_reduce(tensor)
         return tensor
 
-    def stop(self) -> None:
-        """Part from the others. DDP must be gone: as the last owner of the group its destructor, which holds the
-        interpreter's lock, waits for gloo's thread, and that may wait for the lock (seen once: a run hung at its end).
+    def agree(self, *numbers: float) -> list[float]:
+        """The sum of each number over all processes. It goes through the host: no device is waited for."""
+        totals = self.sum(torch.tensor(numbers, dtype=torch.float64))
+        return totals.tolist()
+
+    def all_succeed(
+        self, work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
+    ) -> Result:
+        """work(*args, **kwargs) in each process; every process must call it.
+
+        An OSError or ValueError in one process ends all of them: it is raised where it happened, the others exit with
+        code 1 and no message, instead of waiting for a process that will not come.
         """
-        if self.size > 1:
-            gc.collect()
-            dist.destroy_process_group()
+        result = failure = None
+        try:
+            result = work(*args, **kwargs)
+        except (OSError, ValueError) as error:
+            failure = error
+
+        (failures,) = self.agree(failure is not None)
+        if failure is not None:
+            raise failure
+        if failures > 0:
+            raise SystemExit(1)
+        return result
+
+    def orphaned(self) -> bool:
+        """Whether torchrun is gone: nobody would stop this process, and the next launch writes the same files."""
+        launched = "TORCHELASTIC_RUN_ID" in os.environ
+        return launched and os.getppid() != self.launcher
 
 
 def shard(model: Llama, device: torch.device, dtype: torch.dtype) -> None:
     """Divide the parameters of each block, and the rest together, among the processes (FSDP2, `fully_shard`).
 
-    Blocks are gathered in `dtype` while they compute; the master weights, the gradients' sums, and the embedding, head
+    Blocks are gathered in `dtype` while they compute. The master weights, the sums of gradients, the embedding, head
     and last norm stay float32, as does the stream between blocks: what autocast makes of DDP.
     """
     mesh = dist.device_mesh.init_device_mesh(device.type, (dist.get_world_size(),))
-    low = dtype if dtype.itemsize < 4 else None
-    policy = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=low and torch.float32, cast_forward_inputs=False)
+    if dtype.itemsize < 4:
+        policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    else:
+        policy = MixedPrecisionPolicy(cast_forward_inputs=False)
+
     for layer in model.model.layers:
         fully_shard(layer, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh)
 
 
-def replicate(model: torch.nn.Module, ids: torch.Tensor, precision: Callable) -> DistributedDataParallel:
+def replicate(
+    model: torch.nn.Module, ids: torch.Tensor, precision: Callable[[], AbstractContextManager]
+) -> DistributedDataParallel:
     """DDP around the model, after a backward pass on `ids`, (B, T), that changes nothing.
 
     DDP lays out its buckets anew after the first pass, and three numbers or more are summed in an order that depends on
@@ -93,28 +118,37 @@ def replicate(model: torch.nn.Module, ids: torch.Tensor, precision: Callable) ->
 
 
 def accumulating(model: torch.nn.Module, last: bool) -> AbstractContextManager:
-    """Around one forward and backward pass: gradients go to the other processes after the last of a step only."""
-    if isinstance(model, DistributedDataParallel) and not last:
-        return model.no_sync()
-    if hasattr(model, "set_requires_gradient_sync"):
+    """Around each forward and backward pass of a step: only after the `last` one are the gradients summed over all."""
+    if isinstance(model, FSDPModule):
         model.set_requires_gradient_sync(last)
+    elif isinstance(model, DistributedDataParallel) and not last:
+        return model.no_sync()
     return nullcontext()
 
 
-def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """All of a tensor; of one that is divided every process must ask."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+def full_tensor(tensor: torch.Tensor) -> torch.Tensor:
+    """The full tensor, also where FSDP divides it; then every process must ask for it."""
+    if isinstance(tensor, DTensor):
+        return tensor.full_tensor()
+    return tensor
 
 
 def gather(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors, whole, in the host memory of process 0, one by one; every process must ask, others get none."""
+    """The full tensors in the host memory of process 0, gathered one by one. The others, which must ask too, get {}."""
     first = not dist.is_initialized() or dist.get_rank() == 0
-    fulls = ((name, whole(tensor.detach())) for name, tensor in tensors.items())
-    return {name: full.cpu().contiguous() for name, full in fulls if first}
+    gathered = {}
+    for name, tensor in tensors.items():
+        full = full_tensor(tensor.detach())
+        if not first:
+            continue
+
+        gathered[name] = full.cpu().contiguous()
+    return gathered
 
 
-def put(target: torch.Tensor, full: torch.Tensor) -> None:
-    """Copy a whole tensor, which every process has, into one that may be divided."""
+def copy_full(target: torch.Tensor, full: torch.Tensor) -> None:
+    """Copy a full tensor, which every process has, into `target`, which FSDP may divide."""
     if isinstance(target, DTensor):
-        full = distribute_tensor(full.to(target.device), target.device_mesh, target.placements, src_data_rank=None)
+        full = full.to(target.device)
+        full = distribute_tensor(full, target.device_mesh, target.placements, src_data_rank=None)
     target.copy_(full)

@@ -37,7 +37,7 @@ from errors import read_json
 from mixture import Mixture
 from model import IGNORE, Llama, ModelConfig
 from optim import Optimizer, learning_rate
-from parallel import World, accumulating, put, replicate, shard, whole
+from parallel import World, accumulating, copy_full, full_tensor, replicate, shard
 from sample import decode, generate, pick_device
 from shards import EvalWindows
 from tokenizer import Tokenizer
@@ -292,7 +292,7 @@ def train(cfg: TrainConfig, held: contextlib.ExitStack) -> None:
     world.start(device)
     lock = functools.partial(atomic.lock, out_dir, LOCK_WAIT_S)
     locked = world.rank == 0 and out_dir.is_dir()
-    world.together(lambda: held.enter_context(lock()) if locked else None)
+    world.all_succeed(lambda: held.enter_context(lock()) if locked else None)
     folder = None  # the checkpoint to resume from
     if (out_dir / "latest").exists():
         folder = out_dir / (out_dir / "latest").resolve().name
@@ -334,7 +334,7 @@ def train(cfg: TrainConfig, held: contextlib.ExitStack) -> None:
         torch.manual_seed(cfg.seed)
         with torch.no_grad():
             for parameter, value in model.initial_weights():
-                put(parameter, value)
+                copy_full(parameter, value)
     if state["step"] >= cfg.max_iters:
         text = continuation(cfg, model, data.tokenizer, precision, 100)
         if world.rank == 0:
@@ -403,8 +403,10 @@ def train(cfg: TrainConfig, held: contextlib.ExitStack) -> None:
             if best := state["evaluated"] == step and state["val_loss"] < state["best_val_loss"]:
                 state["best_val_loss"] = state["val_loss"]
             saved = {**state, "position": step * step_windows, "settings": settings, "threads": threads}
-            # together: the disk may be full
-            world.together(checkpoint.save, out_dir, step, model, optimizer, files, saved, best, cfg.keep_checkpoints)
+            # all succeed, or all stop: the disk may be full
+            world.all_succeed(
+                checkpoint.save, out_dir, step, model, optimizer, files, saved, best, cfg.keep_checkpoints
+            )
             saved_s = time.monotonic()
         if last or stop:
             break
@@ -424,7 +426,7 @@ def train(cfg: TrainConfig, held: contextlib.ExitStack) -> None:
                 loss += part.detach()
             mine = loss.isfinite()
             world.sum(loss)
-            norm = whole(torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip or math.inf))
+            norm = full_tensor(torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip or math.inf))
             finite, rate = loss.isfinite() & norm.isfinite(), learning_rate(step, cfg)
             optimizer.step(rate, finite)
         skipped, in_a_row, most, own = skips.unbind()

@@ -1,30 +1,28 @@
-"""train.py made odd for tests: what ODD says in JSON, then the settings on the command line.
+"""train.py with faults: one function for each, applied by name before the run begins.
 
-runs: settings of several runs, one after another in one launch (the command line's are common to all)
-float64: default type of all tensors
-mask: targets to leave out differ from window to window
-mutant: a defect that the tests must see
-checksums: file for the weights' hash on each rank at each checkpoint
-kill: [who, rank, point, n]: kill -9 of "one" (the rank), "all" processes or the "launcher", when this rank comes to the
-    point for the n-th time
-poison: [rank, steps]: no number comes out of these steps on this rank
-full_disk: n: there is no room for the n-th checkpoint
-slow_save: seconds that each file of a checkpoint takes longer
+    apply({"float64": True, "poison": {"rank": 1, "passes": [4, 5]}})
+
+tests/ranks.py applies them in processes that it forks. Under torchrun this file is the script: ODD holds the faults as
+JSON, the command line the settings. Faults touch the modules that train.py uses, and nothing inside train.py.
 """
 
-import dataclasses
+import configurator  # before torch, as in train.py
+
+# isort: split
 import hashlib
 import json
 import os
 import shutil
 import signal
 import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
-import configurator  # noqa: F401
-
-# isort: split
+import numpy as np
 import psutil
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 import atomic
 import checkpoint
@@ -32,130 +30,273 @@ import journal
 import model
 import parallel
 import train
-
-ODD, RANK = json.loads(os.environ.get("ODD", "{}")), int(os.environ.get("RANK", "0"))
-batch = train.batch
-
-
-def masked_batch(data, first, batch_size, device):
-    """Leaves out the first few targets of each window: how many follows from its global position."""
-    x, y, scored = batch(data, first, batch_size, device)
-    y = y.clone()
-    for row in range(batch_size):
-        left_out = (first + row) * 7 % 29
-        y[row, :left_out] = model.IGNORE
-    return x, y, int((y != model.IGNORE).sum())
+from mixture import Mixture
+from shards import EvalWindows, Windows
 
 
-def come_to(who: str, place, name: str, wait: int):
-    """`place.name` kills `who` the `wait`-th time that it is called."""
-    function, count, launcher = getattr(place, name), iter(range(1, 1 << 40)), os.getppid()
-
-    def deadly(*args, **kwargs):
-        if next(count) == wait:
-            workers = [child.pid for child in psutil.Process(launcher).children()]
-            mine = os.getpid()
-            for pid in {"one": [mine], "launcher": [launcher], "all": sorted(workers, key=lambda i: i == mine)}[who]:
-                os.kill(pid, signal.SIGKILL)
-        return function(*args, **kwargs)
-
-    setattr(place, name, deadly)
+def this_rank() -> int:
+    return int(os.environ.get("RANK", "0"))
 
 
-POINTS = {  # where a process can be killed
+def replace_method(place: Any, name: str, make: Callable[[Callable], Callable]) -> None:
+    """place.name = make(what place.name was)."""
+    setattr(place, name, make(getattr(place, name)))
+
+
+def counted() -> Callable[[], int]:
+    """A function that returns 1, 2, 3, ..."""
+    calls = 0
+
+    def count() -> int:
+        nonlocal calls
+        calls += 1
+        return calls
+
+    return count
+
+
+# What is computed, and what is noted
+
+
+def float64(_: bool) -> None:
+    """All tensors are float64: what is equal in exact arithmetic is equal to 1e-9."""
+    torch.set_default_dtype(torch.float64)
+
+
+def uneven_masks(_: bool) -> None:
+    """Leave out the first targets of each training window: how many follows from its global position."""
+
+    def masked_windows(get):
+        def masked(self, positions: np.ndarray) -> np.ndarray:
+            tokens = get(self, positions)
+            for row, position in enumerate(positions.tolist()):
+                left_out = position * 7 % 29
+                tokens[row, 1 : 1 + left_out] = model.IGNORE
+            return tokens
+
+        return masked
+
+    def inputs_without_masks(forward):
+        def unmasked(self, ids, *args, **kwargs):
+            return forward(self, ids.clamp(min=0), *args, **kwargs)
+
+        return unmasked
+
+    replace_method(Mixture, "get", masked_windows)
+    replace_method(model.Llama, "forward", inputs_without_masks)
+
+
+def checksums(path: str) -> None:
+    """At each checkpoint append to path.<rank>: step and a hash of this rank's weights."""
+
+    def noting(save):
+        def note_and_save(out_dir, step, llama, *args, **kwargs):
+            digest = hashlib.sha256()
+            for parameter in llama.parameters():
+                digest.update(parallel.full_tensor(parameter.detach()).numpy().tobytes())
+            with open(f"{path}.{this_rank()}", "a", encoding="utf-8") as file:
+                file.write(f"{step} {digest.hexdigest()}\n")
+            return save(out_dir, step, llama, *args, **kwargs)
+
+        return note_and_save
+
+    replace_method(checkpoint, "save", noting)
+
+
+def log_windows(path: str) -> None:
+    """Append to path.<rank> each time that training windows are read: [[global position, index, epoch], ...]."""
+    read = []
+
+    def note_places(get):
+        def noted(self, indices, epochs):
+            read.extend(zip(indices.tolist(), epochs.tolist(), strict=True))
+            return get(self, indices, epochs)
+
+        return noted
+
+    def write_note(get):
+        def noted(self, positions):
+            read.clear()
+            tokens = get(self, positions)
+            rows = [[position, *place] for position, place in zip(positions.tolist(), read, strict=True)]
+            with open(f"{path}.{this_rank()}", "a", encoding="utf-8") as file:
+                file.write(json.dumps(rows) + "\n")
+            return tokens
+
+        return noted
+
+    replace_method(Windows, "get", note_places)
+    replace_method(Mixture, "get", write_note)
+
+
+# What goes wrong
+
+POINTS = {  # where a process can be when a signal comes
     "write": (checkpoint, "save_file"),
     "fsync": (atomic, "_fsync"),
     "rename": (os, "rename"),
     "latest": (os, "symlink"),
     "pruning": (shutil, "rmtree"),
     "append": (journal, "_append"),
-    "backward": (model.LinearCrossEntropy, "backward"),
-    "evaluation": (train, "evaluate"),
+    "backward": (torch.Tensor, "backward"),
+    "evaluation": (EvalWindows, "batches"),
 }
 
 
-def mutate(name: str) -> None:
-    """Put one defect in."""
-    if name == "rank left out of the position":
-        masked = train.batch
-        world = parallel.World()
-        train.batch = lambda data, first, size, device: masked(data, first - world.rank * size, size, device)
-    elif name == "accumulation unweighted":
-        masked, forward = train.batch, model.Llama.forward
+def kill(what: dict[str, Any]) -> None:
+    """Send a signal when rank `rank` comes to `point` for the `count`-th time.
 
-        def mean_loss(self, idx, targets=None, **kwargs):
-            loss = forward(self, idx, targets, **kwargs)
-            return loss if targets is None or not self.training else loss / (targets != model.IGNORE).sum()
+    who: "one" (this rank), "all" ranks, this one last, or the "launcher"; signal: SIGKILL when it is not given.
+    """
+    if what["rank"] != this_rank():
+        return
+    number = signal.Signals[what.get("signal", "SIGKILL")]
+    launcher = os.getppid()
+    count = counted()
 
-        train.batch = lambda *args: (*masked(*args)[:2], 1)
-        model.Llama.forward = mean_loss
-    elif name == "one all-reduce skipped":
-        accumulating, passes = train.accumulating, iter(range(1 << 40))
-        train.accumulating = lambda model, last: accumulating(model, last and next(passes) != 20)
-    elif name == "optimizer not restored":
-        checkpoint.load_optimizer = lambda *args: None
-    else:
-        raise AssertionError(name)
+    def victims() -> list[int]:
+        if what["who"] == "launcher":
+            return [launcher]
+        if what["who"] == "one":
+            return [os.getpid()]
+        ranks = [child.pid for child in psutil.Process(launcher).children()]
+        return sorted(ranks, key=lambda pid: pid == os.getpid())
+
+    def deadly(function):
+        def wrapped(*args, **kwargs):
+            if count() == what["count"]:
+                for pid in victims():
+                    os.kill(pid, number)
+            return function(*args, **kwargs)
+
+        return wrapped
+
+    place, name = POINTS[what["point"]]
+    replace_method(place, name, deadly)
 
 
-def note_checksums(path: str) -> None:
-    """At each checkpoint: step, rank and a hash of this rank's weights."""
-    save = checkpoint.save
+def poison(what: dict[str, Any]) -> None:
+    """On rank `rank` the loss of the training passes `passes`, counted from 1, is NaN."""
+    if what["rank"] != this_rank():
+        return
+    count = counted()
 
-    def noting(out_dir, step, llama, *args, **kwargs):
-        digest = hashlib.sha256()
-        for parameter in llama.parameters():
-            digest.update(parallel.whole(parameter.detach()).numpy().tobytes())
-        with open(f"{path}.{RANK}", "a", encoding="utf-8") as file:
-            file.write(f"{step} {digest.hexdigest()}\n")
-        return save(out_dir, step, llama, *args, **kwargs)
+    def poisoned(forward):
+        def with_nan(self, ids, targets=None, **kwargs):
+            loss = forward(self, ids, targets, **kwargs)
+            if self.training and count() in what["passes"]:
+                return loss * float("nan")
+            return loss
 
-    checkpoint.save = noting
+        return with_nan
+
+    replace_method(model.Llama, "forward", poisoned)
+
+
+def full_disk(number: int) -> None:
+    """There is no room for the optimizer's state of the `number`-th checkpoint."""
+    count = counted()
+
+    def failing(save_file):
+        def save(tensors, path, *args):
+            if "optimizer" in str(path) and count() == number:
+                raise OSError(28, "No space left on device")
+            return save_file(tensors, path, *args)
+
+        return save
+
+    replace_method(checkpoint, "save_file", failing)
+
+
+def slow_save(seconds: float) -> None:
+    """Each file of a checkpoint takes so much longer: random kills hit saves more often."""
+
+    def slower(save_file):
+        def save(*args):
+            time.sleep(seconds)
+            return save_file(*args)
+
+        return save
+
+    replace_method(checkpoint, "save_file", slower)
+
+
+# Defects that the tests must see
+
+
+def rank_left_out_of_the_position(_: bool) -> None:
+    """Every rank reads the windows of rank 0."""
+
+    def of_rank_0(get):
+        return lambda self, positions: get(self, positions - this_rank() * len(positions))
+
+    replace_method(Mixture, "get", of_rank_0)
+
+
+def accumulation_unweighted(_: bool) -> None:
+    """Each micro-batch counts the same, however many targets it has."""
+
+    def mean_loss(forward):
+        def mean(self, ids, targets=None, **kwargs):
+            loss = forward(self, ids, targets, **kwargs)
+            if targets is None or not self.training:
+                return loss
+            return loss / (targets != model.IGNORE).sum() * targets.numel()
+
+        return mean
+
+    replace_method(model.Llama, "forward", mean_loss)
+
+
+def one_all_reduce_skipped(_: bool) -> None:
+    """In the 20th forward pass with synchronisation it is off."""
+    count = counted()
+
+    def skipping(forward):
+        def without_sync(self, *args, **kwargs):
+            if self.require_backward_grad_sync and count() == 20:
+                with self.no_sync():
+                    return forward(self, *args, **kwargs)
+            return forward(self, *args, **kwargs)
+
+        return without_sync
+
+    replace_method(DistributedDataParallel, "forward", skipping)
+
+
+def optimizer_not_restored(_: bool) -> None:
+    """A resumed run begins with new moments."""
+    checkpoint.load_optimizer = lambda *args: None
+
+
+FAULTS = {
+    "float64": float64,
+    "uneven_masks": uneven_masks,
+    "checksums": checksums,
+    "log_windows": log_windows,
+    "kill": kill,
+    "poison": poison,
+    "full_disk": full_disk,
+    "slow_save": slow_save,
+    "rank left out of the position": rank_left_out_of_the_position,
+    "accumulation unweighted": accumulation_unweighted,
+    "one all-reduce skipped": one_all_reduce_skipped,
+    "optimizer not restored": optimizer_not_restored,
+}
+
+
+def apply(faults: dict[str, Any]) -> None:
+    """Apply each fault, in the order in which they are given. No file is flushed to disk, and no picture is drawn."""
+    atomic._fsync = lambda path: None
+    journal.plot = lambda out_dir, *rest: (Path(out_dir) / "loss.png").write_bytes(b"")
+    for name, value in faults.items():
+        FAULTS[name](value)
 
 
 def main(cfg: train.TrainConfig) -> None:
-    """One run, or those that ODD lists."""
-    runs, start, stop = ODD.get("runs", [{}]), parallel.World.start, parallel.World.stop
-    for i, changes in enumerate(runs):  # a process group cannot be made twice: the first run's serves all
-        parallel.World.start = start if i == 0 else lambda self, device: None
-        parallel.World.stop = stop if i == len(runs) - 1 else lambda self: None
-        train.main(dataclasses.replace(cfg, **changes))
+    train.main(cfg)
 
 
-if ODD.get("float64"):
-    torch.set_default_dtype(torch.float64)
-if ODD.get("mask"):
-    train.batch = masked_batch
-if "mutant" in ODD:
-    mutate(ODD["mutant"])
-if "checksums" in ODD:
-    note_checksums(ODD["checksums"])
-if "kill" in ODD and ODD["kill"][1] == RANK:
-    come_to(ODD["kill"][0], *POINTS[ODD["kill"][2]], ODD["kill"][3])
-if "poison" in ODD and ODD["poison"][0] == RANK:
-    forward, calls = model.Llama.forward, iter(range(1 << 40))
-
-    def poisoned(self, idx, targets=None, **kwargs):
-        loss = forward(self, idx, targets, **kwargs)
-        return loss * float("nan") if self.training and next(calls) in ODD["poison"][1] else loss
-
-    model.Llama.forward = poisoned
-if "full_disk" in ODD:
-    save_file, saves = checkpoint.save_file, iter(range(1, 1 << 40))
-
-    def failing(tensors, path, *args):
-        if "optimizer" in str(path) and next(saves) == ODD["full_disk"]:
-            raise OSError(28, "No space left on device")
-        return save_file(tensors, path, *args)
-
-    checkpoint.save_file = failing
-if "slow_save" in ODD:
-    quick_save = checkpoint.save_file
-
-    def slow_save(*args):
-        time.sleep(ODD["slow_save"])
-        return quick_save(*args)
-
-    checkpoint.save_file = slow_save
-main.__module__ = "train"
-train.record(configurator.run)(main, train.TrainConfig)
+if __name__ == "__main__":
+    apply(json.loads(os.environ.get("ODD", "{}")))
+    train.record(configurator.run)(main, train.TrainConfig)

@@ -1,7 +1,8 @@
-"""Two processes under torchrun, killed (kill -9) wherever it could hurt and started again by the same command.
+"""Runs of two processes are killed (kill -9) wherever it could hurt, or asked to stop, and started again.
 
-The default run kills at each point once; `pytest -m slow tests/test_kill.py -s` kills one process, all, or the launcher
-at 30 random moments and prints how many hit a save. What comes out is byte for byte the uninterrupted run's.
+What comes out is byte for byte the uninterrupted run's. The default run kills at each point once, without torchrun.
+`pytest -m slow tests/test_kill.py -s` kills one process, all, or the launcher under torchrun: at one point, and at 30
+random moments; it prints how many hit a save.
 """
 
 import json
@@ -14,103 +15,171 @@ from pathlib import Path
 import psutil
 import pytest
 from conftest import PYTHON, REPO, TINY, flags
-from test_parallel import finished
+from ranks import finished, start
 
 import atomic
+import checkpoint
 
-POINTS = [  # rank, point, which time: near enough that launches which save before they stop reach them all in 40 steps
-    (0, "append", 3),
-    (1, "backward", 3),
-    (0, "write", 1),
-    (0, "rename", 1),
-    (0, "latest", 1),
-    (1, "evaluation", 1),
-    (0, "fsync", 5),
-    (0, "pruning", 3),
+KILLS = [  # who, when rank `rank` comes to `point` for the `count`-th time; few enough for 40 steps with all restarts
+    {"who": "one", "rank": 0, "point": "append", "count": 3},
+    {"who": "all", "rank": 1, "point": "backward", "count": 3},
+    {"who": "launcher", "rank": 0, "point": "write", "count": 1},
+    {"who": "one", "rank": 0, "point": "rename", "count": 1},
+    {"who": "all", "rank": 0, "point": "latest", "count": 1},
+    {"who": "launcher", "rank": 1, "point": "evaluation", "count": 1},
+    {"who": "one", "rank": 0, "point": "fsync", "count": 5},
+    {"who": "all", "rank": 0, "point": "pruning", "count": 3},
 ]
-KILLED = ["one", "all", "launcher"]
 SETTINGS = TINY | {"batch_size": 4, "max_iters": 40, "checkpoint_interval": 4, "keep_checkpoints": 1}
 
 
-def start(settings: dict, odd: dict) -> subprocess.Popen:
-    """The launcher and its two processes."""
-    command = [str(Path(PYTHON).with_name("torchrun")), "--standalone", "--nproc_per_node=2"]
-    command += [str(REPO / "tests/odd_train.py"), *flags(settings)]
-    environment = os.environ | {"ODD": json.dumps(odd), "PYTHONPATH": str(REPO)}
-    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=REPO, env=environment, start_new_session=True, **pipes)
-
-
 def content(out: Path) -> dict[str, bytes]:
-    """What a finished run leaves, times and the log of the end apart."""
-    files = [path for path in (out / "latest").rglob("*") if path.is_file()] + [out / "metrics.jsonl"]
-    found = {path.relative_to(out).as_posix(): path.read_bytes() for path in files}
-    return {name: data.replace(str(out).encode(), b"") for name, data in found.items()}
+    """Name -> bytes of what a finished run leaves, without the name of its folder; times apart."""
+    files = [path for path in (out / "latest").rglob("*") if path.is_file()]
+    files.append(out / "metrics.jsonl")
+    return {path.relative_to(out).as_posix(): path.read_bytes().replace(str(out).encode(), b"") for path in files}
+
+
+def newest_step(out: Path) -> int:
+    """The step of the newest checkpoint; 0 when there is none."""
+    return checkpoint.read_state(out / "latest")["step"] if (out / "latest").exists() else 0
+
+
+def wait_for_the_ranks(out: Path) -> None:
+    """Return when no process writes to `out` any more; raises after a minute."""
+    with atomic.lock(out, 60):
+        pass
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(data_dir, tmp_path_factory):
     """A run that nobody kills."""
     out = tmp_path_factory.mktemp("uninterrupted") / "run"
-    finished(2, SETTINGS | {"data": data_dir, "out_dir": out}, {})
+    finished(2, SETTINGS | {"data": data_dir, "out_dir": out})
     return content(out)
 
 
-@pytest.mark.parametrize("who", ["mixed", *(pytest.param(who, marks=pytest.mark.slow) for who in KILLED)])
-def test_killed_at_every_point_it_ends_as_if_nothing_had_been(who, data_dir, tmp_path, uninterrupted):
-    """One run, killed at each point in turn: the other process is gone within a minute, and no hand is needed.
+def test_killed_at_every_point_a_run_ends_as_if_nothing_had_been(data_dir, tmp_path, uninterrupted):
+    """One run, killed at each point in turn: the other process ends too, and no hand is needed.
 
-    Processes whose launcher was killed stop after the step that they are in; the next launch waits for that.
-
-    Then asked to stop, by SIGTERM to the launcher: both processes save at the same step, and one says so.
+    Processes whose launcher was killed stop after the step that they are in; the next launch waits for that. Last, the
+    run is asked to stop, by SIGTERM to the launcher while a checkpoint is written: all save, and one says so.
     """
-    settings = SETTINGS | {"data": data_dir, "out_dir": tmp_path / "run"}
-    for i, (rank, point, wait) in enumerate(POINTS):
-        victim = KILLED[i % 3] if who == "mixed" else who
-        process, begun = start(settings, {"kill": [victim, rank, point, wait]}), time.monotonic()
-        process.wait(timeout=120)
-        assert process.returncode and time.monotonic() - begun < 90, (victim, point, process.stderr.read())
-        if victim == "one":
-            error = process.stderr.read()
-            assert f"rank      : {rank} " in error and "Signal 9 (SIGKILL)" in error, (point, error)
-    with atomic.lock(tmp_path / "run", 60):
-        pass  # what the last kill left has stopped
-    before = (tmp_path / "run/latest").resolve().name
-    process = start(settings, {"slow_save": 0.1})
-    while (tmp_path / "run/latest").resolve().name == before and process.poll() is None:
-        time.sleep(0.02)
-    process.terminate()
-    error = process.communicate(timeout=60)[1]
-    assert error.count("stopped at step") == 1 and (tmp_path / "run/latest").resolve().name > before, error
-    finished(2, settings, {})
-    assert content(tmp_path / "run") == uninterrupted
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == sorted(
-        ["best", "latest", "lock", "loss.png", "metrics.jsonl", "settings.json", "speed.jsonl", "step_0000040"]
-        + ([] if (tmp_path / "run/best").resolve().name == "step_0000040" else [(tmp_path / "run/best").resolve().name])
-    )
+    out = tmp_path / "run"
+    settings = SETTINGS | {"data": data_dir, "out_dir": out}
+    for kill in KILLS:
+        done = start(2, settings, {"kill": kill}).wait(90)
+        if kill["who"] == "launcher":
+            assert done.returncode == -9
+        else:
+            assert done.codes[kill["rank"]] == -9, (kill, done.stderr)
+            assert done.returncode == 1
+    wait_for_the_ranks(out)
+
+    before = newest_step(out)
+    stop = {"who": "launcher", "signal": "SIGTERM", "rank": 0, "point": "write", "count": 1}
+    done = start(2, settings, {"kill": stop}).wait(90)
+    assert done.returncode
+    assert done.stderr.count("stopped at step") == 1, done.stderr
+    assert before < newest_step(out) < 40
+
+    finished(2, settings)
+    assert content(out) == uninterrupted
+    files = {"best", "latest", "lock", "loss.png", "metrics.jsonl", "settings.json", "speed.jsonl", "step_0000040"}
+    files.add((out / "best").resolve().name)
+    assert {path.name for path in out.iterdir()} == files
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_signal_to_one_process_stops_all_at_the_same_step(rank, data_dir, tmp_path, uninterrupted):
+    """Ctrl-C may reach one process only. The one that it does not reach must not wait for it for ever."""
+    out = tmp_path / "run"
+    settings = SETTINGS | {"data": data_dir, "out_dir": out}
+    # in the sixth step: the first pass settles DDP's buckets
+    stop = {"who": "one", "signal": "SIGTERM", "rank": rank, "point": "backward", "count": 7}
+    done = start(2, settings, {"kill": stop, "checksums": f"{tmp_path}/sums"}).wait(60)
+    assert done.returncode
+    assert done.stderr == f"\nstopped at step 6, saved in {out}/latest; the same command continues\n"
+
+    checksums = [Path(f"{tmp_path}/sums.{i}").read_text().splitlines() for i in range(2)]
+    assert checksums[0] == checksums[1]
+    assert [line.split()[0] for line in checksums[0]] == ["4", "6"]
+    finished(2, settings)
+    assert content(out) == uninterrupted
+
+
+def test_processes_without_a_launcher_save_and_stop(data_dir, tmp_path, uninterrupted):
+    """The launcher is killed in step 6. Nobody else would stop its processes: they would go on for 100,000 steps."""
+    out = tmp_path / "run"
+    settings = SETTINGS | {"data": data_dir, "out_dir": out, "lr_decay_iters": 40}
+    kill = {"who": "launcher", "rank": 1, "point": "backward", "count": 7}
+    done = start(2, settings | {"max_iters": 100_000}, {"kill": kill}).wait(60)
+    assert done.returncode == -9
+    wait_for_the_ranks(out)
+    assert 6 <= newest_step(out) < 40, "a step or two until the system has noticed"
+    finished(2, settings)
+    unlike = {"latest/training/state.json"}  # it holds the setting lr_decay_iters
+    assert {name for name, data in content(out).items() if data != uninterrupted[name]} == unlike
+
+
+def start_torchrun(settings: dict, faults: dict) -> subprocess.Popen:
+    """torchrun and its two processes."""
+    command = [str(Path(PYTHON).with_name("torchrun")), "--standalone", "--nproc_per_node=2"]
+    command += [str(REPO / "tests/odd_train.py"), *flags(settings)]
+    environment = os.environ | {"ODD": json.dumps(faults), "PYTHONPATH": str(REPO)}
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=REPO, env=environment, start_new_session=True, **pipes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("who", ["one", "all", "launcher"])
+def test_under_torchrun_a_killed_run_goes_on_as_well(who, data_dir, tmp_path, uninterrupted):
+    """The summary of torchrun names the process; the others end; a launcher's death and SIGTERM are seen."""
+    out = tmp_path / "run"
+    settings = SETTINGS | {"data": data_dir, "out_dir": out}
+    process = start_torchrun(settings, {"kill": {"who": who, "rank": 1, "point": "backward", "count": 8}})
+    error = process.communicate(timeout=120)[1]
+    assert process.returncode
+    if who == "one":
+        assert "rank      : 1 " in error and "Signal 9 (SIGKILL)" in error, error
+    wait_for_the_ranks(out)
+
+    stop = {"who": "launcher", "signal": "SIGTERM", "rank": 0, "point": "write", "count": 1}
+    process = start_torchrun(settings, {"kill": stop})
+    error = process.communicate(timeout=120)[1]
+    assert process.returncode
+    assert error.count("stopped at step") == 1, error
+
+    process = start_torchrun(settings, {})
+    error = process.communicate(timeout=120)[1]
+    assert process.returncode == 0, error
+    assert content(out) == uninterrupted
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
-def test_killed_at_random_moments_it_ends_as_if_nothing_had_been(data_dir, tmp_path, uninterrupted):
-    draw, kills, in_saves, runs = random.Random(0), 0, 0, 0
+def test_killed_at_random_moments_a_run_ends_as_if_nothing_had_been(data_dir, tmp_path, uninterrupted):
+    draw = random.Random(0)
+    kills = in_saves = runs = 0
     settings = SETTINGS | {"data": data_dir}
     while kills < 30 or in_saves < 10:
         runs += 1
         settings["out_dir"] = tmp_path / f"run{runs}"
-        while True:
-            process = start(settings, {"slow_save": 0.3})
-            deadline = time.monotonic() + draw.uniform(4, 14)
-            while time.monotonic() < deadline and process.poll() is None:
+        returncode = None
+        while returncode != 0:
+            process = start_torchrun(settings, {"slow_save": 0.3})
+            deadline_s = time.monotonic() + draw.uniform(4, 14)
+            while time.monotonic() < deadline_s and process.poll() is None:
                 time.sleep(0.02)
+
             if process.poll() is None:
-                workers = psutil.Process(process.pid).children(recursive=True)
-                victims = draw.choice([workers[-1:], workers[:1], workers, [psutil.Process(process.pid), *workers]])
+                ranks = psutil.Process(process.pid).children(recursive=True)
+                launcher = psutil.Process(process.pid)
+                victims = draw.choice([ranks[-1:], ranks[:1], ranks, [launcher, *ranks]])
                 in_saves += bool(list(settings["out_dir"].glob("*.tmp")))
                 kills += 1
                 for victim in victims:
                     victim.kill()
-            if process.wait(timeout=120) == 0:
-                break
+            returncode = process.wait(timeout=120)
         assert content(settings["out_dir"]) == uninterrupted
     print(f"{kills} kills in {runs} runs, {in_saves} of them inside a save; all ended as the uninterrupted run")

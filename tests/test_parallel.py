@@ -1,33 +1,18 @@
-"""Several processes against one, in float64 with uneven masks; resumed with others; defects that they see."""
+"""Several processes against one, in float64 with uneven masks; resumed by others; the defects that these tests see."""
 
 import json
-import os
 import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import PYTHON, REPO, TINY, flags
+from ranks import finished, start
 from safetensors.torch import load_file
 
-# 8 windows a step, so that 1, 2 and 4 processes and 1, 2 and 4 micro-batches share them evenly; clipping always bites.
-SETTINGS = TINY | {"max_iters": 200, "grad_clip": 0.1, "log_interval": 200, "eval_interval": 100, "keep_checkpoints": 9}
-EXACT = {"float64": True, "mask": True}
-
-
-def launch(processes: int, settings: dict, odd: dict, timeout: int = 300) -> subprocess.CompletedProcess:
-    """train.py under torchrun, made odd as tests/odd_train.py says; 0 processes: under python."""
-    program = [str(Path(PYTHON).with_name("torchrun")), "--standalone", f"--nproc_per_node={processes}"]
-    command = [*(program if processes else [PYTHON]), str(REPO / "tests/odd_train.py"), *flags(settings)]
-    environment = os.environ | {"ODD": json.dumps(odd), "PYTHONPATH": str(REPO)}
-    return subprocess.run(command, cwd=REPO, env=environment, capture_output=True, text=True, timeout=timeout)
-
-
-def finished(*args) -> str:
-    """What a run that must succeed prints."""
-    done = launch(*args)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+# 8 windows a step: 1, 2 and 4 processes with 1, 2 and 4 micro-batches share them evenly. Clipping always bites.
+SETTINGS = TINY | {"max_iters": 40, "eval_interval": 20, "grad_clip": 0.1, "keep_checkpoints": 9}
+EXACT = {"float64": True, "uneven_masks": True}
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
@@ -35,152 +20,193 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
     return load_file(out / "latest/model.safetensors")
 
 
+def moments(out: Path) -> dict[str, torch.Tensor]:
+    """The newest checkpoint's optimizer state."""
+    return load_file(out / "latest/training/optimizer.safetensors")
+
+
+def metrics(out: Path) -> list[dict]:
+    """The rows of metrics.jsonl."""
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def column(out: Path, key: str) -> list[float]:
+    """One key of metrics.jsonl, where it stands."""
+    return [row[key] for row in metrics(out) if key in row]
+
+
 def worst(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
-    """Largest difference of two sets of weights, relative to the largest weight of the tensor."""
-    return max(((a[name] - b[name]).abs().max() / b[name].abs().max()).item() for name in b)
+    """Largest difference of two sets of tensors, relative to the largest value of the tensor."""
+    assert a.keys() == b.keys()
+    differences = [(a[name] - b[name]).abs().max() / b[name].abs().max() for name in b]
+    return max(differences).item()
+
+
+def assert_same_run(a: Path, b: Path, rel: float) -> None:
+    """Every row of metrics.jsonl has the same keys, and values that are equal to `rel`."""
+    for row, wanted in zip(metrics(a), metrics(b), strict=True):
+        assert row.keys() == wanted.keys()
+        for key in wanted:
+            assert row[key] == pytest.approx(wanted[key], rel=rel), (key, row, wanted)
 
 
 @pytest.fixture(scope="module")
-def one(data_dir, tmp_path_factory):
-    """200 steps of one process in float64; with 1, 2 and 4 micro-batches, and one defect."""
-    out = tmp_path_factory.mktemp("one")
-    runs = [{"out_dir": f"{out}/{size}", "batch_size": size} for size in (8, 4, 2)]
-    finished(0, SETTINGS | {"data": data_dir}, EXACT | {"runs": runs})
+def alone(data_dir, tmp_path_factory):
+    """40 steps of one process in float64, each of one micro-batch."""
+    out = tmp_path_factory.mktemp("alone") / "run"
+    finished(0, SETTINGS | {"data": data_dir, "out_dir": out}, EXACT)
     return out
 
 
-def test_micro_batches_change_nothing(one):
-    for size in (4, 2):
-        assert worst(weights(one / str(size)), weights(one / "8")) < 1e-9
-
-
 @pytest.mark.parametrize(
-    ("processes", "mode", "size"),
-    [(2, "ddp", 2), (4, "ddp", 2), (2, "fsdp", 2), pytest.param(4, "fsdp", 1, marks=pytest.mark.slow)],
+    ("processes", "mode", "batch_size"),
+    [
+        (0, "ddp", 2),
+        (2, "ddp", 2),
+        (2, "fsdp", 2),
+        pytest.param(4, "ddp", 1, marks=pytest.mark.slow),
+        pytest.param(4, "fsdp", 1, marks=pytest.mark.slow),
+    ],
 )
-def test_processes_change_nothing(processes, mode, size, one, data_dir, tmp_path):
+def test_processes_and_micro_batches_change_nothing(processes, mode, batch_size, alone, data_dir, tmp_path):
+    """Weights, every logged loss, rate and gradient norm; and all ranks have the same weights at each checkpoint."""
     out, sums = tmp_path / "out", tmp_path / "sums"
-    changes = {"data": data_dir, "out_dir": out, "batch_size": size, "parallel": mode, "recompute": mode == "fsdp"}
-    finished(processes, SETTINGS | changes, EXACT | {"checksums": str(sums)})
-    assert worst(weights(out), weights(one / "8")) < 1e-9
-    found = [Path(f"{sums}.{rank}").read_text().splitlines() for rank in range(processes)]
-    assert len(found[0]) == 20 and all(other == found[0] for other in found)
+    changes = {"data": data_dir, "out_dir": out, "batch_size": batch_size, "parallel": mode, "checkpoint_interval": 4}
+    recompute = {"recompute": mode == "fsdp"}
+    printed = finished(processes, SETTINGS | changes | recompute, EXACT | {"checksums": str(sums)})
+
+    assert worst(weights(out), weights(alone)) < 1e-9
+    assert_same_run(out, alone, 1e-9)
+    assert printed.count("step     40 | loss") == 1, "one process prints"
+
+    checksums = [Path(f"{sums}.{rank}").read_text().splitlines() for rank in range(max(1, processes))]
+    assert len(set(checksums[0])) == 10
+    assert all(of_rank == checksums[0] for of_rank in checksums)
 
 
+@pytest.mark.slow
 def test_float32_goes_the_same_way_for_200_steps(data_dir, tmp_path):
     """Uneven masks again: every logged loss of two processes, in either mode, within 1e-3 of one process'."""
-    settings = SETTINGS | {"data": data_dir, "log_interval": 1, "batch_size": 2}
-    finished(0, settings, {"mask": True, "runs": [{"out_dir": f"{tmp_path}/one", "batch_size": 8}]})
-    runs = [{"out_dir": f"{tmp_path}/{mode}", "parallel": mode} for mode in ("ddp", "fsdp")]
-    finished(2, settings, {"mask": True, "runs": runs})
-    found = {}
-    for name in ("one", "ddp", "fsdp"):
-        rows = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
-        found[name] = [row["loss"] for row in rows if "loss" in row]
-    assert len(found["one"]) == 200
+    settings = SETTINGS | {"data": data_dir, "max_iters": 200, "eval_interval": 100, "batch_size": 2}
+    finished(0, settings | {"out_dir": tmp_path / "alone", "batch_size": 8}, {"uneven_masks": True})
+    expected = column(tmp_path / "alone", "loss")
+    assert len(expected) == 200
     for mode in ("ddp", "fsdp"):
-        assert found[mode] == pytest.approx(found["one"], rel=1e-3)
+        finished(2, settings | {"out_dir": tmp_path / mode, "parallel": mode}, {"uneven_masks": True})
+        assert column(tmp_path / mode, "loss") == pytest.approx(expected, rel=1e-3)
 
 
-def test_resumed_with_other_processes_in_the_other_mode(data_dir, tmp_path):
-    """fsdp of 2, ddp of 2, fsdp of 4, one process: 24 steps as one process takes them in one go."""
-    settings = SETTINGS | {
-        "data": data_dir,
-        "batch_size": 2,
-        "log_interval": 1,
-        "lr_decay_iters": 24,
-        "eval_interval": 6,
-    }
+def test_resumed_by_other_processes_in_the_other_mode(data_dir, tmp_path):
+    """FSDP of 3, DDP of 2, FSDP of 2, one process: 24 steps as one process takes them in one go."""
+    settings = SETTINGS | {"data": data_dir, "lr_decay_iters": 24, "eval_interval": 6}
+    settings |= {"batch_tokens": 8 * 32}
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    fsdp = {"out_dir": f"{parts}", "parallel": "fsdp", "max_iters": 6}
-    finished(2, settings, {"runs": [fsdp, fsdp | {"parallel": "ddp", "max_iters": 12}]})
-    finished(4, settings, {"runs": [fsdp | {"max_iters": 18}]})
-    finished(0, settings, {"runs": [fsdp | {"max_iters": 24}, {"out_dir": f"{whole}", "max_iters": 24}]})
+    finished(0, settings | {"out_dir": whole, "batch_size": 8, "max_iters": 24})
+
+    for processes, mode, batch_size, steps in [
+        (4, "fsdp", 2, 6),
+        (2, "ddp", 4, 12),
+        (2, "fsdp", 4, 18),
+        (0, "ddp", 8, 24),
+    ]:
+        changes = {"out_dir": parts, "parallel": mode, "batch_size": batch_size, "max_iters": steps}
+        finished(processes, settings | changes)
+
+    assert_same_run(parts, whole, 1e-3)
     assert worst(weights(parts), weights(whole)) < 1e-4
-    a, b = ([json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()] for out in (parts, whole))
-    assert [row.keys() for row in a] == [row.keys() for row in b]
-    for key in ("loss", "val_loss", "grad_norm"):
-        assert [row[key] for row in a if key in row] == pytest.approx([row[key] for row in b if key in row], rel=1e-3)
+    state, expected = moments(parts), moments(whole)
+    assert torch.equal(state.pop("rng"), expected.pop("rng"))
+    assert worst(state, expected) < 1e-3
 
 
 def test_fsdp_in_bfloat16_is_ddp_under_autocast(data_dir, tmp_path):
     """The same losses to bfloat16's precision; the master weights stay float32."""
     settings = TINY | {"data": data_dir, "batch_size": 4, "dtype": "bfloat16"}
-    finished(2, settings, {"runs": [{"out_dir": f"{tmp_path}/{mode}", "parallel": mode} for mode in ("ddp", "fsdp")]})
-    ddp, fsdp = (
-        [json.loads(line) for line in (tmp_path / mode / "metrics.jsonl").read_text().splitlines()]
-        for mode in ("ddp", "fsdp")
-    )
+    for mode in ("ddp", "fsdp"):
+        finished(2, settings | {"out_dir": tmp_path / mode, "parallel": mode})
     for key in ("loss", "val_loss"):
-        assert [row[key] for row in fsdp if key in row] == pytest.approx([r[key] for r in ddp if key in r], rel=2e-3)
+        assert column(tmp_path / "fsdp", key) == pytest.approx(column(tmp_path / "ddp", key), rel=2e-3)
     for tensor in weights(tmp_path / "fsdp").values():
-        assert tensor.dtype == torch.float32 and not torch.equal(tensor, tensor.bfloat16().float())
+        assert tensor.dtype == torch.float32
+        assert not torch.equal(tensor, tensor.bfloat16().float())
 
 
-@pytest.mark.parametrize("processes", [pytest.param(2, marks=pytest.mark.slow), 4])
 @pytest.mark.parametrize("compile", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("processes", [pytest.param(2, marks=pytest.mark.slow), 4])
 def test_resumed_equals_uninterrupted_bit_for_bit(processes, compile, data_dir, tmp_path):
     # With 4 the sum of gradients depends on the order in which DDP adds them; with 2 it does not.
-    settings = TINY | {"data": data_dir, "batch_size": 2, "lr_decay_iters": 20, "compile": compile}
-    runs = [{"out_dir": f"{tmp_path}/whole"}]
-    runs += [{"out_dir": f"{tmp_path}/parts", "max_iters": steps} for steps in (7, 20)]
-    finished(processes, settings, {"runs": runs})
-    whole, parts = (load_file(tmp_path / out / "latest/model.safetensors") for out in ("whole", "parts"))
-    assert all(torch.equal(whole[name], parts[name]) for name in whole)
-    state = [load_file(tmp_path / out / "latest/training/optimizer.safetensors") for out in ("whole", "parts")]
-    assert all(torch.equal(state[0][name], state[1][name]) for name in state[0])
-    rows = [(tmp_path / out / "metrics.jsonl").read_text().splitlines() for out in ("whole", "parts")]
-    assert [row for row in rows[0] if '"loss"' in row] == [row for row in rows[1] if '"loss"' in row]
+    settings = TINY | {"data": data_dir, "batch_size": 2, "max_iters": 12, "lr_decay_iters": 12, "compile": compile}
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    finished(processes, settings | {"out_dir": whole})
+    finished(processes, settings | {"out_dir": parts, "max_iters": 5})
+    finished(processes, settings | {"out_dir": parts})
+
+    assert all(torch.equal(weights(parts)[name], tensor) for name, tensor in weights(whole).items())
+    assert all(torch.equal(moments(parts)[name], tensor) for name, tensor in moments(whole).items())
+    for key in ("loss", "grad_norm"):
+        assert column(parts, key) == column(whole, key)
 
 
 @pytest.mark.parametrize(
-    ("processes", "mutant"),
-    [
-        (2, "rank left out of the position"),
-        (2, "one all-reduce skipped"),
-        (0, "accumulation unweighted"),
-        (0, "optimizer not restored"),
-    ],
+    ("processes", "defect"),
+    [(2, "rank left out of the position"), (2, "one all-reduce skipped"), (0, "accumulation unweighted")],
 )
-def test_these_tests_see_a_defect(processes, mutant, one, data_dir, tmp_path):
-    """The references above are met to 1e-9 and missed by far with a defect."""
-    settings = SETTINGS | {"data": data_dir, "batch_size": 2, "lr_decay_iters": 200}
-    restored = mutant != "optimizer not restored"
-    if restored:
-        finished(processes, settings | {"out_dir": tmp_path / "odd"}, EXACT | {"mutant": mutant})
-        assert worst(weights(tmp_path / "odd"), weights(one / "8")) > 1e-6
-        return
-    runs = [{"out_dir": f"{tmp_path}/{name}", "max_iters": steps} for name, steps in (("a", 10), ("b", 5), ("b", 10))]
-    finished(processes, settings, {"runs": runs, "mutant": mutant})
-    assert worst(weights(tmp_path / "a"), weights(tmp_path / "b")) > 1e-6
+def test_a_defect_misses_the_reference_by_far(processes, defect, alone, data_dir, tmp_path):
+    """The weights of one process are met to 1e-9 above, and missed with a defect."""
+    settings = SETTINGS | {"data": data_dir, "out_dir": tmp_path / "odd", "batch_size": 2}
+    finished(processes, settings, EXACT | {defect: True})
+    assert worst(weights(tmp_path / "odd"), weights(alone)) > 1e-6
 
 
-def test_what_is_no_number_is_skipped_on_all_and_named_by_rank(data_dir, tmp_path):
-    """Rank 1 has no loss in steps 4 and 5 (pass 0 settles the buckets): both skip them; max_skipped=2 stops the run."""
+def test_an_optimizer_that_is_not_restored_is_seen(data_dir, tmp_path):
+    settings = SETTINGS | {"data": data_dir, "lr_decay_iters": 40}
+    for out, steps in (("whole", 10), ("parts", 5), ("parts", 10)):
+        changes = {"out_dir": tmp_path / out, "max_iters": steps}
+        finished(0, settings | changes, {"optimizer not restored": True})
+    assert worst(weights(tmp_path / "parts"), weights(tmp_path / "whole")) > 1e-6
+
+
+def test_steps_with_nan_are_skipped_by_all_and_the_rank_is_named(data_dir, tmp_path):
+    """Rank 1's loss is NaN in steps 4 and 5: all skip them; max_skipped=2 stops the run."""
     settings = TINY | {"data": data_dir, "batch_size": 4, "max_iters": 10, "checkpoint_interval": 2}
     sums = tmp_path / "sums"
-    odd = {"poison": [1, [4, 5]], "checksums": str(sums), "runs": [{"out_dir": f"{tmp_path}/on"}]}
-    finished(2, settings, odd)
-    rows = [json.loads(line) for line in (tmp_path / "on/metrics.jsonl").read_text().splitlines()]
+    poison = {"rank": 1, "passes": [5, 6]}  # the first pass settles DDP's buckets
+    finished(2, settings | {"out_dir": tmp_path / "on"}, {"poison": poison, "checksums": str(sums)})
+
+    rows = [row for row in metrics(tmp_path / "on") if "loss" in row]
     assert [row["step"] for row in rows if row.get("skipped") == 1] == [4, 5]
-    assert [row["loss"] is None for row in rows if "loss" in row] == [step in (4, 5) for step in range(1, 11)]
-    found = [Path(f"{sums}.{rank}").read_text().splitlines() for rank in range(2)]
-    assert found[0] == found[1] and len(found[0]) == 5
-    assert found[0][1].split()[1] != found[0][0].split()[1]  # step 4 is after a good step
-    done = launch(2, settings | {"max_skipped": 2, "out_dir": tmp_path / "off"}, {"poison": [1, [4, 5]]})
-    assert (
-        done.returncode and "error: 2 steps in a row were skipped (rank: 1); at step 5 the loss is nan" in done.stderr
-    )
+    assert [row["step"] for row in rows if row["loss"] is None] == [4, 5]
+    checksums = [Path(f"{sums}.{rank}").read_text().splitlines() for rank in range(2)]
+    assert checksums[0] == checksums[1]
+    assert len({line.split()[1] for line in checksums[0]}) == 5
+
+    done = start(2, settings | {"max_skipped": 2, "out_dir": tmp_path / "off"}, {"poison": poison}).wait()
+    assert done.returncode
+    assert "error: 2 steps in a row were skipped (rank: 1); at step 5 the loss is nan" in done.stderr
     assert f"the newest checkpoint is {tmp_path}/off/latest" in done.stderr
     assert (tmp_path / "off/latest").resolve().name == "step_0000004"
 
 
 def test_a_full_disk_and_an_uneven_split_are_one_line_for_all(data_dir, tmp_path):
     settings = TINY | {"data": data_dir, "batch_size": 4, "out_dir": tmp_path / "out", "checkpoint_interval": 5}
-    done = launch(2, settings, {"full_disk": 2})
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
-    assert done.returncode and errors == ["error: [Errno 28] No space left on device"], done.stderr[-2000:]
-    assert "RuntimeError" not in done.stderr and (tmp_path / "out/latest").resolve().name == "step_0000005"
-    done = launch(3, settings | {"batch_size": 1}, {})
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
-    assert len(errors) == 1 and "block_size x processes (32 x 3); try --batch_tokens=288" in errors[0]
+    done = start(2, settings, {"full_disk": 2}).wait()
+    assert done.returncode
+    assert done.stderr.splitlines() == ["error: [Errno 28] No space left on device"]
+    assert (tmp_path / "out/latest").resolve().name == "step_0000005"
+
+    done = start(3, settings | {"batch_size": 1}).wait()
+    assert done.returncode
+    (error,) = done.stderr.splitlines()
+    assert error.startswith("error:") and "block_size x processes (32 x 3); try --batch_tokens=288" in error
+
+
+def test_torchrun_and_the_forked_ranks_of_these_tests_are_the_same(data_dir, tmp_path):
+    """The command of the README, as a user types it, ends with the bytes that the harness ends with."""
+    settings = TINY | {"data": data_dir, "batch_size": 4}
+    command = [str(Path(PYTHON).with_name("torchrun")), "--standalone", "--nproc_per_node=2", "train.py"]
+    command += flags(settings | {"out_dir": tmp_path / "torchrun"})
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    finished(2, settings | {"out_dir": tmp_path / "forked"})
+    for name in ("latest/model.safetensors", "latest/training/optimizer.safetensors", "metrics.jsonl"):
+        assert (tmp_path / "torchrun" / name).read_bytes() == (tmp_path / "forked" / name).read_bytes(), name
