@@ -142,7 +142,11 @@ def gather(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         if not first:
             continue
 
-        gathered[name] = full.cpu().contiguous()
+        full = full.cpu().contiguous()
+        if full.untyped_storage().nbytes() > full.nbytes:
+            # Processes that do not divide the rows gather padded ones, and this is a view of them. No file takes that.
+            full = full.clone()
+        gathered[name] = full
     return gathered
 
 

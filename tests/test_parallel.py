@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import PYTHON, REPO, TINY, flags
-from ranks import finished, start
+from ranks import Launch, finished, start
 from safetensors.torch import load_file
+
+import parallel
 
 # 8 windows a step: 1, 2 and 4 processes with 1, 2 and 4 micro-batches share them evenly. Clipping always bites.
 SETTINGS = TINY | {"max_iters": 40, "eval_interval": 20, "grad_clip": 0.1, "keep_checkpoints": 9}
@@ -96,18 +98,22 @@ def test_float32_goes_the_same_way_for_200_steps(data_dir, tmp_path):
         assert column(tmp_path / mode, "loss") == pytest.approx(expected, rel=1e-3)
 
 
-def test_resumed_by_other_processes_in_the_other_mode(data_dir, tmp_path):
-    """FSDP of 3, DDP of 2, FSDP of 2, one process: 24 steps as one process takes them in one go."""
-    settings = SETTINGS | {"data": data_dir, "lr_decay_iters": 24, "eval_interval": 6}
-    settings |= {"batch_tokens": 8 * 32}
+def test_resumed_by_other_processes_in_the_other_mode_with_sizes_that_they_do_not_divide(data_dir, tmp_path):
+    """FSDP of 3, DDP of 2, FSDP of 2, one process: 24 steps as one process takes them in one go.
+
+    Rows of the embedding (320), width (32) and feed-forward width (65) leave a rest when 3 processes divide them, the
+    feed-forward width for 2 as well.
+    """
+    settings = SETTINGS | {"data": data_dir, "ffn_hidden": 65, "lr_decay_iters": 24, "eval_interval": 6}
+    settings |= {"batch_tokens": 6 * 32}
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    finished(0, settings | {"out_dir": whole, "batch_size": 8, "max_iters": 24})
+    finished(0, settings | {"out_dir": whole, "batch_size": 6, "max_iters": 24})
 
     for processes, mode, batch_size, steps in [
-        (4, "fsdp", 2, 6),
-        (2, "ddp", 4, 12),
-        (2, "fsdp", 4, 18),
-        (0, "ddp", 8, 24),
+        (3, "fsdp", 2, 6),
+        (2, "ddp", 3, 12),
+        (2, "fsdp", 3, 18),
+        (0, "ddp", 6, 24),
     ]:
         changes = {"out_dir": parts, "parallel": mode, "batch_size": batch_size, "max_iters": steps}
         finished(processes, settings | changes)
@@ -117,6 +123,38 @@ def test_resumed_by_other_processes_in_the_other_mode(data_dir, tmp_path):
     state, expected = moments(parts), moments(whole)
     assert torch.equal(state.pop("rng"), expected.pop("rng"))
     assert worst(state, expected) < 1e-3
+
+
+# Rows that 3 processes do not divide, fewer rows than processes (a bias or norm of 1 or 2), none for a process.
+SHAPES = [(7, 5), (4, 3), (3,), (2,), (1,), (1, 6)]
+
+
+def divide_and_gather() -> None:
+    """Fill parameters that FSDP divides, gather them; as a rank of a launch."""
+    world = parallel.World()
+    world.start(torch.device("cpu"))
+    module = torch.nn.ParameterList(torch.nn.Parameter(torch.zeros(shape)) for shape in SHAPES)
+    torch.distributed.fsdp.fully_shard(module)
+
+    full = [torch.randn(shape, generator=torch.Generator().manual_seed(3)) for shape in SHAPES]
+    with torch.no_grad():
+        for parameter, tensor in zip(module, full, strict=True):
+            parallel.copy_full(parameter, tensor)
+    gathered = parallel.gather(dict(module.named_parameters()))
+
+    if world.rank > 0:
+        assert gathered == {}
+    else:
+        for tensor, wanted in zip(gathered.values(), full, strict=True):
+            assert torch.equal(tensor, wanted)
+            assert tensor.untyped_storage().nbytes() == tensor.nbytes, "safetensors writes no views of padded storage"
+    world.stop()
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_tensors_of_any_size_are_divided_and_gathered(processes):
+    done = Launch(processes, divide_and_gather).wait()
+    assert done.returncode == 0, done.stderr
 
 
 def test_fsdp_in_bfloat16_is_ddp_under_autocast(data_dir, tmp_path):
