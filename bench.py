@@ -15,8 +15,9 @@ result is a ratio per round, its median and range over the rounds; a lone time s
 compute the same before they are timed. Peak memory comes from a fresh process for each variant. What is printed, with
 every sample and the hardware, is kept in out/bench/<part>.json.
 
-A new part is a function from BenchConfig to Part, entered in bench_model.PARTS: its variants are timed in one process.
-Where every turn needs a fresh process it is a function that makes a record, entered in FRESH below.
+A new part is a function in benchmarks/ and one entry in PARTS, below: in_one_process for a function from BenchConfig to
+bench_model.Part, whose variants are timed in one process; in_fresh_processes where every turn needs a process of its
+own, for a function (BenchConfig, take_turns) that makes the record, and one that prints it.
 """
 
 import configurator  # before torch and the others: Ctrl-C during their import is one line too
@@ -25,6 +26,7 @@ import configurator  # before torch and the others: Ctrl-C during their import i
 import contextlib
 import dataclasses
 import datetime
+import functools
 import os
 import platform
 import resource
@@ -35,67 +37,112 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
 import atomic
-from benchmarks import bench_data, bench_dedup, bench_wiki
+from benchmarks import bench_dedup, bench_model, bench_reader, bench_sampler, bench_wiki
+from benchmarks.bench_config import BenchConfig, Figures, Record, Samples, TakeTurns
 from benchmarks.bench_figures import need
-from benchmarks.bench_model import PARTS, SAMPLE_PARTS, Part
+from benchmarks.bench_model import Part
 from corpus.pool import worker_pool
 from sample import pick_device
 
-# sampler, reader: a turn begins with a new process and its imports, 3 seconds; sample: one takes up to a minute
-ROUNDS = {"train": 7, "sample": 3, "sampler": 3, "reader": 5, "tokens": 3, "dump": 3, "signatures": 5, "dedup": 3}
-FRESH = bench_data.PARTS | {"tokens": bench_wiki.tokens, "dump": bench_wiki.dump}
-FRESH |= {"signatures": bench_dedup.signatures_part, "dedup": bench_dedup.dedup_part}
-TABLES = bench_data.TABLES | dict.fromkeys(("tokens", "dump", "dedup"), bench_wiki.table)
-TABLES["signatures"] = bench_dedup.signatures_table
+# --- the parts ---
 
 
 @dataclass(frozen=True)
-class BenchConfig:
-    """Settings of `python bench.py`."""
+class Entry:
+    """What bench.py knows of a part."""
 
-    part: str = "train"  # names separated by commas, or all (but dedup; tokens and dump if their files are given)
-    rounds: int | None = None  # turns of each variant; None: train 7, reader and signatures 5, all others 3
-    seconds: float = 1.0  # train, sample: about the length of a turn; at least one call
-    size: Literal["small", "10m", "124m"] = "small"  # train: 1536, 4096 and 4096 tokens a batch
-    device: str = "auto"  # train, sample: cpu, cuda, mps; auto: cuda if there is one
-    dtype: Literal["auto", "float32", "bfloat16"] = (
-        "auto"  # train: of the matrix products (autocast); sample: of the weights; auto: as in train.py, sample.py
-    )
-    largest: int = 10**8  # sampler: samplers that hold a list run up to this n (1e8: 4.8 GB); whole epochs and targets
-    file_mb: int = 2000  # reader: size of the token file, which is made beside the record and removed afterwards
-    documents: int = 200_000  # tokens: how many, 3 kB each
-    encoding: str = ""  # tokens: the path of a file gpt2.tiktoken
-    dump: str = ""  # dump: a MediaWiki dump, whole or a slice, .xml or .xml.bz2; its pages are repeated
-    dump_mb: int = 300  # dump: decompressed size of what is read
-    out: str = ""  # JSON record; empty: out/bench/<part>.json
+    measure: Callable[[str, BenchConfig], Record]  # (name of the part, settings); without what every record has
+    table: Callable[[Record], list[str]]  # its lines for a reader
+    rounds: int  # unless --rounds says another number
+    on_device: bool = False  # it runs on --device; else on the CPU
+    needs: str = ""  # a setting that has to name a file
+    needs_what: str = ""  # what is in that file
+    in_all: bool = True  # --part=all measures it
 
-    def check(self) -> list[str]:
-        """The parts wanted. Raises ValueError for settings that cannot work."""
-        if (self.rounds is not None and self.rounds < 1) or not self.seconds >= 0:
-            raise ValueError(f"rounds ({self.rounds}) must be at least 1, seconds ({self.seconds}) at least 0")
-        if self.largest < 1000 or self.file_mb < 1:
-            raise ValueError(f"largest ({self.largest}) must be at least 1000, file_mb ({self.file_mb}) at least 1")
-        known = [*PARTS, *FRESH]
-        needs = {"tokens": ("encoding", "a file gpt2.tiktoken"), "dump": ("dump", "a MediaWiki dump, .xml or .xml.bz2")}
-        given = [name for name in known if name not in needs or getattr(self, needs[name][0])]
-        given.remove("dedup")  # it installs 2 GB: by its name only
-        names = given if self.part == "all" else self.part.split(",")
-        names = [full for name in names for full in (list(SAMPLE_PARTS) if name == "sample" else [name])]
-        if unknown := [name for name in names if name not in known]:
-            raise ValueError(f"unknown part '{unknown[0]}'; known parts: {', '.join(known)}, all")
-        for name in set(names) & set(needs):
-            key, what = needs[name]
-            if not Path(getattr(self, key)).is_file():
-                raise ValueError(f"part {name} needs --{key}=, the path of {what}; '{getattr(self, key)}' is no file")
-        if self.out and len(names) > 1:
-            raise ValueError(f"--out={self.out} is one file, but there are {len(names)} parts; drop --out")
-        return names
+
+def in_one_process(part: Callable[[BenchConfig], Part], rounds: int) -> Entry:
+    """A part whose variants are timed in this process."""
+    return Entry(functools.partial(time_part, part), times_table, rounds, on_device=True)
+
+
+def in_fresh_processes(
+    record: Callable[[BenchConfig, TakeTurns], Record],
+    table: Callable[[Record], list[str]],
+    rounds: int,
+    **options: Any,
+) -> Entry:
+    """A part whose turns are processes of their own. options: the rest of an Entry."""
+
+    def measure(name: str, cfg: BenchConfig) -> Record:
+        return record(cfg, take_turns)
+
+    return Entry(measure, table, rounds, **options)
+
+
+def parts() -> dict[str, Entry]:
+    """All parts, in the order of --part=all. `sample` is short for the four whose names begin with it."""
+    sample = {}
+    for size in ("10m", "124m"):
+        for batch_size in (1, 8):
+            part = functools.partial(bench_model.sample_part, size=size, batch_size=batch_size)
+            sample[f"sample-{size}-{batch_size}"] = in_one_process(part, rounds=3)  # a turn takes up to a minute
+
+    return {
+        "train": in_one_process(bench_model.train_part, rounds=7),
+        **sample,
+        "sampler": in_fresh_processes(bench_sampler.record, bench_sampler.table, rounds=3),
+        "reader": in_fresh_processes(bench_reader.record, bench_reader.table, rounds=5),
+        "tokens": in_fresh_processes(
+            bench_wiki.tokens, bench_wiki.table, rounds=3, needs="encoding", needs_what="a file gpt2.tiktoken"
+        ),
+        "dump": in_fresh_processes(
+            bench_wiki.dump, bench_wiki.table, rounds=3, needs="dump", needs_what="a MediaWiki dump, .xml or .xml.bz2"
+        ),
+        "signatures": in_fresh_processes(bench_dedup.signatures_part, bench_dedup.signatures_table, rounds=5),
+        "dedup": in_fresh_processes(  # it installs 2 GB: by its name only
+            bench_dedup.dedup_part, bench_wiki.table, rounds=3, in_all=False
+        ),
+    }
+
+
+def parts_wanted(cfg: BenchConfig) -> list[str]:
+    """Names of the parts that --part asks for. Raises ValueError for settings that cannot work."""
+    if (cfg.rounds is not None and cfg.rounds < 1) or not cfg.seconds >= 0:
+        raise ValueError(f"rounds ({cfg.rounds}) must be at least 1, seconds ({cfg.seconds}) at least 0")
+    if cfg.largest < 1000 or cfg.file_mb < 1:
+        raise ValueError(f"largest ({cfg.largest}) must be at least 1000, file_mb ({cfg.file_mb}) at least 1")
+
+    names = []
+    for name in cfg.part.split(","):
+        if name == "all":
+            for known, entry in PARTS.items():
+                file_is_given = not entry.needs or getattr(cfg, entry.needs)
+                if entry.in_all and file_is_given:
+                    names.append(known)
+        elif name == "sample":
+            names += [known for known in PARTS if known.startswith("sample-")]
+        elif name in PARTS:
+            names.append(name)
+        else:
+            raise ValueError(f"unknown part '{name}'; known parts: {', '.join(PARTS)}, all")
+
+    for name in names:
+        entry = PARTS[name]
+        if entry.needs and not Path(getattr(cfg, entry.needs)).is_file():
+            path = getattr(cfg, entry.needs)
+            raise ValueError(f"part {name} needs --{entry.needs}=, the path of {entry.needs_what}; '{path}' is no file")
+    if cfg.out and len(names) > 1:
+        raise ValueError(f"--out={cfg.out} is one file, but there are {len(names)} parts; drop --out")
+    return names
+
+
+# --- variants timed in one process ---
 
 
 def measure(
@@ -105,31 +152,35 @@ def measure(
 
     A sample is the mean over the calls that fill about `seconds`: their number is set once, by the last warm-up call.
     """
-
-    def synchronize() -> None:
-        if device.type != "cpu":  # a GPU is still working when a call returns
-            torch.accelerator.synchronize(device)
-
-    def timed(call: Callable[[], Any], n: int) -> float:
-        synchronize()
-        start_s = time.perf_counter()
-        for _ in range(n):
-            call()
-        synchronize()
-        return (time.perf_counter() - start_s) / n
-
     calls = {}
     for name, call in variants.items():
         begin_s = time.perf_counter()
-        took_s = timed(call, 1)
+        took_s = seconds_a_call(call, 1, device)
         while time.perf_counter() - begin_s < seconds:
-            took_s = timed(call, 1)
+            took_s = seconds_a_call(call, 1, device)
         calls[name] = max(1, round(seconds / took_s))
+
     samples: dict[str, list[float]] = {name: [] for name in variants}
     for _ in tqdm(range(rounds), desc=desc, unit=" rounds", disable=None):
         for name, call in variants.items():
-            samples[name].append(timed(call, calls[name]))
+            samples[name].append(seconds_a_call(call, calls[name], device))
     return samples
+
+
+def seconds_a_call(call: Callable[[], Any], n: int, device: torch.device) -> float:
+    """Mean seconds of n calls, until the device has finished them."""
+    synchronize(device)
+    start_s = time.perf_counter()
+    for _ in range(n):
+        call()
+    synchronize(device)
+    return (time.perf_counter() - start_s) / n
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for a GPU, which is still working when a call returns."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
 
 
 def summarize(samples: dict[str, list[float]], units_per_call: int) -> dict[str, dict[str, float]]:
@@ -137,15 +188,123 @@ def summarize(samples: dict[str, list[float]], units_per_call: int) -> dict[str,
 
     The ratio is taken within each round, peer's seconds / own seconds, then its median, min and max over the rounds.
     """
-    names = list(samples)
-    peer = samples[names[min(1, len(names) - 1)]]
+    peer = samples[first_peer(samples)]
     results = {}
     for name, own in samples.items():
-        ratios = [theirs / ours for theirs, ours in zip(peer, own, strict=True)]
+        times_as_fast = [theirs / ours for theirs, ours in zip(peer, own, strict=True)]
         median_s = statistics.median(own)
-        results[name] = {"median_s": median_s, "min_s": min(own), "max_s": max(own), "rate": units_per_call / median_s}
-        results[name] |= {"ratio": statistics.median(ratios), "ratio_min": min(ratios), "ratio_max": max(ratios)}
+        results[name] = {
+            "median_s": median_s,
+            "min_s": min(own),
+            "max_s": max(own),
+            "rate": units_per_call / median_s,
+            "ratio": statistics.median(times_as_fast),
+            "ratio_min": min(times_as_fast),
+            "ratio_max": max(times_as_fast),
+        }
     return results
+
+
+def first_peer(variants: dict[str, Any]) -> str:
+    """The variant that the others are compared with: the second one, or the only one."""
+    names = list(variants)
+    return names[1] if len(names) > 1 else names[0]
+
+
+def time_part(build: Callable[[BenchConfig], Part], name: str, cfg: BenchConfig) -> Record:
+    """Check, time and weigh the variants of a part."""
+    device = pick_device(cfg.device)
+    part = build(cfg)
+    variants = {key: make() for key, make in part.variants.items()}
+    agreement = part.check(variants)
+    samples = measure(variants, cfg.rounds, cfg.seconds, device, name)
+    variants.clear()  # room for the processes below
+
+    results = summarize(samples, part.units_per_call)
+    for key in tqdm(results, desc=f"{name}: memory", unit=" variants", disable=None):
+        results[key]["peak_bytes"] = alone(f"the memory of {key}", peak_memory_here, build, cfg, key)
+
+    figure = "allocated GPU memory (torch.cuda.max_memory_allocated)" if device.type == "cuda" else "resident set"
+    return {
+        "title": part.title,
+        "unit": part.unit,
+        "units_per_call": part.units_per_call,
+        "check": agreement,
+        "peak_is": f"peak {figure} of a fresh process above its baseline before building (libraries and inputs loaded)",
+        "results": results,
+        "samples_s": samples,
+    }
+
+
+def times_table(record: Record) -> list[str]:
+    """Lines of a Part's record: milliseconds per call, rate, ratio to the first peer, MB (10^6 bytes)."""
+    results = record["results"]
+    peer = first_peer(results)
+    width = max(map(len, results))
+    heads = f"{'ms per call (min-max)':>32} {record['unit'] + '/s':>12} {'x ' + peer:>22} {'peak MB':>9}"
+    lines = [f"{'':{width}} {heads}"]
+    for name, row in results.items():
+        median, low, high = (f"{1000 * row[key]:,.2f}" for key in ("median_s", "min_s", "max_s"))
+        times = f"{median} ({low}-{high})"
+        ratio = f"{row['ratio']:.2f} ({row['ratio_min']:.2f}-{row['ratio_max']:.2f})"
+        peak = f"{row['peak_bytes'] / 1e6:,.1f}"
+        lines.append(f"{name:{width}} {times:>32} {row['rate']:>12,.0f} {ratio:>22} {peak:>9}")
+
+    ours, *_ = results
+    for other in list(results)[2:]:
+        rounds = zip(record["samples_s"][ours], record["samples_s"][other], strict=True)
+        times_as_fast = [theirs_s / ours_s for ours_s, theirs_s in rounds]
+        low, high = min(times_as_fast), max(times_as_fast)
+        median = statistics.median(times_as_fast)
+        lines.append(f"{ours} is {median:.2f} ({low:.2f}-{high:.2f}) times as fast as {other}")
+    return [*lines, f"peak MB: {record['peak_is']}"]
+
+
+# --- turns in fresh processes, and their memory ---
+
+
+def take_turns(cases: dict[str, Callable[[], Figures]], rounds: int, desc: str) -> Samples:
+    """The figures of each case, one sample a round: A B C, A B C, ..., every turn in a fresh process.
+
+    A case is a callable that can be pickled. peak_bytes is added to its figures.
+    """
+    samples: Samples = {name: [] for name in cases}
+    with tqdm(total=rounds * len(cases), desc=desc, unit=" turns", disable=None) as bar:
+        for _ in range(rounds):
+            for name, turn in cases.items():
+                samples[name].append(alone(name, weighed_turn, turn))
+                bar.update()
+    return samples
+
+
+def alone(what: str, function: Callable, *args: Any) -> Any:
+    """function(*args) from a process of its own: it inherits no peak, no free memory and no mapped file of another."""
+    with worker_pool(1, f"the process that measures {what} was killed (out of memory?)") as submit:
+        return submit(function, *args).result()
+
+
+def weighed_turn(turn: Callable[[], Figures]) -> Figures:
+    """The figures of a turn, and as peak_bytes what it adds to the resident set at its peak; for a fresh process."""
+    baseline = baseline_rss()
+    figures = turn()
+    return {**figures, "peak_bytes": peak_rss() - baseline}
+
+
+def peak_memory_here(build: Callable[[BenchConfig], Part], cfg: BenchConfig, name: str) -> int:
+    """Bytes that building the variant and calling it memory_calls times adds at the peak; for a fresh process."""
+    part = build(cfg)  # libraries and inputs: below the baseline
+    device = pick_device(cfg.device)
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(device)
+    baseline = torch.cuda.memory_allocated(device) if on_gpu else baseline_rss()
+
+    call = part.variants[name]()
+    for _ in range(part.memory_calls):
+        call()
+
+    peak = torch.cuda.max_memory_allocated(device) if on_gpu else peak_rss()
+    return peak - baseline
 
 
 def peak_rss() -> int:
@@ -154,8 +313,11 @@ def peak_rss() -> int:
     From /proc where there is one: Linux hands ru_maxrss down, a small child of a process of 500 MB starts with 500 MB.
     """
     with contextlib.suppress(OSError), open("/proc/self/status", encoding="utf-8") as status:
-        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:"))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        for line in status:
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def baseline_rss() -> int:
@@ -165,56 +327,14 @@ def baseline_rss() -> int:
     return need("psutil").Process().memory_info().rss
 
 
-def peak_memory_here(part: Callable[[BenchConfig], Part], cfg: BenchConfig, name: str) -> int:
-    """Bytes that building the variant and calling it memory_calls times adds at the peak; for a fresh process."""
-    built, device = part(cfg), pick_device(cfg.device)  # libraries and inputs: below the baseline
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        baseline = torch.cuda.memory_allocated(device)
-    else:
-        baseline = baseline_rss()
-    call = built.variants[name]()
-    for _ in range(built.memory_calls):
-        call()
-    return (torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_rss()) - baseline
-
-
-def weighed_turn(turn: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The figures of a turn, and as peak_bytes what it adds to the resident set at its peak; for a fresh process."""
-    baseline = baseline_rss()
-    figures = turn()
-    return figures | {"peak_bytes": peak_rss() - baseline}
-
-
-def alone(what: str, function: Callable, *args: Any) -> Any:
-    """function(*args) from a process of its own: it inherits no peak, no free memory and no mapped file of another."""
-    with worker_pool(1, f"the process that measures {what} was killed (out of memory?)") as submit:
-        return submit(function, *args).result()
-
-
-def take_turns(
-    cases: dict[str, Callable[[], dict[str, Any]]], rounds: int, desc: str
-) -> dict[str, list[dict[str, Any]]]:
-    """The figures of each case, one sample a round: A B C, A B C, ..., every turn in a fresh process.
-
-    A case is a callable that can be pickled. peak_bytes is added to its figures.
-    """
-    samples: dict[str, list[dict[str, Any]]] = {name: [] for name in cases}
-    with tqdm(total=rounds * len(cases), desc=desc, unit=" turns", disable=None) as bar:
-        for _ in range(rounds):
-            for name, turn in cases.items():
-                samples[name].append(alone(name, weighed_turn, turn))
-                bar.update()
-    return samples
+# --- records ---
 
 
 def hardware(device: torch.device) -> dict[str, Any]:
     """What the numbers depend on: processors, threads, memory, system, versions, and the load at the start."""
-    psutil, cpu = need("psutil"), platform.processor()
-    with contextlib.suppress(OSError, StopIteration), open("/proc/cpuinfo", encoding="utf-8") as file:
-        cpu = next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    psutil = need("psutil")
     return {
-        "cpu": cpu,
+        "cpu": cpu_name(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cores": psutil.cpu_count(),
         "threads": torch.get_num_threads(),
@@ -227,6 +347,15 @@ def hardware(device: torch.device) -> dict[str, Any]:
     }
 
 
+def cpu_name() -> str:
+    """The processor's name."""
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor()
+
+
 def git_commit() -> str | None:
     """The commit of this file's folder, with -dirty for uncommitted changes; None without git."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
@@ -235,44 +364,22 @@ def git_commit() -> str | None:
     return None
 
 
-def origin(name: str, cfg: BenchConfig, device: torch.device) -> dict[str, Any]:
-    """What every record begins with: where and when its numbers come from."""
-    return {
+def run_part(name: str, cfg: BenchConfig) -> Record:
+    """Measure a part; returns the record, JSON's types only: where and when its numbers come from, and the numbers."""
+    entry = PARTS[name]
+    cfg = dataclasses.replace(cfg, rounds=cfg.rounds or entry.rounds)
+    device = pick_device(cfg.device) if entry.on_device else torch.device("cpu")
+    origin = {
         "part": name,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": git_commit(),
         "hardware": hardware(device),
         "settings": dataclasses.asdict(cfg),
     }
+    return {**origin, **entry.measure(name, cfg)}
 
 
-def run_part(name: str, cfg: BenchConfig) -> dict[str, Any]:
-    """Check, time and weigh the variants of a part; returns the record, JSON's types only."""
-    cfg = dataclasses.replace(cfg, rounds=cfg.rounds or ROUNDS.get(name.partition("-")[0], 7))
-    if name in FRESH:
-        return origin(name, cfg, torch.device("cpu")) | FRESH[name](cfg, take_turns)
-    device = pick_device(cfg.device)
-    measured, part = origin(name, cfg, device), PARTS[name](cfg)
-    variants = {key: build() for key, build in part.variants.items()}
-    agreement = part.check(variants)
-    samples = measure(variants, cfg.rounds, cfg.seconds, device, name)
-    variants.clear()  # room for the processes below
-    results = summarize(samples, part.units_per_call)
-    for key in tqdm(results, desc=f"{name}: memory", unit=" variants", disable=None):
-        results[key]["peak_bytes"] = alone(f"the memory of {key}", peak_memory_here, PARTS[name], cfg, key)
-    figure = "allocated GPU memory (torch.cuda.max_memory_allocated)" if device.type == "cuda" else "resident set"
-    return measured | {
-        "title": part.title,
-        "unit": part.unit,
-        "units_per_call": part.units_per_call,
-        "check": agreement,
-        "peak_is": f"peak {figure} of a fresh process above its baseline before building (libraries and inputs loaded)",
-        "results": results,
-        "samples_s": samples,
-    }
-
-
-def table(record: dict[str, Any]) -> str:
+def table(record: Record) -> str:
     """The record for a reader."""
     machine = record["hardware"]
     lines = [
@@ -280,33 +387,14 @@ def table(record: dict[str, Any]) -> str:
         f"check: {record['check']}",
         f"{machine['gpu'] or machine['cpu']}, {machine['threads']} of {machine['cores']} cores, "
         f"torch {machine['torch']}, load average {machine['load_average'][0]:.1f}",
+        *PARTS[record["part"]].table(record),
     ]
-    return "\n".join(lines + TABLES.get(record["part"], times_table)(record))
-
-
-def times_table(record: dict[str, Any]) -> list[str]:
-    """Lines of a Part's record: milliseconds per call, rate, ratio to the first peer, MB (10^6 bytes)."""
-    results = record["results"]
-    peer, width = list(results)[min(1, len(results) - 1)], max(map(len, results))
-    lines = [
-        f"{'':{width}} {'ms per call (min-max)':>32} {record['unit'] + '/s':>12} {'x ' + peer:>22} {'peak MB':>9}",
-    ]
-    for name, row in results.items():
-        median, low, high = (f"{1000 * row[key]:,.2f}" for key in ("median_s", "min_s", "max_s"))
-        ratio = f"{row['ratio']:.2f} ({row['ratio_min']:.2f}-{row['ratio_max']:.2f})"
-        peak = f"{row['peak_bytes'] / 1e6:,.1f}"
-        lines.append(f"{name:{width}} {f'{median} ({low}-{high})':>32} {row['rate']:>12,.0f} {ratio:>22} {peak:>9}")
-    for other in list(results)[2:]:
-        ours, theirs = (record["samples_s"][key] for key in (next(iter(results)), other))
-        times = [b / a for a, b in zip(ours, theirs, strict=True)]
-        shown = f"{statistics.median(times):.2f} ({min(times):.2f}-{max(times):.2f})"
-        lines.append(f"{next(iter(results))} is {shown} times as fast as {other}")
-    return [*lines, f"peak MB: {record['peak_is']}"]
+    return "\n".join(lines)
 
 
 def main(cfg: BenchConfig) -> None:
     """Measure the parts asked for; print and keep the result of each."""
-    for name in cfg.check():
+    for name in parts_wanted(cfg):
         try:
             record = run_part(name, cfg)
         except KeyboardInterrupt:
@@ -315,6 +403,8 @@ def main(cfg: BenchConfig) -> None:
         atomic.write_json(out, record)
         print(f"\n{table(record)}\nwrote {out}", flush=True)
 
+
+PARTS = parts()
 
 if __name__ == "__main__":
     configurator.run(main, BenchConfig)

@@ -8,30 +8,40 @@ import statistics
 from collections.abc import Callable, Iterable
 from typing import Any
 
-Samples = dict[str, list[dict[str, Any]]]  # case -> the figures of each round
+from benchmarks.bench_config import Figures
+
+Spread = dict[str, float]  # median, min, max
 
 
-def spread(values: Iterable[float]) -> dict[str, float]:
+def spread(values: Iterable[float]) -> Spread:
     """Median, min and max."""
     values = list(values)
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
-def largest_of(values: Iterable[float]) -> dict[str, float]:
+def largest_of(values: Iterable[float]) -> Spread:
     """The spread with the largest as its middle: for a target that every value has to meet."""
-    found = spread(values)
-    return found | {"median": found["max"]}
+    result = spread(values)
+    result["median"] = result["max"]
+    return result
 
 
-def summary(samples: list[dict[str, Any]]) -> dict[str, dict[str, float] | None]:
+def summary(samples: list[Figures]) -> dict[str, Spread | None]:
     """The spread of each figure over the rounds; None for one that this system does not tell."""
-    return {key: None if samples[0][key] is None else spread(s[key] for s in samples) for key in samples[0]}
+    result = {}
+    for name, value in samples[0].items():
+        result[name] = None if value is None else spread(sample[name] for sample in samples)
+    return result
 
 
-def ratios(own: list[dict[str, Any]], peer: list[dict[str, Any]], figures: Iterable[str]) -> dict[str, Any]:
+def ratios(own: list[Figures], peer: list[Figures], names: Iterable[str]) -> dict[str, Spread]:
     """Own figure / the peer's, within each round, for those figures that both have; then its spread."""
-    common = [key for key in figures if own[0].get(key) is not None and peer[0].get(key)]
-    return {key: spread(a[key] / b[key] for a, b in zip(own, peer, strict=True)) for key in common}
+    result = {}
+    for name in names:
+        if own[0].get(name) is None or not peer[0].get(name):
+            continue
+        result[name] = spread(mine[name] / theirs[name] for mine, theirs in zip(own, peer, strict=True))
+    return result
 
 
 def number(x: float) -> str:
@@ -39,30 +49,44 @@ def number(x: float) -> str:
     return f"{x:.2f}" if x < 100 else f"{x:,.0f}"
 
 
-def shown(found: dict[str, float] | None, format: Callable[[float], str] = number) -> str:
-    """`median (min-max)`; a dash for nothing."""
-    return f"{format(found['median'])} ({format(found['min'])}-{format(found['max'])})" if found else "-"
-
-
 def fraction(x: float) -> str:
     """0.85 as it is, 0.0005 as 1/2,000."""
     return f"1/{1 / x:,.0f}" if 0 < x < 0.01 else f"{x:.2f}"
 
 
-def target(
-    text: str, measured: dict[str, float] | None, limit: float, most: bool = True, unit: str = ""
-) -> dict[str, Any]:
-    """A target, what was measured and whether its median meets it; None: it could not be measured."""
-    met = None if measured is None else bool(measured["median"] <= limit if most else measured["median"] >= limit)
+def shown(figure: Spread | None, format: Callable[[float], str] = number) -> str:
+    """`median (min-max)`; a dash for nothing."""
+    if not figure:
+        return "-"
+    return f"{format(figure['median'])} ({format(figure['min'])}-{format(figure['max'])})"
+
+
+def scaled(figure: Spread | None, factor: float) -> Spread | None:
+    """A figure in another unit."""
+    return None if figure is None else {key: value * factor for key, value in figure.items()}
+
+
+def target(text: str, measured: Spread | None, limit: float, most: bool = True, unit: str = "") -> dict[str, Any]:
+    """A target, what was measured and whether its median meets it; None: it could not be measured.
+
+    most: the limit is the most that is allowed; else the least.
+    """
+    if measured is None:
+        met = None
+    elif most:
+        met = bool(measured["median"] <= limit)
+    else:
+        met = bool(measured["median"] >= limit)
     return {"target": text, "measured": measured, "limit": limit, "unit": unit, "met": met}
 
 
 def target_lines(targets: list[dict[str, Any]]) -> list[str]:
     """One line for each target, with what was measured (a ratio, if it has no unit) and `met` or `missed`."""
-    lines, verdicts = ["targets:"], {True: "met", False: "missed", None: "not measured"}
+    verdicts = {True: "met", False: "missed", None: "not measured"}
+    lines = ["targets:"]
     for row in targets:
-        measured = shown(row["measured"], number if row["unit"] else fraction) + row["unit"]
-        lines.append(f"  {row['target']}: {measured}, {verdicts[row['met']]}")
+        measured = shown(row["measured"], number if row["unit"] else fraction)
+        lines.append(f"  {row['target']}: {measured}{row['unit']}, {verdicts[row['met']]}")
     return lines
 
 

@@ -4,16 +4,16 @@ A part is a function from the settings of bench.py to a Part, whose variants are
 """
 
 import dataclasses
-import functools
 import importlib
 import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
+from benchmarks.bench_config import BenchConfig
 from benchmarks.bench_figures import need
 from checkpoint import hf_config
 from model import Llama, ModelConfig
@@ -26,10 +26,31 @@ CHECK_STEPS = 3  # optimizer steps whose losses must agree before anything is ti
 # Largest relative difference of these losses. Measured on a CPU: 1e-6 in float32, 3e-4 in bfloat16 (size 10m).
 # For comparison: GELU for SiLU gives 2e-4 or more, RoPE of another base 2e-3, norm_eps 1e-4 for 1e-5 gives 4e-5.
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 1e-3}
-SIZES = {  # name -> shape, windows in a batch
-    "small": (ModelConfig(4096, 128, n_layer=4, n_head=4, n_kv_head=2, n_embd=128, ffn_hidden=384), 12),  # demo.py
-    "10m": (ModelConfig(128, 256, 6, 6, 3, 384, 1152), 16),  # 10.7M: that of nanoGPT on characters
-    "124m": (ModelConfig(50304, 1024, 12, 12, 12, 768, 2048), 4),  # the size of GPT-2's smallest
+
+
+class Size(NamedTuple):
+    """The shape of a model, and the windows in a batch of the part train."""
+
+    shape: ModelConfig
+    batch_size: int
+
+
+SIZES = {
+    # that of config/demo.py
+    "small": Size(
+        ModelConfig(vocab_size=4096, block_size=128, n_layer=4, n_head=4, n_kv_head=2, n_embd=128, ffn_hidden=384), 12
+    ),
+    # 10.7M: that of nanoGPT on characters
+    "10m": Size(
+        ModelConfig(vocab_size=128, block_size=256, n_layer=6, n_head=6, n_kv_head=3, n_embd=384, ffn_hidden=1152), 16
+    ),
+    # that of GPT-2's smallest
+    "124m": Size(
+        ModelConfig(
+            vocab_size=50304, block_size=1024, n_layer=12, n_head=12, n_kv_head=12, n_embd=768, ffn_hidden=2048
+        ),
+        4,
+    ),
 }
 
 
@@ -75,21 +96,27 @@ def same_losses(variants: dict[str, Callable[..., torch.Tensor]], dtype: torch.d
 
     Raises ValueError when their losses differ by more than TOLERANCE.
     """
-    matmul_precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")  # no TF32, whose rounding would hide what is looked for
-    losses = {
-        kind: {name: [step(kind).item() for _ in range(CHECK_STEPS)] for name, step in variants.items()}
-        for kind in dict.fromkeys((torch.float32, dtype))
-    }
-    torch.set_float32_matmul_precision(matmul_precision)
-    words = []
-    for kind, found in losses.items():
-        ours, *peers = found.values()
-        worst = max(abs(a / b - 1) for peer in peers for a, b in zip(ours, peer, strict=True))
-        if not worst <= TOLERANCE[kind]:
-            raise ValueError(f"the variants do not compute the same; losses of {CHECK_STEPS} steps in {kind}: {found}")
-        words.append(f"{worst:.0e} in {str(kind).removeprefix('torch.')} (tolerance {TOLERANCE[kind]:.0e})")
-    return f"losses of {CHECK_STEPS} steps agree to " + ", ".join(words)
+    agreements = []
+    for kind in dict.fromkeys((torch.float32, dtype)):
+        losses = first_losses(variants, kind)
+        ours, *peers = losses.values()
+        differences = [abs(a / b - 1) for peer in peers for a, b in zip(ours, peer, strict=True)]
+        if not all(difference <= TOLERANCE[kind] for difference in differences):  # a NaN is not
+            raise ValueError(f"the variants do not compute the same; losses of {CHECK_STEPS} steps in {kind}: {losses}")
+        name = str(kind).removeprefix("torch.")
+        agreements.append(f"{max(differences):.0e} in {name} (tolerance {TOLERANCE[kind]:.0e})")
+    return f"losses of {CHECK_STEPS} steps agree to " + ", ".join(agreements)
+
+
+def first_losses(variants: dict[str, Callable[..., torch.Tensor]], dtype: torch.dtype) -> dict[str, list[float]]:
+    """The losses of the next CHECK_STEPS steps of each variant, without TF32: its rounding would hide differences."""
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    losses = {}
+    for name, step in variants.items():
+        losses[name] = [step(dtype).item() for _ in range(CHECK_STEPS)]
+    torch.set_float32_matmul_precision(precision)
+    return losses
 
 
 def start(shape: ModelConfig) -> Llama:
@@ -105,15 +132,16 @@ def start(shape: ModelConfig) -> Llama:
     return model
 
 
-def train_part(cfg: Any) -> Part:
+def train_part(cfg: BenchConfig) -> Part:
     """One full optimizer step, eager: batch from memory, forward, backward, clipping, fused AdamW, zero_grad."""
-    config, llama = (getattr(need("transformers"), name) for name in ("LlamaConfig", "LlamaForCausalLM"))
+    transformers = need("transformers")
     importlib.import_module("torch._dynamo")  # 75 MB that the first optimizer imports: not the memory of a variant
     device = pick_device(cfg.device)
     dtype = pick_dtype(cfg.dtype, device)
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # as train.py does, for both
     shape, batch_size = SIZES[cfg.size]
+
     random = torch.Generator().manual_seed(0)
     batches = torch.randint(shape.vocab_size, (8, batch_size, shape.block_size + 1), generator=random)
     if device.type == "cuda":
@@ -124,13 +152,16 @@ def train_part(cfg: Any) -> Part:
         return optimizer_step(model, lambda x, y: model(x, y) / y.numel(), batches, device, dtype)
 
     def theirs() -> Callable[[], torch.Tensor]:
-        model = llama(config(**hf_config(shape, 0), use_cache=False))
+        config = transformers.LlamaConfig(**hf_config(shape, 0), use_cache=False)
+        model = transformers.LlamaForCausalLM(config)
         model.load_state_dict(start(shape).state_dict())
         model.to(device).train()
-        # shift_labels: targets that are shifted already, so that both score the same B * T tokens
-        return optimizer_step(
-            model, lambda x, y: model(x, labels=y, shift_labels=y.contiguous()).loss, batches, device, dtype
-        )
+
+        def loss_of(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            # shift_labels: targets that are shifted already, so that both score the same B * T tokens
+            return model(x, labels=y, shift_labels=y.contiguous()).loss
+
+        return optimizer_step(model, loss_of, batches, device, dtype)
 
     tokens = batch_size * shape.block_size
     return Part(
@@ -165,12 +196,12 @@ def same_tokens(variants: dict[str, Callable[[], torch.Tensor]]) -> str:
     return f"at least the first {agree} of {ours.shape[1]} greedy tokens of every text are equal"
 
 
-def sample_part(cfg: Any, size: str, batch_size: int) -> Part:
+def sample_part(cfg: BenchConfig, size: str, batch_size: int) -> Part:
     """Greedy generation of NEW_TOKENS tokens after a prompt of PROMPT_TOKENS, for a batch of texts."""
-    config, llama = (getattr(need("transformers"), name) for name in ("LlamaConfig", "LlamaForCausalLM"))
+    transformers = need("transformers")
     device = pick_device(cfg.device)
     dtype = weight_dtype(cfg.dtype, device)
-    shape = dataclasses.replace(SIZES[size][0], block_size=1024)
+    shape = dataclasses.replace(SIZES[size].shape, block_size=1024)
     random = torch.Generator().manual_seed(0)
     prompts = torch.randint(shape.vocab_size, (batch_size, PROMPT_TOKENS), generator=random).to(device)
 
@@ -187,11 +218,16 @@ def sample_part(cfg: Any, size: str, batch_size: int) -> Part:
         return call
 
     def theirs() -> Callable[[], torch.Tensor]:
-        built = llama(config(**hf_config(shape, 0)))
+        built = transformers.LlamaForCausalLM(transformers.LlamaConfig(**hf_config(shape, 0)))
         built.load_state_dict(start(shape).state_dict())
         built.to(device, dtype).eval()
-        ends = {"eos_token_id": None, "pad_token_id": 0, "do_sample": False, "max_new_tokens": NEW_TOKENS}
-        options = {"attention_mask": torch.ones_like(prompts), **ends}
+        options = {
+            "attention_mask": torch.ones_like(prompts),
+            "max_new_tokens": NEW_TOKENS,
+            "do_sample": False,
+            "eos_token_id": None,  # it never ends early
+            "pad_token_id": 0,
+        }
         return lambda: built.generate(prompts, **options)[:, PROMPT_TOKENS:]
 
     def plain() -> Callable[[], torch.Tensor]:
@@ -201,20 +237,12 @@ def sample_part(cfg: Any, size: str, batch_size: int) -> Part:
     variants = {"NonLlama": ours, f"transformers {version('transformers')} generate": theirs}
     if batch_size == 1:
         variants["without a cache"] = plain
+    precision = str(dtype).removeprefix("torch.")
     return Part(
         variants=variants,
-        title=f"{NEW_TOKENS} new tokens after {PROMPT_TOKENS}, size {size}, texts at once: {batch_size}, "
-        + str(dtype).removeprefix("torch."),
+        title=f"{NEW_TOKENS} new tokens after {PROMPT_TOKENS}, size {size}, texts at once: {batch_size}, {precision}",
         unit="tokens",
         units_per_call=batch_size * NEW_TOKENS,
         check=same_tokens,
         memory_calls=1,
     )
-
-
-SAMPLE_PARTS: dict[str, Callable[[Any], Part]] = {
-    f"sample-{size}-{batch_size}": functools.partial(sample_part, size=size, batch_size=batch_size)
-    for size in ("10m", "124m")
-    for batch_size in (1, 8)
-}
-PARTS: dict[str, Callable[[Any], Part]] = {"train": train_part, **SAMPLE_PARTS}

@@ -1,4 +1,7 @@
-"""The harness with made-up variants; of each part, that both sides compute the same. No time is asserted."""
+"""The harness with made-up variants; of each part, that both sides compute the same. No time or memory is asserted.
+
+What depends on the machine (resident memory, the page cache, whole commands) is marked slow.
+"""
 
 import contextlib
 import dataclasses
@@ -6,6 +9,7 @@ import functools
 import importlib.metadata
 import itertools
 import json
+import math
 import os
 import shutil
 import signal
@@ -16,17 +20,35 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 import torch
-from conftest import SHARED
+from conftest import PYTHON, REPO, SHARED
 
 import bench
+import dedup
 from bench import BenchConfig, Part
-from benchmarks import bench_data, bench_dedup, bench_figures, bench_model, bench_wiki
+from benchmarks import (
+    bench_dedup,
+    bench_figures,
+    bench_model,
+    bench_reader,
+    bench_sampler,
+    bench_wiki,
+    dedup_bands,
+    plot_sampler,
+    sampler_quality,
+    synthetic_corpus,
+    watch,
+)
+from benchmarks.bench_model import Size
 from configurator import load
 from corpus import pydocs
 from corpus.documents import read_documents
 from model import ModelConfig
+from tokenizer import Tokenizer
+
+pytestmark = pytest.mark.bench
 
 CPU = torch.device("cpu")
 TINY = ModelConfig(96, 16, n_layer=2, n_head=4, n_kv_head=2, n_embd=32, ffn_hidden=64)
@@ -42,21 +64,61 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def hold(megabytes: int):
-    """Builds a variant that keeps so much memory from its second call on."""
-
-    def build():
-        held = []
-        return lambda: held.append(np.ones((megabytes if len(held) == 1 else 0) * MB, dtype=np.uint8))
-
-    return build
+@pytest.fixture
+def few_docstrings(monkeypatch) -> list[str]:
+    """Made-up corpora are made of the docstrings of one small package; returns their texts."""
+    package = ("packaging", importlib.metadata.version("packaging"))
+    monkeypatch.setattr(pydocs, "python_packages", lambda: [package])
+    return [document.text for file in pydocs.python_files(*package) for document in pydocs.docstrings(*file)]
 
 
-def holding_part(cfg: BenchConfig) -> Part:
-    """Two variants that differ in memory; at the top level, where a spawned process finds it."""
-    ballast = np.ones(256 * MB, dtype=np.uint8)  # a peak that is over before the baseline is taken
-    ballast.fill(0)
-    return Part({"big": hold(100), "small": hold(20)}, "hold memory", "items", 7, lambda variants: "nothing to check")
+def here(cases, rounds, desc):
+    """take_turns without processes."""
+    return {name: [turn() | {"peak_bytes": 7} for _ in range(rounds)] for name, turn in cases.items()}
+
+
+class Clock:
+    """A clock that only the tested code moves."""
+
+    def __init__(self, monkeypatch):
+        self.now_s = 0.0
+        monkeypatch.setattr(time, "perf_counter", lambda: self.now_s)
+
+
+# --- figures ---
+
+
+def test_figures_are_printed_in_the_form_of_their_size():
+    assert [bench_figures.number(x) for x in (1.414, 99.99, 100, 4816.4)] == ["1.41", "99.99", "100", "4,816"]
+    assert [bench_figures.fraction(x) for x in (0.85, 0.01, 0.0005, 3, 0)] == [
+        "0.85",
+        "0.01",
+        "1/2,000",
+        "3.00",
+        "0.00",
+    ]
+    figure = bench_figures.spread([3, 1, 200])
+    assert figure == {"median": 3, "min": 1, "max": 200} and bench_figures.shown(figure) == "3.00 (1.00-200)"
+    assert bench_figures.largest_of([3, 1, 200]) == {"median": 200, "min": 1, "max": 200}
+    assert bench_figures.scaled(figure, 10)["max"] == 2000
+    assert bench_figures.shown(None) == "-" and bench_figures.scaled(None, 10) is None
+
+
+def test_a_target_is_met_at_its_limit_and_not_beyond():
+    for most, values in ((True, {1.9: True, 2.0: True, 2.1: False}), (False, {1.9: False, 2.0: True, 2.1: True})):
+        for value, met in values.items():
+            assert bench_figures.target("x", {"median": value}, 2, most=most)["met"] is met
+    missing = bench_figures.target("x", None, 2)
+    assert missing["met"] is None and bench_figures.target_lines([missing])[1] == "  x: -, not measured"
+
+
+def test_ratios_are_taken_within_each_round_of_figures_that_both_have():
+    own = [{"a": 2.0, "b": None, "c": 1.0}, {"a": 9.0, "b": None, "c": 1.0}]
+    peer = [{"a": 1.0, "b": 1.0, "c": None}, {"a": 3.0, "b": 1.0, "c": None}]
+    assert bench_figures.ratios(own, peer, ["a", "b", "c", "d"]) == {"a": {"median": 2.5, "min": 2, "max": 3}}
+
+
+# --- variants timed in one process ---
 
 
 @pytest.mark.parametrize("names", ["ab", "abc"])
@@ -65,21 +127,20 @@ def test_variants_take_turns(names):
     variants = {name: lambda name=name: calls.append(name) for name in names}
     samples = bench.measure(variants, rounds=4, seconds=0, device=CPU)
     assert "".join(calls) == names * (1 + 4)  # the warm-up, then the rounds
-    assert {name: len(found) for name, found in samples.items()} == dict.fromkeys(names, 4)
+    assert {name: len(turns) for name, turns in samples.items()} == dict.fromkeys(names, 4)
 
 
 def test_a_sample_is_the_mean_over_the_calls_that_fill_the_turn(monkeypatch):
     """On a clock that only the variants move: a takes 0.5 s for its first call (warming up) and 0.125 s later."""
-    clock, calls = [0.0], []
+    clock, calls = Clock(monkeypatch), []
 
     def variant(name, first_s, later_s):
         def call():
-            clock[0] += later_s if name in calls else first_s
+            clock.now_s += later_s if name in calls else first_s
             calls.append(name)
 
         return call
 
-    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
     variants = {"a": variant("a", 0.5, 0.125), "b": variant("b", 0.25, 0.5), "slow": variant("slow", 4, 4)}
     samples = bench.measure(variants, rounds=2, seconds=1, device=CPU)
     assert samples == {"a": [0.125] * 2, "b": [0.5] * 2, "slow": [4] * 2}
@@ -90,11 +151,11 @@ def test_a_sample_is_the_mean_over_the_calls_that_fill_the_turn(monkeypatch):
 def test_summary_equals_the_obvious_computation(rounds):
     random = np.random.default_rng(rounds)
     samples = {name: random.uniform(0.5, 2, rounds).tolist() for name in ("ours", "peer", "other")}
-    found = bench.summarize(samples, units_per_call=1000)
+    results = bench.summarize(samples, units_per_call=1000)
     for name in samples:
         ratios = sorted(samples["peer"][i] / samples[name][i] for i in range(rounds))
         middle = (ratios[(rounds - 1) // 2] + ratios[rounds // 2]) / 2
-        assert found[name] == pytest.approx(
+        assert results[name] == pytest.approx(
             {
                 "median_s": np.median(samples[name]),
                 "min_s": min(samples[name]),
@@ -108,30 +169,89 @@ def test_summary_equals_the_obvious_computation(rounds):
     assert bench.summarize({"alone": [1.0, 2.0]}, 1)["alone"]["ratio"] == 1
 
 
+def hold(megabytes: int):
+    """Builds a variant that keeps so much memory from its second call on."""
+
+    def build():
+        kept = []
+        return lambda: kept.append(np.ones((megabytes if len(kept) == 1 else 0) * MB, dtype=np.uint8))
+
+    return build
+
+
+def holding_part(cfg: BenchConfig) -> Part:
+    """Two variants that differ in memory; at the top level, where a spawned process finds it."""
+    ballast = np.ones(256 * MB, dtype=np.uint8)  # a peak that is over before the baseline is taken
+    ballast.fill(0)
+    return Part({"big": hold(100), "small": hold(20)}, "hold memory", "items", 7, lambda variants: "nothing to check")
+
+
+def add_part(monkeypatch, name, part):
+    """As a contributor would: one entry."""
+    monkeypatch.setitem(bench.PARTS, name, bench.in_one_process(part, rounds=7))
+
+
 def test_the_record_holds_what_the_table_says(monkeypatch, tmp_path, capsys):
-    monkeypatch.setitem(bench.PARTS, "hold", holding_part)
+    weighed = []
+
+    def alone(what, function, part, cfg, name):
+        weighed.append((function, part, name))
+        return {"big": 123_400_000, "small": 5_000}[name]
+
+    add_part(monkeypatch, "hold", lambda cfg: Part(dict.fromkeys(["big", "small"], lambda: int), "t", "items", 7, str))
+    monkeypatch.setattr(bench, "alone", alone)
     out = tmp_path / "new/record.json"
-    cfg = BenchConfig(part="hold", rounds=3, seconds=0, out=str(out), device="cpu")
-    bench.main(cfg)
+    bench.main(BenchConfig(part="hold", rounds=3, seconds=0, out=str(out), device="cpu"))
     printed, record = capsys.readouterr().out, json.loads(out.read_text(encoding="utf-8"))
     assert bench.table(record) in printed
+    assert [(function, name) for function, _, name in weighed] == [
+        (bench.peak_memory_here, "big"),
+        (bench.peak_memory_here, "small"),
+    ]
     row = next(line.split() for line in printed.splitlines() if line.startswith("big"))
-    big, small = (record["results"][name] for name in ("big", "small"))
+    big = record["results"]["big"]
     assert row[1] == f"{1000 * big['median_s']:,.2f}" and row[3] == f"{big['rate']:,.0f}"
     assert row[4:6] == [f"{big['ratio']:.2f}", f"({big['ratio_min']:.2f}-{big['ratio_max']:.2f})"]
-    assert row[6] == f"{big['peak_bytes'] / 1e6:,.1f}"
+    assert row[6] == "123.4"
 
-    assert {name: len(found) for name, found in record["samples_s"].items()} == {"big": 3, "small": 3}
+    assert {name: len(turns) for name, turns in record["samples_s"].items()} == {"big": 3, "small": 3}
     times_only = {name: {k: v for k, v in row.items() if k != "peak_bytes"} for name, row in record["results"].items()}
     assert times_only == bench.summarize(record["samples_s"], 7)
-    assert record["settings"]["rounds"] == 3 and record["check"] == "nothing to check"
+    assert record["settings"]["rounds"] == 3
     assert {"date", "commit", "hardware"} < set(record) and record["hardware"]["threads"] == torch.get_num_threads()
 
-    # Memory: of each variant alone, without the 256 MB that its part used while it was made.
-    for row, held in ((big, 100), (small, 20)):
-        assert row["peak_bytes"] > (held - 1) * MB
-        if sys.platform == "linux":  # elsewhere a peak cannot be forgotten, and the figure is an upper bound
-            assert row["peak_bytes"] < (held + 20) * MB
+
+def test_memory_is_what_building_and_calling_add_to_the_baseline(monkeypatch):
+    """In this process, on a meter that the part moves."""
+    resident = SimpleNamespace(now=0, peak=0)
+
+    def use(amount):
+        resident.now += amount
+        resident.peak = max(resident.peak, resident.now)
+
+    def baseline():
+        resident.peak = resident.now
+        return resident.now
+
+    def part(cfg):
+        use(1000), use(-900)  # a peak that is over before the baseline is taken
+        return Part({"a": lambda: use(10) or (lambda: use(3))}, "", "items", 1, str, memory_calls=4)
+
+    monkeypatch.setattr(bench, "baseline_rss", baseline)
+    monkeypatch.setattr(bench, "peak_rss", lambda: resident.peak)
+    assert bench.peak_memory_here(part, BenchConfig(device="cpu"), "a") == 10 + 4 * 3
+    assert bench.weighed_turn(lambda: use(50) or {"rate": 2}) == {"rate": 2, "peak_bytes": 50}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="elsewhere a peak cannot be forgotten: the figure is an upper bound"
+)
+def test_memory_of_a_fresh_process_is_that_of_the_variant():
+    """Of each variant alone, without the 256 MB that its part used while it was made."""
+    for name, megabytes in (("big", 100), ("small", 20)):
+        peak = bench.alone(name, bench.peak_memory_here, holding_part, BenchConfig(device="cpu"), name)
+        assert (megabytes - 1) * MB < peak < (megabytes + 20) * MB
 
 
 def test_variants_that_differ_are_not_timed(monkeypatch):
@@ -139,40 +259,43 @@ def test_variants_that_differ_are_not_timed(monkeypatch):
         raise ValueError("they differ")
 
     calls = []
-    part = Part({"a": lambda: lambda: calls.append("a")}, "", "items", 1, refuse)
-    monkeypatch.setitem(bench.PARTS, "fake", lambda cfg: part)
+    add_part(monkeypatch, "fake", lambda cfg: Part({"a": lambda: lambda: calls.append("a")}, "", "items", 1, refuse))
     with pytest.raises(ValueError, match="they differ"):
         bench.run_part("fake", BenchConfig(device="cpu"))
     assert not calls
 
 
 def test_settings_that_cannot_work_are_named(monkeypatch):
+    wanted = bench.parts_wanted
     samples = ["sample-10m-1", "sample-10m-8", "sample-124m-1", "sample-124m-8"]
     usual = ["train", *samples, "sampler", "reader"]
-    assert BenchConfig(part="all").check() == [*usual, "signatures"]  # dedup, which installs two peers, by name only
-    assert BenchConfig(part="all", dump=__file__).check() == [*usual, "dump", "signatures"]
-    assert BenchConfig(part="dedup,signatures").check() == ["dedup", "signatures"]
+    assert wanted(BenchConfig(part="all")) == [*usual, "signatures"]  # dedup, which installs two peers, by name only
+    assert wanted(BenchConfig(part="all", dump=__file__)) == [*usual, "dump", "signatures"]
+    assert wanted(BenchConfig(part="dedup,signatures")) == ["dedup", "signatures"]
     with pytest.raises(ValueError, match="part tokens needs --encoding=, the path of a file gpt2.tiktoken; '' is no"):
-        BenchConfig(part="train,tokens").check()
-    assert BenchConfig(part="sample,train").check() == [*samples, "train"]
+        wanted(BenchConfig(part="train,tokens"))
+    assert wanted(BenchConfig(part="sample,train")) == [*samples, "train"]
     with pytest.raises(ValueError, match=r"unknown part 'trian'; known parts: train.*, all"):
-        load(BenchConfig, ["--part=train,trian"])[0].check()
+        wanted(load(BenchConfig, ["--part=train,trian"])[0])
     with pytest.raises(ValueError, match=r"rounds \(0\)"):
-        BenchConfig(rounds=0).check()
+        wanted(BenchConfig(rounds=0))
     with pytest.raises(ValueError, match=r"largest \(1\).*file_mb \(2000\)"):
-        BenchConfig(largest=1).check()
-    monkeypatch.setitem(bench.PARTS, "hold", holding_part)
-    assert BenchConfig(part="hold,train").check() == ["hold", "train"]
+        wanted(BenchConfig(largest=1))
+    add_part(monkeypatch, "hold", holding_part)
+    assert wanted(BenchConfig(part="hold,train")) == ["hold", "train"]
     with pytest.raises(ValueError, match="one file, but there are 2 parts"):
-        BenchConfig(part="hold,train", out="x.json").check()
+        wanted(BenchConfig(part="hold,train", out="x.json"))
     with pytest.raises(ValueError, match=r"no_such_peer.* pip install -r requirements-dev.txt"):
-        bench.need("no_such_peer")
+        bench_figures.need("no_such_peer")
+
+
+# --- parts train and sample ---
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_train_compares_equal_mathematics(monkeypatch, dtype):
     pytest.importorskip("transformers", reason="the peer of the train part; pip install -r requirements-dev.txt")
-    monkeypatch.setitem(bench_model.SIZES, "small", (TINY, 3))
+    monkeypatch.setitem(bench_model.SIZES, "small", Size(TINY, 3))
     part = bench_model.train_part(BenchConfig(device="cpu", dtype=dtype))
     variants = {name: build() for name, build in part.variants.items()}
     ours, theirs = variants.values()
@@ -192,78 +315,68 @@ def test_train_refuses_other_mathematics(monkeypatch, change):
     pytest.importorskip("transformers", reason="the peer of the train part; pip install -r requirements-dev.txt")
     config_of = bench_model.hf_config
     monkeypatch.setattr(bench_model, "hf_config", lambda *args: config_of(*args) | change)
-    monkeypatch.setitem(bench_model.SIZES, "small", (TINY, 3))
+    monkeypatch.setitem(bench_model.SIZES, "small", Size(TINY, 3))
     part = bench_model.train_part(BenchConfig(device="cpu", dtype="bfloat16"))
     with pytest.raises(ValueError, match="do not compute the same"):
         part.check({name: build() for name, build in part.variants.items()})
 
 
-# --- parts whose every turn is a process of its own ---
+@pytest.mark.parametrize("first", [True, False])
+def test_a_loss_that_is_no_number_is_another_loss(first):
+    good, bad = torch.tensor(2.0), torch.tensor(math.nan)
+    losses = iter([bad, good, good] if first else [good, good, bad])
+    with pytest.raises(ValueError, match="do not compute the same"):
+        bench_model.same_losses({"ours": lambda dtype: good, "peer": lambda dtype: next(losses)}, torch.float32)
 
 
-def in_turn(name: str, log: str) -> dict[str, int]:
-    """A turn that leaves its name and process behind, holds 50 MB while it lasts, and outlives a Ctrl-C."""
-    held = np.ones(50 * MB, dtype=np.uint8)
-    with open(log, "a", encoding="utf-8") as file:
-        file.write(f"{name} {os.getpid()}\n")
-    os.kill(os.getpid(), signal.SIGINT)
-    time.sleep(0.05)
-    return {"bytes": held.size}
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_ways_to_generate_agree_and_one_that_does_not_is_refused(monkeypatch, batch_size):
+    monkeypatch.setitem(bench_model.SIZES, "10m", Size(TINY, 4))
+    monkeypatch.setattr(bench_model, "NEW_TOKENS", 20)
+    part = bench_model.sample_part(BenchConfig(device="cpu"), "10m", batch_size)
+    names = ["NonLlama", "transformers"] + ["without"] * (batch_size == 1)
+    assert [name.split(" ")[0] for name in part.variants] == names
+    built = {name: build() for name, build in part.variants.items()}
+    assert all(call().shape == (batch_size, 20) for call in built.values())
+    assert part.units_per_call == 20 * batch_size and "first 20 of 20" in part.check(built)
+    other = bench_model.start(dataclasses.replace(TINY, block_size=64)).eval()
+    with torch.no_grad():
+        other.model.norm.weight.mul_(-1)
+    prompts = torch.zeros(batch_size, 4, dtype=torch.long)
+    with pytest.raises(ValueError, match="only . greedy tokens are equal"):
+        part.check(built | {"other": lambda: bench_model.uncached(other, prompts, 20)})
 
 
-def test_every_turn_is_a_process_of_its_own(tmp_path):
-    log = tmp_path / "log"
-    cases = {name: functools.partial(in_turn, name, str(log)) for name in "ab"}
-    samples = bench.take_turns(cases, 1, "test")
-    order, processes = zip(*(line.split() for line in log.read_text(encoding="utf-8").splitlines()), strict=True)
-    assert "".join(order) == "ab" and len({*processes, str(os.getpid())}) == 3
-    for turn in samples["a"] + samples["b"]:
-        assert turn["bytes"] == 50 * MB and turn["peak_bytes"] > 49 * MB
-        if sys.platform == "linux":
-            assert turn["peak_bytes"] < 70 * MB
-    with pytest.raises(KeyboardInterrupt):  # here it is heard again
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(1)
+# --- turns in fresh processes ---
 
 
-def test_turns_in_processes_alternate_too(monkeypatch):
+def test_turns_alternate_and_each_is_weighed_in_a_process_of_its_own(monkeypatch):
     order = []
-    monkeypatch.setattr(bench, "alone", lambda name, function, turn: order.append(name) or {"turn": len(order)})
-    assert bench.take_turns({"a": None, "b": None}, 2, "test") == {
-        "a": [{"turn": 1}, {"turn": 3}],
-        "b": [{"turn": 2}, {"turn": 4}],
-    }
+    monkeypatch.setattr(bench, "alone", lambda name, function, turn: order.append((name, function, turn)) or len(order))
+    assert bench.take_turns({"a": 1, "b": 2}, 2, "test") == {"a": [1, 3], "b": [2, 4]}
+    assert order == 2 * [("a", bench.weighed_turn, 1), ("b", bench.weighed_turn, 2)]
 
 
-def kill_myself() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
+def test_a_process_of_its_own_is_fresh_and_outlives_ctrl_c():
+    processes = {bench.alone("a turn", os.getpid) for _ in range(2)}
+    assert len(processes | {os.getpid()}) == 3
+    # the child does not hear Ctrl-C, which reaches the whole group: the parent stops it; here it is heard again
+    assert bench.alone("a turn", signal.getsignal, signal.SIGINT) == signal.SIG_IGN
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
 
 
 def test_a_turn_that_is_killed_is_one_line():
     with pytest.raises(ValueError, match="measures the list was killed .out of memory"):
-        bench.take_turns({"the list": kill_myself}, 1, "test")
-
-
-def here(cases, rounds, desc):
-    """take_turns without processes."""
-    return {name: [turn() | {"peak_bytes": 7} for _ in range(rounds)] for name, turn in cases.items()}
-
-
-class Clock:
-    """A clock that only the tested code moves."""
-
-    def __init__(self, monkeypatch):
-        self.now_s = 0.0
-        monkeypatch.setattr(time, "perf_counter", lambda: self.now_s)
+        bench.alone("the list", signal.raise_signal, signal.SIGKILL)
 
 
 # --- part sampler ---
 
 
-@pytest.mark.parametrize("candidate", bench_data.CANDIDATES)
+@pytest.mark.parametrize("candidate", bench_sampler.CANDIDATES)
 def test_every_sampler_draws_each_index_once(candidate):
-    found = {candidate: bench_data.CANDIDATES[candidate]}
-    assert "every index once, for each of 1 samplers" in bench_data.every_index_once(found)
+    candidates = {candidate: bench_sampler.CANDIDATES[candidate]}
+    assert "every index once, for each of 1 samplers" in bench_sampler.every_index_once(candidates)
 
 
 @pytest.mark.parametrize(
@@ -271,15 +384,15 @@ def test_every_sampler_draws_each_index_once(candidate):
     [
         (lambda n, rank: [*range(n - 1, 0, -1), 1], 1),  # 0 is missing
         (lambda n, rank: range(n), 1),  # not shuffled
-        (bench_data.numpy_permutation, 8),  # every rank draws everything
-        (lambda n, rank: [index + 1 for index in bench_data.numpy_permutation(n)], 1),
+        (bench_sampler.numpy_permutation, 8),  # every rank draws everything
+        (lambda n, rank: [index + 1 for index in bench_sampler.numpy_permutation(n)], 1),
     ],
     ids=["repeats", "in order", "ranks alike", "out of range"],
 )
 def test_samplers_that_are_no_shuffle_are_not_timed(monkeypatch, change, replicas):
-    monkeypatch.setattr(bench_data, "CANDIDATES", {"bad": bench_data.Candidate(change, replicas)})
+    monkeypatch.setattr(bench_sampler, "CANDIDATES", {"bad": bench_sampler.Candidate(change, replicas)})
     with pytest.raises(ValueError, match="bad: an epoch of n=100,000 is not every index once"):
-        bench_data.sampler(BenchConfig(rounds=1), take_turns=lambda *args: pytest.fail("was timed"))
+        bench_sampler.record(BenchConfig(rounds=1), take_turns=lambda *args: pytest.fail("was timed"))
 
 
 def test_first_index_rate_and_epoch_on_a_clock(monkeypatch):
@@ -296,39 +409,38 @@ def test_first_index_rate_and_epoch_on_a_clock(monkeypatch):
         clock.now_s += 2
         return indices()
 
-    monkeypatch.setitem(bench_data.CANDIDATES, "slow", bench_data.Candidate(build, replicas=8))
-    assert bench_data.draw("slow", 800, True) == {"first_s": 3, "rate": 4, "epoch_s": 3 + 99 / 4 + 5}
-    monkeypatch.setattr(bench_data, "INDICES", 10)
+    monkeypatch.setitem(bench_sampler.CANDIDATES, "slow", bench_sampler.Candidate(build, replicas=8))
+    assert bench_sampler.draw("slow", 800, True) == {"first_s": 3, "rate": 4, "epoch_s": 3 + 99 / 4 + 5}
+    monkeypatch.setattr(bench_sampler, "INDICES", 10)
     begin_s = clock.now_s
-    assert bench_data.draw("slow", 800, False) == {"first_s": 3, "rate": 4, "epoch_s": None}
+    assert bench_sampler.draw("slow", 800, False) == {"first_s": 3, "rate": 4, "epoch_s": None}
     assert clock.now_s - begin_s == 3 + 10 / 4
 
 
 def test_seek_compares_the_far_position_with_position_0(monkeypatch):
     clock = Clock(monkeypatch)
 
-    class Slow(bench_data.DistributedStreamSampler):
+    class Slow(bench_sampler.DistributedStreamSampler):
         def __iter__(self):
             clock.now_s += 5 if self.position else 1
             return super().__iter__()
 
-    monkeypatch.setattr(bench_data, "DistributedStreamSampler", Slow)
-    assert bench_data.seek() == {"near_s": 1, "far_s": 5, "far_over_near": 5}
+    monkeypatch.setattr(bench_sampler, "DistributedStreamSampler", Slow)
+    assert bench_sampler.seek() == {"near_s": 1, "far_s": 5, "far_over_near": 5}
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the peak of the imports hides a small one")
 def test_peak_memory_is_that_of_the_list():
     """RandomSampler's grows with n by the bytes an index that predictions use; ours does not."""
-    draw, list_name, ours = bench_data.draw, bench_data.PEER, bench_data.OURS
     cases = {
-        "list 1e6": functools.partial(draw, list_name, 10**6, False),
-        "list 3e6": functools.partial(draw, list_name, 3 * 10**6, False),
-        "ours 3e6": functools.partial(draw, ours, 3 * 10**6, False),
+        "list 1e6": functools.partial(bench_sampler.draw, bench_sampler.PEER, 10**6, False),
+        "list 3e6": functools.partial(bench_sampler.draw, bench_sampler.PEER, 3 * 10**6, False),
+        "ours 3e6": functools.partial(bench_sampler.draw, bench_sampler.OURS, 3 * 10**6, False),
     }
     peak = {name: turns[0]["peak_bytes"] for name, turns in bench.take_turns(cases, 1, "test").items()}
-    per_index = bench_data.CANDIDATES[list_name].bytes_per_index
-    if sys.platform == "linux":  # elsewhere the peak of the imports hides a small one
-        assert peak["list 3e6"] - peak["list 1e6"] == pytest.approx(2e6 * per_index, rel=0.15)
-        assert peak["ours 3e6"] < 8e6 < peak["list 1e6"]
+    assert peak["list 3e6"] - peak["list 1e6"] == pytest.approx(2e6 * bench_sampler.LIST_BYTES, rel=0.15)
+    assert peak["ours 3e6"] < 8e6 < peak["list 1e6"]
 
 
 def test_what_does_not_fit_is_not_run():
@@ -341,41 +453,44 @@ def test_what_does_not_fit_is_not_run():
         (10**8, 5 * 10**9, "does not fit: needs about 5 GB"),
         (10**6, 10**9, None),
     ]:
-        assert bench_data.absent(needs[n], n, 10**8, available) == word
-    assert bench_data.power(10**9) == "1e9" and bench_data.power(10**9 + 1) == "1000000001"
-    assert bench_data.absent(0, 10**12, 10**8, 10**6) is None  # what holds nothing always fits
+        assert bench_sampler.absent(needs[n], n, 10**8, available) == word
+    assert bench_sampler.power(10**9) == "1e9" and bench_sampler.power(10**9 + 1) == "1000000001"
+    assert bench_sampler.absent(0, 10**12, 10**8, 10**6) is None  # what holds nothing always fits
 
 
 @pytest.fixture
 def small_sampler(monkeypatch):
     """The sampler part in this process, with few indices and 10 GB of memory."""
     monkeypatch.setattr(bench, "take_turns", here)
-    monkeypatch.setattr(bench_data, "INDICES", 1000)
-    monkeypatch.setattr(bench_data, "SEEK_REPEATS", 3)
-    monkeypatch.setattr(bench_data, "available_bytes", lambda: 10**10)
+    monkeypatch.setattr(bench_sampler, "INDICES", 1000)
+    monkeypatch.setattr(bench_sampler, "SEEK_REPEATS", 3)
+    monkeypatch.setattr(bench_sampler, "available_bytes", lambda: 10**10)
 
 
-def test_the_sampler_record_holds_every_row_and_what_was_not_run(small_sampler, tmp_path, capsys):
+@pytest.mark.parametrize("faster", [1, 300], ids=["as it is", "figures above 100"])
+def test_the_sampler_record_holds_every_row_and_what_was_not_run(small_sampler, monkeypatch, tmp_path, capsys, faster):
+    draw = bench_sampler.draw
+    monkeypatch.setattr(bench_sampler, "draw", lambda *args: (turn := draw(*args)) | {"rate": turn["rate"] * faster})
     out = tmp_path / "sampler.json"
     bench.main(BenchConfig(part="sampler", rounds=2, largest=2000, out=str(out)))
     printed, record = capsys.readouterr().out, json.loads(out.read_text(encoding="utf-8"))
     assert bench.table(record) in printed and record["settings"]["rounds"] == 2
-    results, names = record["results"], list(bench_data.CANDIDATES)
+    results, names = record["results"], list(bench_sampler.CANDIDATES)
     assert list(results) == [f"{n} {name}" for n in ("2000", "1e9", "1e12") for name in names]
     for key, row in results.items():
         mine = [line for line in printed.splitlines() if f"{line:<38}"[:38].split() == key.split()]
         assert len(mine) >= 1, key
-        if row["n"] > 2000 and not row["sampler"].startswith(bench_data.OURS):
+        if row["n"] > 2000 and not row["sampler"].startswith(bench_sampler.OURS):
             word = "not run" if key == "1e9 numpy permutation" else "does not fit"
             assert row["absent"].startswith(word) and row["absent"] in mine[0] and key not in record["samples"]
             continue
         rates = [turn["rate"] for turn in record["samples"][key]]
         assert len(rates) == 2 and row["rate"] == {"median": np.mean(rates), "min": min(rates), "max": max(rates)}
-        assert f"{row['rate']['median'] / 1e6:.2f} (" in mine[0]
+        assert f"{bench_figures.number(np.mean(rates) / 1e6)} (" in mine[0]
         whole = row["n"] == 2000 and "rank" not in row["sampler"]
         assert (row["epoch_s"] is not None) == whole
         if row["n"] == 2000:
-            peers = [turn["rate"] for turn in record["samples"][f"2000 {bench_data.PEER}"]]
+            peers = [turn["rate"] for turn in record["samples"][f"2000 {bench_sampler.PEER}"]]
             by_round = [a / b for a, b in zip(rates, peers, strict=True)]
             assert row["of_peer"]["rate"] == {"median": np.mean(by_round), "min": min(by_round), "max": max(by_round)}
         else:
@@ -384,6 +499,14 @@ def test_the_sampler_record_holds_every_row_and_what_was_not_run(small_sampler, 
 
 MADE_UP = {"peak_bytes": 1.4e6, "first_s": 1e-3, "rate": 18e6, "epoch_s": 5.4}
 LIST = {"peak_bytes": 4.6e9, "first_s": 7.3, "rate": 45e6, "epoch_s": 9.5}
+SEEK = {"near_s": 1.0, "far_s": 1.0, "far_over_near": 1.0}
+
+
+@pytest.fixture
+def nothing_to_draw(monkeypatch):
+    """The sampler part on a machine of 24 GB, with turns that are made up."""
+    monkeypatch.setattr(bench_sampler, "every_index_once", lambda candidates: "")
+    monkeypatch.setattr(bench_sampler, "available_bytes", lambda: 24 * 10**9)
 
 
 @pytest.mark.parametrize(
@@ -400,71 +523,98 @@ LIST = {"peak_bytes": 4.6e9, "first_s": 7.3, "rate": 45e6, "epoch_s": 9.5}
     ],
     ids=str,
 )
-def test_targets_are_met_or_missed_as_measured(monkeypatch, change, missed):
-    monkeypatch.setattr(bench_data, "every_index_once", lambda candidates: "")
-    monkeypatch.setattr(bench_data, "available_bytes", lambda: 24 * 10**9)
-
+def test_targets_are_met_or_missed_as_measured(nothing_to_draw, change, missed):
     def turns(cases, rounds, desc):
         common = {key: value for key, value in change.items() if key in MADE_UP}
-        seek = {"seek": {"near_s": 1.0, "far_s": 1.0, "far_over_near": 1.0}}
-        made = {name: seek.get(name) or (MADE_UP | common if "NonLlama" in name else LIST) for name in cases}
+        made = {name: MADE_UP | common if "NonLlama" in name else LIST for name in cases} | {"seek": SEEK}
         return {name: [made[name] | change.get(name, {})] * rounds for name in cases}
 
-    record = bench_data.sampler(BenchConfig(rounds=3), turns)
+    record = bench_sampler.record(BenchConfig(rounds=3), turns)
     assert [k for k, row in enumerate(record["targets"]) if not row["met"]] == missed
     assert all(row["met"] is not None for row in record["targets"])
-    lines = bench_data.sampler_table(record)
+    lines = bench_sampler.table(record)
     assert sum(line.endswith(", missed") for line in lines) == len(missed)
     if not change:
         assert "  peak memory at n=1e8 at most 1/1000 of RandomSampler's: 1/3,286 (1/3,286-1/3,286), met" in lines
 
 
-def test_a_target_without_its_peer_is_not_measured(small_sampler):
-    record = bench_data.sampler(BenchConfig(rounds=1, largest=10**9 // 2), made_up_turns)
-    assert [row["met"] for row in record["targets"]] == [None, True, True, None, None, True]
-    assert any(
-        "first index at n=5e8" in line and "-, not measured" in line for line in bench_data.sampler_table(record)
-    )
-
-
 def made_up_turns(cases, rounds, desc):
-    return {name: [MADE_UP | {"near_s": 1.0, "far_s": 1.0, "far_over_near": 1.0}] * rounds for name in cases}
+    return {name: [MADE_UP | SEEK] * rounds for name in cases}
+
+
+def test_a_target_without_its_peer_is_not_measured(nothing_to_draw):
+    record = bench_sampler.record(BenchConfig(rounds=1, largest=10**9 // 2), made_up_turns)
+    assert [row["met"] for row in record["targets"]] == [None, True, True, None, None, True]
+    lines = bench_sampler.table(record)
+    assert any("first index at n=5e8" in line and "-, not measured" in line for line in lines)
+
+
+def test_the_pictures_of_the_docs_are_drawn_from_the_record(nothing_to_draw, tmp_path):
+    cfg = plot_sampler.PlotConfig(record=str(tmp_path / "sampler.json"), out=str(tmp_path))
+    with pytest.raises(ValueError, match="sampler.json is missing; run: python bench.py --part=sampler"):
+        plot_sampler.main(cfg)
+    record = bench_sampler.record(BenchConfig(rounds=1), made_up_turns)
+    (tmp_path / "sampler.json").write_text(json.dumps(record), encoding="utf-8")
+    plot_sampler.main(cfg)
+    pictures = [path.read_bytes() for path in sorted(tmp_path.glob("*.png"))]
+    assert len(pictures) == 2 and all(picture.startswith(b"\x89PNG") for picture in pictures)
+
+
+def test_the_quality_table_names_what_fails(monkeypatch, capsys):
+    designs = {name: sampler_quality.DESIGNS[name] for name in ("table (argsort of hashes)", "affine map")}
+    monkeypatch.setattr(sampler_quality, "DESIGNS", designs)
+    sampler_quality.main(sampler_quality.QualityConfig(n=1009, seeds=10))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].startswith("| 1009 | 10 | **table (argsort of hashes)** |") and lines[2].endswith("| passes |")
+    assert lines[3].startswith("| 1009 | 10 | affine map |") and lines[3].endswith("| **fails** |")
+    with pytest.raises(ValueError, match=r"n \(5\)"):
+        sampler_quality.main(sampler_quality.QualityConfig(n=5))
 
 
 # --- part reader ---
 
 
 @pytest.fixture
-def tokens(tmp_path):
-    with bench_data.token_file(tmp_path / "tokens.bin", 4 * 10**6) as path:
+def token_file(tmp_path):
+    with bench_reader.token_file(tmp_path / "tokens.bin", 4 * 10**6) as path:
         yield path
+
+
+class PageCache:
+    """A page cache in which a file is wholly in memory, or not at all."""
+
+    def __init__(self, monkeypatch, keeps: bool = False):
+        self.in_memory = 1.0
+        monkeypatch.setattr(bench_reader, "evict", lambda path: setattr(self, "in_memory", 1.0 if keeps else 0.0))
+        monkeypatch.setattr(bench_reader, "load_into_memory", lambda path: setattr(self, "in_memory", 1.0))
+        monkeypatch.setattr(bench_reader, "resident", lambda path: self.in_memory)
 
 
 @pytest.fixture
 def small_reader(monkeypatch):
     """The reader part in this process, with few windows."""
     monkeypatch.setattr(bench, "take_turns", here)
-    monkeypatch.setattr(bench_data, "WARM_WINDOWS", 100)
+    monkeypatch.setattr(bench_reader, "WARM_WINDOWS", 100)
 
 
 def test_the_token_file_is_on_the_disk_and_goes_away(tmp_path, monkeypatch):
     path = tmp_path / "new/tokens.bin"
-    with contextlib.suppress(KeyboardInterrupt), bench_data.token_file(path, 3 * 10**6):
-        assert path.stat().st_size == 3 * 10**6 <= path.stat().st_blocks * 512  # not sparse
+    with contextlib.suppress(KeyboardInterrupt), bench_reader.token_file(path, 3 * 10**6):
+        assert path.stat().st_size == 3 * 10**6
         assert len(np.unique(np.fromfile(path, "<u2"))) == 1 << 16
         raise KeyboardInterrupt
     assert path.parent.is_dir() and not path.exists()
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=2 * 10**9))
     with pytest.raises(ValueError, match=r"2.0 GB free, the token file takes 1.9 GB .* lower --file_mb .* --out"):
-        bench_data.reader(BenchConfig(file_mb=1900, out=str(path)), take_turns=pytest.fail)
+        bench_reader.record(BenchConfig(file_mb=1900, out=str(path)), take_turns=pytest.fail)
     assert not list(path.parent.iterdir())
 
 
-@pytest.mark.parametrize("name", bench_data.READERS)
-def test_a_reader_that_returns_other_tokens_is_not_timed(tokens, name, monkeypatch):
+@pytest.mark.parametrize("name", bench_reader.READERS)
+def test_a_reader_that_returns_other_tokens_is_not_timed(token_file, name, monkeypatch):
     """Each is checked by itself: off by a token, by a window, in the last row only, or of another dtype."""
-    build = bench_data.READERS[name]
-    assert "1,024 random windows of 2049 tokens are equal" in bench_data.same_windows(tokens, {name: build})
+    build = bench_reader.READERS[name]
+    assert "1,024 random windows of 2049 tokens are equal" in bench_reader.same_windows(token_file, {name: build})
 
     def last_row(batch):
         return np.concatenate([batch[:-1], batch[-1:] + 1])
@@ -472,101 +622,103 @@ def test_a_reader_that_returns_other_tokens_is_not_timed(tokens, name, monkeypat
     for change in (lambda b: np.roll(b, 1, axis=1), lambda b: b[::-1], last_row, lambda b: b.astype(np.int32)):
         wrong = {name: lambda path, change=change: lambda indices: change(build(path)(indices))}
         with pytest.raises(ValueError, match="windows are not those that lie in the file"):
-            bench_data.same_windows(tokens, bench_data.READERS | wrong)
-    monkeypatch.setattr(bench_data, "READERS", bench_data.READERS | wrong)
+            bench_reader.same_windows(token_file, bench_reader.READERS | wrong)
+    monkeypatch.setattr(bench_reader, "READERS", bench_reader.READERS | wrong)
     with pytest.raises(ValueError, match="windows are not those"):
-        cfg = BenchConfig(rounds=1, file_mb=4, out=str(tokens.with_name("reader.json")))
-        bench_data.reader(cfg, take_turns=lambda *args: pytest.fail("was timed"))
+        cfg = BenchConfig(rounds=1, file_mb=4, out=str(token_file.with_name("reader.json")))
+        bench_reader.record(cfg, take_turns=lambda *args: pytest.fail("was timed"))
 
 
-def test_a_turn_reads_the_same_windows_with_every_reader(tokens, monkeypatch):
+def test_a_turn_reads_the_same_windows_with_every_reader(token_file, monkeypatch):
     """On a clock that only reading moves: half a second a batch of 32 windows."""
-    clock, seen = Clock(monkeypatch), []
+    clock, cache, seen = Clock(monkeypatch), PageCache(monkeypatch), []
 
-    def noted(path):
-        return lambda indices: seen.append(indices.tolist()) or setattr(clock, "now_s", clock.now_s + 0.5)
+    def read(indices):
+        seen.append((indices.tolist(), cache.in_memory))
+        clock.now_s += 0.5
 
-    monkeypatch.setattr(bench_data, "WARM_WINDOWS", 320)
-    monkeypatch.setattr(bench_data, "READERS", dict.fromkeys(bench_data.READERS, noted))
+    monkeypatch.setattr(bench_reader, "WARM_WINDOWS", 320)
+    monkeypatch.setattr(bench_reader, "READERS", dict.fromkeys(bench_reader.READERS, lambda path: read))
     asked = {}
-    for cold, name in itertools.product((True, False), bench_data.READERS):
+    for cold, name in itertools.product((True, False), bench_reader.READERS):
         seen.clear()
-        assert bench_data.read_windows(tokens, name, cold)["rate"] == 64
-        asked.setdefault(cold, []).append(seen[1:])  # the first call is a warm-up
-    assert all(found == asked[cold][0] for cold in asked for found in asked[cold])
+        turn = bench_reader.read_windows(token_file, name, cold)
+        assert turn["rate"] == 64 and turn["in_memory"] == (0 if cold else 1)
+        timed = seen[1:]  # the first call is a warm-up
+        assert {in_memory for _, in_memory in timed} == {0 if cold else 1}
+        asked.setdefault(cold, []).append([indices for indices, _ in timed])
+    assert all(turn == asked[cold][0] for cold in asked for turn in asked[cold])
     assert [sum(map(len, asked[cold][0])) for cold in (True, False)] == [32, 320]
     assert len(set(sum(asked[False][0], []))) > 200  # random, over the whole file
     assert 0 <= min(sum(asked[False][0], [])) < 100 and 875 < max(sum(asked[False][0], [])) < 975
 
 
-def test_the_reader_record_holds_what_the_table_says(small_reader, tmp_path, capsys):
+def test_a_turn_tells_what_the_process_read_and_grew_by(token_file, monkeypatch):
+    usage = iter([{"read_bytes": 100, "RssFile": 5, "RssAnon": 7}, {"read_bytes": 420, "RssFile": 65, "RssAnon": 7}])
+    PageCache(monkeypatch)
+    monkeypatch.setattr(bench_reader, "usage", lambda: next(usage))
+    turn = bench_reader.read_windows(token_file, bench_reader.HELD, cold=True)
+    assert (turn["disk_bytes_per_window"], turn["mapped_bytes"], turn["anon_bytes"]) == (320 / 32, 60, 0)
+
+
+def test_the_reader_record_holds_what_the_table_says(small_reader, monkeypatch, tmp_path, capsys):
+    PageCache(monkeypatch)
     out = tmp_path / "reader.json"
     bench.main(BenchConfig(part="reader", rounds=2, file_mb=4, out=str(out)))
     printed, record = capsys.readouterr().out, json.loads(out.read_text(encoding="utf-8"))
     assert bench.table(record) in printed and [path.name for path in tmp_path.iterdir()] == ["reader.json"]
-    assert list(record["results"]) == [f"{state} {name}" for state in ("cold", "warm") for name in bench_data.READERS]
+    assert list(record["results"]) == [f"{state} {name}" for state in ("cold", "warm") for name in bench_reader.READERS]
     for key, row in record["results"].items():
         line = next(line for line in printed.splitlines() if line.startswith(key))
-        turns, held = record["samples"][key], record["samples"][f"{row['state']} {bench_data.HELD}"]
+        turns, held = record["samples"][key], record["samples"][f"{row['state']} {bench_reader.HELD}"]
         ratio = [a["rate"] / b["rate"] for a, b in zip(turns, held, strict=True)]
         assert row["of_peer"]["rate"] == {"median": np.mean(ratio), "min": min(ratio), "max": max(ratio)}
-        assert f"{bench_figures.number(row['rate']['median'])} (" in line and f"{np.mean(ratio):.2f} (" in line
-        if sys.platform == "linux" and row["state"] == "warm":
-            assert row["in_memory"]["min"] == 1 and row["spoiled"] is None and line.split()[-1] == "100.0%"
-    if sys.platform == "linux":  # a mapped file becomes resident memory, what pread fills is given back
-        mapped = {key: row["mapped_bytes"]["median"] for key, row in record["results"].items()}
-        assert mapped[f"warm {bench_data.HELD}"] > 1e6 > mapped[f"warm {bench_data.OURS}"]
+        for figure in (row["rate"]["median"], np.mean(ratio)):
+            assert f"{bench_figures.number(figure)} (" in line
+        assert row["spoiled"] is None and line.split()[-1] == ("0.0%" if row["state"] == "cold" else "100.0%")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="no posix_fadvise or RWF_NOWAIT")
-def test_cold_turns_are_cold_or_say_so(small_reader, tokens, tmp_path):
-    with open(tokens, "rb") as file:
-        for _ in range(50):  # another test may hold the pages for a moment
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-            try:
-                os.preadv(file.fileno(), [bytearray(1)], 0, os.RWF_NOWAIT)
-            except BlockingIOError:  # it would have to come from the disk
-                break
-            time.sleep(0.1)
-        else:
-            pytest.skip("the file system of the temporary folder keeps pages that it is asked to drop (tmpfs)")
-    tokens.read_bytes()
-    assert bench_data.resident(tokens) == 1
-    bench_data.evict(tokens)
-    assert bench_data.resident(tokens) == 0
-    turn = bench_data.read_windows(tokens, bench_data.OURS, cold=True)
-    assert turn["in_memory"] == 0
-    if turn["disk_bytes_per_window"] is not None:  # /proc/self/io may be closed to containers
-        assert 4000 < turn["disk_bytes_per_window"] < 20_000  # two or three pages
-        held = bench_data.read_windows(tokens, bench_data.HELD, cold=True)
-        assert held["disk_bytes_per_window"] >= turn["disk_bytes_per_window"]
-
-
-@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="no tmpfs at /dev/shm")
-def test_a_file_system_that_keeps_its_pages_is_not_called_cold(small_reader, tmp_path):
+def test_a_file_system_that_keeps_its_pages_is_not_called_cold(small_reader, monkeypatch, tmp_path):
     """tmpfs is memory: nothing can be dropped."""
-    folder = Path("/dev/shm", f"nonllama_test_{os.getpid()}")
-    try:
-        record = bench_data.reader(BenchConfig(rounds=1, file_mb=4, out=str(folder / "reader.json")), here)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    PageCache(monkeypatch, keeps=True)
+    record = bench_reader.record(BenchConfig(rounds=1, file_mb=4, out=str(tmp_path / "reader.json")), here)
     assert [row["spoiled"] for row in record["results"].values()] == [
         *["not cold: 100% of the file stayed in memory"] * 3,
         *[None] * 3,
     ]
-    assert [row["met"] is None for row in record["targets"]] == [True, False, False]
-    lines = bench_data.reader_table(record)
+    assert record["targets"][0]["met"] is None and record["targets"][1]["met"] is not None
+    lines = bench_reader.table(record)
     assert sum("(not cold: 100% of the file stayed in memory)" in line for line in lines) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="no posix_fadvise or mincore")
+def test_the_page_cache_is_really_emptied_and_filled(small_reader, token_file):
+    bench_reader.load_into_memory(token_file)
+    assert bench_reader.resident(token_file) == 1
+    bench_reader.evict(token_file)
+    if bench_reader.resident(token_file) == 1:
+        pytest.skip("the file system of the temporary folder keeps pages that it is asked to drop (tmpfs)")
+    turns = {name: bench_reader.read_windows(token_file, name, cold=True) for name in bench_reader.READERS}
+    ours, held = turns[bench_reader.OURS], turns[bench_reader.HELD]
+    assert ours["in_memory"] == 0
+    if ours["disk_bytes_per_window"] is not None:  # /proc/self/io may be closed to containers
+        assert 4000 < ours["disk_bytes_per_window"] < 20_000  # two or three pages
+        assert held["disk_bytes_per_window"] >= ours["disk_bytes_per_window"]
+    # a mapped file becomes resident memory, what pread fills is given back
+    warm = {name: bench_reader.read_windows(token_file, name, cold=False) for name in bench_reader.READERS}
+    assert warm[bench_reader.HELD]["mapped_bytes"] > 1e6 > warm[bench_reader.OURS]["mapped_bytes"]
 
 
 def test_states_that_are_not_what_they_should_be():
     def share(low, high):
         return {"median": low, "min": low, "max": high}
 
-    assert bench_data.spoiled("cold", share(0, 0.005)) is None and bench_data.spoiled("warm", share(1, 1)) is None
-    assert bench_data.spoiled("cold", share(0, 0.5)) == "not cold: 50% of the file stayed in memory"
-    assert bench_data.spoiled("warm", share(0.6, 1)) == "not warm: 60% of the file was in memory"
-    assert bench_data.spoiled("cold", None) == "unknown whether cold: no mincore here"
+    spoiled = bench_reader.spoiled
+    assert spoiled("cold", share(0, 0.005)) is None and spoiled("warm", share(1, 1)) is None
+    assert spoiled("cold", share(0, 0.5)) == "not cold: 50% of the file stayed in memory"
+    assert spoiled("warm", share(0.6, 1)) == "not warm: 60% of the file was in memory"
+    assert spoiled("cold", None) == "unknown whether cold: no mincore here"
 
 
 def test_a_system_without_proc_mincore_and_fadvise_gets_a_table(small_reader, tmp_path, monkeypatch):
@@ -577,9 +729,9 @@ def test_a_system_without_proc_mincore_and_fadvise_gets_a_table(small_reader, tm
             raise FileNotFoundError(path)
         return open(path, *args, **kwargs)
 
-    monkeypatch.setattr(bench_data, "open", elsewhere, raising=False)
-    monkeypatch.setattr(bench_data.ctypes, "CDLL", lambda name: object())
-    monkeypatch.setattr(bench_data, "read_ahead_kb", lambda path: None)
+    monkeypatch.setattr(bench_reader, "open", elsewhere, raising=False)
+    monkeypatch.setattr(bench_reader.ctypes, "CDLL", lambda name: object())
+    monkeypatch.setattr(bench_reader, "read_ahead_kb", lambda path: None)
     monkeypatch.delattr(os, "posix_fadvise", raising=False)
     cfg = BenchConfig(part="reader", rounds=1, file_mb=4, out=str(tmp_path / "reader.json"))
     record = bench.run_part("reader", cfg)
@@ -590,26 +742,29 @@ def test_a_system_without_proc_mincore_and_fadvise_gets_a_table(small_reader, tm
 
 
 def test_read_ahead_is_that_of_the_device(tmp_path, monkeypatch):
-    found = bench_data.read_ahead_kb(tmp_path)
     number = os.stat(tmp_path).st_dev
     known = Path(f"/sys/class/bdi/{os.major(number)}:{os.minor(number)}/read_ahead_kb")
-    assert found == (int(known.read_text()) if known.is_file() else found)
+    if known.is_file():
+        assert bench_reader.read_ahead_kb(tmp_path) == int(known.read_text())
     monkeypatch.setattr(os, "stat", lambda path: SimpleNamespace(st_dev=os.makedev(4000, 77)))
-    assert bench_data.read_ahead_kb(tmp_path) is None
+    assert bench_reader.read_ahead_kb(tmp_path) is None
 
 
 def test_ctrl_c_is_one_line_and_leaves_no_file(tmp_path):
-    """To the whole process group, as a terminal sends it."""
-    repo, path = Path(__file__).parents[1], tmp_path / "reader_tokens.bin"
-    command = [sys.executable, "bench.py", "--part=reader", "--file_mb=4", f"--out={tmp_path / 'reader.json'}"]
-    process = subprocess.Popen(command, cwd=repo, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    """To the whole process group, as a terminal sends it, while a turn is under way."""
+    command = [PYTHON, "bench.py", "--part=reader", "--file_mb=4", f"--out={tmp_path / 'reader.json'}"]
+    process = subprocess.Popen(command, cwd=REPO, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+    def has_a_turn() -> bool:
+        children = psutil.Process(process.pid).children()
+        return any("spawn_main" in " ".join(child.cmdline()) for child in children)
+
     try:
         deadline_s = time.monotonic() + 120
-        while not path.exists() and process.poll() is None and time.monotonic() < deadline_s:
+        while process.poll() is None and not has_a_turn() and time.monotonic() < deadline_s:
             time.sleep(0.05)
-        time.sleep(1)  # into the imports of the first turn's process
         os.killpg(process.pid, signal.SIGINT)
-        _, complaint = process.communicate(timeout=60)
+        _, complaint = process.communicate(timeout=120)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -617,41 +772,130 @@ def test_ctrl_c_is_one_line_and_leaves_no_file(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-# --- the parts sample ---
+# --- watch: what a whole command takes ---
 
 
-@pytest.mark.parametrize("batch_size", [1, 3])
-def test_ways_to_generate_agree_and_one_that_does_not_is_refused(monkeypatch, batch_size):
-    monkeypatch.setitem(bench_model.SIZES, "10m", (TINY, 4))
-    monkeypatch.setattr(bench_model, "NEW_TOKENS", 20)
-    part = bench_model.sample_part(BenchConfig(device="cpu"), "10m", batch_size)
-    names = ["NonLlama", "transformers"] + ["without"] * (batch_size == 1)
-    assert [name.split(" ")[0] for name in part.variants] == names
-    built = {name: build() for name, build in part.variants.items()}
-    assert all(call().shape == (batch_size, 20) for call in built.values())
-    assert part.units_per_call == 20 * batch_size and "first 20 of 20" in part.check(built)
-    other = bench_model.start(dataclasses.replace(TINY, block_size=64)).eval()
-    with torch.no_grad():
-        other.model.norm.weight.mul_(-1)
-    prompts = torch.zeros(batch_size, 4, dtype=torch.long)
-    with pytest.raises(ValueError, match="only . greedy tokens are equal"):
-        part.check(built | {"other": lambda: bench_model.uncached(other, prompts, 20)})
+def test_a_command_that_fails_says_why():
+    with pytest.raises(ValueError, match="failed: .*no such thing"):
+        watch.watch([PYTHON, "-c", "raise SystemExit('no such thing')"])
+
+
+@pytest.mark.timeout(60)
+def test_a_command_that_says_much_does_not_wait_for_a_reader():
+    talk = "import sys; sys.stderr.write('x' * 1_000_000 + 'the end'); sys.exit(len(sys.argv) > 1)"
+    assert watch.watch([PYTHON, "-c", talk])["seconds"] > 0
+    with pytest.raises(ValueError, match="failed: x{993}the end$"):
+        watch.watch([PYTHON, "-c", talk, "fail"])
+
+
+WAIT = "import pathlib, sys, time\nwhile not pathlib.Path(sys.argv[1]).exists(): time.sleep(0.01)\n"
+PARENT = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {WAIT!r}, sys.argv[1]], check=True)"
+
+
+@pytest.mark.timeout(120)
+def test_all_processes_of_a_command_are_weighed(monkeypatch, tmp_path):
+    """A parent and its child, which ends when both have been seen."""
+    weigh, sums, seen = watch._weigh_tree, [], {}
+
+    def weigh_and_release(psutil_, root, cpu_s_of):
+        sums.append(weigh(psutil_, root, cpu_s_of))
+        seen.update(cpu_s_of)
+        if len(cpu_s_of) > 1:
+            (tmp_path / "go").touch()
+        return sums[-1]
+
+    monkeypatch.setattr(watch, "_weigh_tree", weigh_and_release)
+    figures = watch.watch([PYTHON, "-c", PARENT, str(tmp_path / "go")])
+    assert len(seen) == 2 and figures["tree_bytes"] == max(sums) > 0
+
+
+class MadeUpProcess:
+    """What psutil tells of a process: id, memory, CPU seconds; None has ended."""
+
+    def __init__(self, pid, pss=None, cpu_s=None, children=()):
+        self.pid, self.pss, self.cpu_s, self.descendants = pid, pss, cpu_s, children
+
+    def children(self, recursive):
+        return list(self.descendants)
+
+    def memory_full_info(self):
+        if self.pss is None:
+            raise psutil.NoSuchProcess(self.pid)
+        return SimpleNamespace(pss=self.pss, rss=10**9)
+
+    def cpu_times(self):
+        return SimpleNamespace(user=self.cpu_s, system=1.0)
+
+
+def test_cpu_seconds_are_those_of_workers_that_nobody_waits_for_too(monkeypatch):
+    """The last that was seen of each process, and the largest sum of memory at one moment."""
+    looks = [
+        MadeUpProcess(1, 100, 2.0, [MadeUpProcess(2, 50, 3.0), MadeUpProcess(3)]),
+        MadeUpProcess(1, 10, 2.5, [MadeUpProcess(2, 60, 4.0)]),
+    ]
+    cpu_s_of, sums = {}, []
+    for root in looks:
+        made_up = SimpleNamespace(Process=lambda pid, root=root: root, Error=psutil.Error)
+        sums.append(watch._weigh_tree(made_up, 1, cpu_s_of))
+    assert sums == [150, 70] and cpu_s_of == {1: 3.5, 2: 5.0}
+
+    gone = SimpleNamespace(Process=psutil.Process, Error=psutil.Error)
+    no_such_process = 2**22 + 1  # above Linux's largest
+    assert watch._weigh_tree(gone, no_such_process, cpu_s_of) == 0
+
+    def weigh(psutil_, root, seen):
+        seen.update({1: 1000.0, 2: 2000.0})
+        return 7
+
+    monkeypatch.setattr(watch, "_weigh_tree", weigh)
+    figures = watch.watch([PYTHON, "-c", "pass"])
+    assert figures["cpu_s"] == 3000 and figures["tree_bytes"] == 7
+
+
+def test_watch_from_the_command_line(tmp_path):
+    command = [PYTHON, str(REPO / "benchmarks/watch.py"), "--command=echo 'two words' --x=1"]
+    shown = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert shown.returncode == 0 and shown.stdout.startswith("seconds ") and ", tree_bytes " in shown.stdout
+    with pytest.raises(ValueError, match="--command= is empty"):
+        watch.main(watch.WatchConfig())
+
+
+IMPORT_EACH = """
+import pathlib, runpy, sys
+
+folder = pathlib.Path(sys.argv[1])
+before = list(sys.path)
+for script in sorted(folder.glob("*.py")):
+    if not script.read_text(encoding="utf-8").splitlines()[-2].startswith("if __name__"):
+        continue  # not a script
+    sys.path[:] = [str(folder), *before]  # as `python benchmarks/x.py` begins
+    for name, module in list(sys.modules.items()):
+        if (getattr(module, "__file__", None) or "").startswith(str(folder.parent)):
+            del sys.modules[name]
+    runpy.run_path(str(script), run_name="not main")
+    print(script.name)
+"""
+
+
+def test_every_script_of_benchmarks_finds_its_imports_from_any_folder(tmp_path):
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    command = [PYTHON, "-c", IMPORT_EACH, str(REPO / "benchmarks")]
+    child = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert child.returncode == 0, child.stderr
+    mine = {"watch.py", "synthetic_corpus.py", "sampler_quality.py", "plot_sampler.py", "dedup_bands.py"}
+    assert mine < set(child.stdout.split())
 
 
 # --- tokens and dump: whole commands ---
 
 
-def test_a_corpus_is_made_of_the_words_of_docstrings_and_is_the_same_every_time(tmp_path, monkeypatch):
-    packages = [("packaging", importlib.metadata.version("packaging"))]
-    monkeypatch.setattr(pydocs, "python_packages", lambda: packages)
-    files = pydocs.python_files(*packages[0])
-    texts = [document.text for file in files for document in pydocs.docstrings(*file)]
+def test_a_corpus_is_made_of_the_words_of_docstrings_and_is_the_same_every_time(tmp_path, few_docstrings):
     found = []
     for folder in ("a", "b"):
-        bench_wiki.corpus(120, str(tmp_path / folder))
+        synthetic_corpus.write_corpus(120, tmp_path / folder)
         (part,) = (tmp_path / folder).iterdir()
         found.append([text for (text,) in read_documents(part, ("text",))])
-    words = " ".join(texts).split()
+    words = " ".join(few_docstrings).split()
     runs = {" ".join(words[i : i + 3]) for i in range(0, len(words) - 3, 3)}
     assert found[0] == found[1] and len(found[0]) == 120
     split = found[0][0].split(" ")
@@ -660,6 +904,59 @@ def test_a_corpus_is_made_of_the_words_of_docstrings_and_is_the_same_every_time(
     assert changed == [found[0][99]] and not set(" ".join(found[0]).split()) - {*words, "changed"}
 
 
+@pytest.mark.parametrize("differ", [False, True])
+def test_both_ways_to_tokens_have_to_write_the_same(monkeypatch, tmp_path, few_docstrings, differ):
+    """With stand-ins for the commands: shards in another order are the same tokens, another token is not."""
+    commands = []
+
+    def turn(folder, command):
+        commands.append(command)
+        cfg = load(bench_wiki.EncodeConfig, command[2:])[0]
+        shards = [[1, 2, 3], [4]] if cfg.way == "ours" else [[4, 1, 2 + differ, 3]]
+        Path(cfg.out).mkdir(parents=True, exist_ok=True)
+        for number, ids in enumerate(shards):
+            np.array(ids, dtype="<u2").tofile(Path(cfg.out, f"{number}.bin"))
+        return {"seconds": 2.0 if cfg.way == "ours" else 9.0, "cpu_s": 1.0, "tree_bytes": 900e6}
+
+    monkeypatch.setattr(bench_wiki, "turn", turn)
+    cfg = BenchConfig(rounds=1, documents=20, encoding="gpt2.tiktoken", out=str(tmp_path / "x.json"))
+    if differ:
+        with pytest.raises(ValueError, match=r"the ways differ: .* \(4, 10\) and \(4, 11\)"):
+            bench_wiki.tokens(cfg, here)
+        return
+    record = bench_wiki.tokens(cfg, here)
+    assert [command[:2] for command in commands] == [[sys.executable, bench_wiki.__file__]] * 2
+    assert [row["measured"]["median"] for row in record["targets"]] == [4.5, 300]
+    assert record["check"] == "both wrote the same 4 tokens" and not list(tmp_path.glob("*.tmp"))
+    assert any(line.startswith("nanoGPT's way") and " 9.0 (9.0-9.0)" in line for line in bench_wiki.table(record))
+
+
+def test_our_way_to_tokens_writes_every_document(tmp_path, few_docstrings, run_dir):
+    """The stage of prepare_wiki.py as the part calls it, with a tokenizer that is at hand."""
+    synthetic_corpus.write_corpus(150, tmp_path / "documents")
+    cfg = bench_wiki.EncodeConfig("ours", str(tmp_path / "documents"), str(run_dir / "latest"), str(tmp_path / "out"))
+    bench_wiki.main(cfg)
+    texts = list(bench_wiki.all_texts(tmp_path / "documents"))
+    tokenizer = Tokenizer.load(run_dir / "latest")
+    wanted = sum(len(tokenizer.encode(text)) + 1 for text in texts)
+    assert bench_wiki.token_sums(tmp_path / "out")[0] == wanted
+
+
+def test_a_dump_is_repeated_to_its_size_in_one_stream_and_in_many(tmp_path):
+    import bz2
+
+    pages = "".join(f"<page><title>{i}</title></page>\n" for i in range(150))
+    (tmp_path / "x.xml").write_text(f"<mediawiki>\n{pages}</mediawiki>\n")
+    single, multi = tmp_path / "single.bz2", tmp_path / "multi.bz2"
+    size = bench_wiki.large_dump(str(tmp_path / "x.xml"), 20_000, single, multi)
+    text = bz2.decompress(single.read_bytes())
+    assert bz2.decompress(multi.read_bytes()) == text and len(text) == size and 18_000 < size < 22_000
+    assert text.startswith(b"<mediawiki>") and text.endswith(b"</mediawiki>\n")
+    streams = multi.read_bytes().count(b"BZh9")
+    assert streams == 2 + -(-text.count(b"<page>") // 100)
+
+
+@pytest.mark.slow
 @pytest.mark.real_data
 @pytest.mark.parametrize("part", ["tokens", "dump"])
 def test_whole_commands_are_timed_and_weighed_with_all_their_processes(part, tmp_path, capsys):
@@ -675,31 +972,15 @@ def test_whole_commands_are_timed_and_weighed_with_all_their_processes(part, tmp
     }
     assert list(record["results"]) == names[part] and all(name in printed for name in names[part])
     for row in record["results"].values():
-        assert 0 < row["seconds"]["median"] < 100 and row["tree_bytes"]["median"] > 1e5
+        assert row["seconds"]["median"] > 0 and row["tree_bytes"]["median"] > 0
     assert [target["met"] in (True, False) for target in record["targets"]] == [True, True]
     assert not list(tmp_path.glob("*.tmp"))
 
 
-def test_a_command_that_fails_says_why():
-    with pytest.raises(ValueError, match="failed: .*no such thing"):
-        bench_wiki.watch([sys.executable, "-c", "raise SystemExit('no such thing')"])
+# --- signatures and dedup ---
 
 
-@pytest.mark.timeout(60)
-def test_a_command_that_says_much_does_not_wait_for_a_reader():
-    talk = "import sys; sys.stderr.write('x' * 1_000_000 + 'the end'); sys.exit(len(sys.argv) > 1)"
-    assert bench_wiki.watch([sys.executable, "-c", talk])["seconds"] > 0
-    with pytest.raises(ValueError, match="failed: x{993}the end$"):
-        bench_wiki.watch([sys.executable, "-c", talk, "fail"])
-
-
-def test_cpu_seconds_are_those_of_workers_that_nobody_waits_for_too():
-    burn = "import time; end = time.process_time() + 0.8\nwhile time.process_time() < end: pass"
-    parent = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {burn!r}]); time.sleep(3)"
-    assert bench_wiki.watch([sys.executable, "-c", parent])["cpu_s"] > 0.7
-
-
-def test_signatures_are_timed_three_ways_on_the_same_documents(monkeypatch, tmp_path, capsys):
+def test_signatures_are_timed_three_ways_on_the_same_documents(monkeypatch, tmp_path, capsys, few_docstrings):
     monkeypatch.setattr(bench, "take_turns", here)
     monkeypatch.setattr(bench_dedup, "SIGNED", 60)
     bench.main(BenchConfig(part="signatures", rounds=2, out=str(tmp_path / "record.json")))
@@ -713,37 +994,40 @@ def test_signatures_are_timed_three_ways_on_the_same_documents(monkeypatch, tmp_
     assert not list(tmp_path.glob("*.tmp"))
 
 
-def test_duplicates_are_timed_as_whole_commands_and_counted(monkeypatch, tmp_path, capsys):
-    """The peers are stand-ins here: what they cost is what they burn, what they removed what they say."""
+def test_duplicates_are_timed_as_whole_commands_and_counted(monkeypatch, tmp_path, capsys, few_docstrings):
+    """With stand-ins for the commands: what they cost and what they removed is what they say."""
+    cpu_s = {"NonLlama": 2.0, "text-dedup": 44.0, "datatrove": 30.0}
+
+    def turn(folder, command):
+        if folder.name == "NonLlama":
+            assert command[1] == dedup.__file__
+            cfg = load(dedup.DedupConfig, command[2:])[0]  # settings that dedup.py knows
+            Path(cfg.out).mkdir(parents=True)
+            Path(cfg.out, "report.json").write_text('{"exact": 2, "near": 3}')
+        if folder.name == "datatrove":
+            removed = folder / "out/removed"
+            removed.mkdir(parents=True)
+            for number in range(2):
+                (removed / f"{number}.jsonl").write_text("{}\n" * 7)
+        return {"seconds": 1.0, "cpu_s": cpu_s[folder.name], "tree_bytes": 1e8}
+
+    kept = SimpleNamespace(load_from_disk=lambda path: SimpleNamespace(num_rows=290))
+    monkeypatch.setattr(bench_dedup, "need", lambda module: kept if module == "datasets" else psutil)
+    monkeypatch.setattr(bench_dedup, "environment", lambda name: f"env_{name}/python")
     monkeypatch.setattr(bench_dedup, "DOCUMENTS", 300)
-    monkeypatch.setattr(bench_dedup, "INDEXED", 3000)
-    own = bench_dedup.commands
-
-    def stand_in(documents, out):
-        monkeypatch.setattr(bench_dedup, "environment", lambda name: sys.executable)
-        ours = own(documents, out)["NonLlama"]
-        rows = "import datasets, sys; datasets.Dataset.from_dict({'a': [1] * 290}).save_to_disk(sys.argv[1])"
-        lines = "import sys, pathlib as p; d = p.Path(sys.argv[1]); d.mkdir(parents=True)\n"
-        lines += "(d / '0.jsonl').write_text('{}\\n' * 7)"
-        kept, gone = out("text-dedup") / "kept", out("datatrove") / "out/removed"
-        return {
-            "NonLlama": ours,
-            "text-dedup": [sys.executable, "-c", rows, str(kept)],
-            "datatrove": [sys.executable, "-c", lines, str(gone)],
-        }
-
-    monkeypatch.setattr(bench_dedup, "commands", stand_in)
+    monkeypatch.setattr(bench_dedup, "INDEXED", 10)
+    monkeypatch.setattr(bench_dedup, "turn", turn)
     monkeypatch.setattr(bench, "take_turns", here)
     bench.main(BenchConfig(part="dedup", rounds=1, out=str(tmp_path / "record.json")))
     record, printed = json.loads((tmp_path / "record.json").read_text()), capsys.readouterr().out
-    assert record["removed"]["text-dedup"] == 10 and record["removed"]["datatrove"] == 7
-    assert record["removed"]["NonLlama"] in (2, 3)  # one in a hundred is a near copy, of J 0.71
-    assert record["index_bytes"]["median"] > 1000 and "in MinHashLSH takes" in printed
-    assert all(row["cpu_s"]["median"] > 0 for row in record["results"].values())
+    assert record["removed"] == {"NonLlama": 5, "text-dedup": 10, "datatrove": 14}
+    assert [row["measured"]["median"] for row in record["targets"]] == [22, 15]
+    assert [row["met"] for row in record["targets"]] == [True, False]
+    assert "removed: NonLlama 5, text-dedup 10, datatrove 14; a document in MinHashLSH takes" in printed
 
 
 def test_made_up_bands_are_measured_and_go_away(tmp_path, capsys):
-    bench_dedup.bands(5000, str(tmp_path / "bands"))
+    dedup_bands.main(dedup_bands.BandsConfig(5000, str(tmp_path / "bands")))
     printed = capsys.readouterr().out
     assert "5,000 documents, 25 bands: 25" in printed and printed.count("bytes a document") == 4
     assert not (tmp_path / "bands").exists()

@@ -1,0 +1,31 @@
+"""Settings of bench.py, and the types that its parts share. Imports nothing large: weighed processes import it too."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Figures = dict[str, Any]  # what one turn measured: name -> number, or None where this system does not tell it
+Samples = dict[str, list[Figures]]  # case -> the figures of each round
+Record = dict[str, Any]  # what is kept of a part, JSON's types only
+TakeTurns = Callable[[dict[str, Callable[[], Figures]], int, str], Samples]  # bench.take_turns(cases, rounds, desc)
+
+
+@dataclass(frozen=True)
+class BenchConfig:
+    """Settings of `python bench.py`."""
+
+    part: str = "train"  # names separated by commas, or all (but dedup; tokens and dump if their files are given)
+    rounds: int | None = None  # turns of each variant; None: train 7, reader and signatures 5, all others 3
+    seconds: float = 1.0  # train, sample: about the length of a turn; at least one call
+    size: Literal["small", "10m", "124m"] = "small"  # train: 1536, 4096 and 4096 tokens a batch
+    device: str = "auto"  # train, sample: cpu, cuda, mps; auto: cuda if there is one
+    dtype: Literal["auto", "float32", "bfloat16"] = (
+        "auto"  # train: of the matrix products (autocast); sample: of the weights; auto: as in train.py, sample.py
+    )
+    largest: int = 10**8  # sampler: samplers that hold a list run up to this n (1e8: 4.8 GB); whole epochs and targets
+    file_mb: int = 2000  # reader: size of the token file, which is made beside the record and removed afterwards
+    documents: int = 200_000  # tokens: how many, 3 kB each
+    encoding: str = ""  # tokens: the path of a file gpt2.tiktoken
+    dump: str = ""  # dump: a MediaWiki dump, whole or a slice, .xml or .xml.bz2; its pages are repeated
+    dump_mb: int = 300  # dump: decompressed size of what is read
+    out: str = ""  # JSON record; empty: out/bench/<part>.json
