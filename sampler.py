@@ -353,12 +353,12 @@ class Tail:
 
     rows: (left, num_replicas, rank) -> how many rows of the `left` samples this rank draws.
     per_epoch: an iteration is (the rest of) an epoch; else it runs on across epochs until `total` samples.
-    beyond: (positions, n) -> what to draw for positions beyond the end, for a tail whose rows reach there.
+    beyond: (positions, n, end) -> what to draw for positions from `end` on, for a tail whose rows reach there.
     """
 
     rows: Callable[[int, int, int], int]
     per_epoch: bool = True
-    beyond: Callable[[np.ndarray, int], np.ndarray] | None = None
+    beyond: Callable[[np.ndarray, int, int], np.ndarray] | None = None
 
     def end(self, start: int, n: int, total: int) -> int:
         """Position at which an iteration from `start` ends, for epochs of n samples."""
@@ -539,7 +539,7 @@ class DistributedStreamSampler:
         beyond = TAILS[self.tail].beyond
         if beyond is not None:
             outside = positions >= end
-            positions[outside] = beyond(positions[outside], self.stream.sizes[0])
+            positions[outside] = beyond(positions[outside], self.stream.sizes[0], end)
         return positions
 
     def _indices(self, positions: np.ndarray) -> list[int]:
