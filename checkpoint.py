@@ -5,16 +5,19 @@
     out/<run>/latest, best -> step_...
 
 A folder is written aside and renamed, `latest` is moved after that: a kill at any moment leaves a loadable checkpoint.
-Folders of Llama, Mistral, Qwen2 and Qwen3 from elsewhere are read as well; what they ask for and model.py does not
-compute is refused by name. Nothing is ever unpickled.
+Folders of Llama, Mistral, Qwen2 and Qwen3 from elsewhere are read as well (hf_config.py says which). Nothing is ever
+unpickled. What a person put among the checkpoints is never deleted.
 """
 
 import contextlib
-import dataclasses
+import itertools
 import json
+import math
+import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,125 +25,61 @@ import safetensors
 import torch
 from huggingface_hub import save_torch_state_dict
 from safetensors.torch import save_file
-from torch.optim import Optimizer
 
 import atomic
-from errors import one_line, read_json
-from model import Llama, ModelConfig, RopeScaling
+import optim
+from errors import one_line, read_json, refuse_lfs_pointer
+from hf_config import hf_config, read_config
+from model import Llama, ModelConfig
 from parallel import copy_full, gather
 from tokenizer import Tokenizer
 
-# Hugging Face's config.json key -> ours
-NAMES = {"vocab_size": "vocab_size", "max_position_embeddings": "block_size", "num_hidden_layers": "n_layer"}
-NAMES |= {"num_attention_heads": "n_head", "num_key_value_heads": "n_kv_head", "hidden_size": "n_embd"}
-NAMES |= {"intermediate_size": "ffn_hidden", "rope_theta": "rope_theta", "rms_norm_eps": "norm_eps"}
-NAMES |= {"tie_word_embeddings": "tie_embeddings"}
-KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
-FAMILIES = {  # model_type -> its class in transformers, and the keys it has besides
-    "llama": ("LlamaForCausalLM", {"attention_bias": False, "mlp_bias": False}),
-    "mistral": ("MistralForCausalLM", {"sliding_window": None}),
-    "qwen2": ("Qwen2ForCausalLM", {"use_sliding_window": False}),
-    "qwen3": ("Qwen3ForCausalLM", {"use_sliding_window": False, "attention_bias": False}),
-}
-FIXED = {"hidden_act": "silu", "is_causal": True, "attention_dropout": 0}  # what model.py computes
-FIXED |= dict.fromkeys(("attention_bias", "mlp_bias", "use_sliding_window", "rope_interleaved"), False)
-FIXED |= dict.fromkeys(("sliding_window", "layer_types", "num_experts", "num_local_experts", "quantization_config"))
-FIXED |= dict.fromkeys(("attn_logit_softcapping", "final_logit_softcapping"))
-SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
-COMPANIONS = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model")
-COMPANIONS += ("special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "vocab.json", "merges.txt")
-CONVERT = "transformers' AutoModelForCausalLM.from_pretrained(old).save_pretrained(new)"
-STEP_FOLDER = re.compile(r"step_\d{7,}")  # what `save` names its folders
 SHARD_BYTES = 5_000_000_000  # weights in one file
+WEIGHT_TYPES = ("F32", "F16", "BF16")  # safetensors' names of the types that weights may be stored as
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
-Stored = dict[str, tuple[Path, tuple[int, ...]]]  # file and shape of each tensor
+PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+CONVERT = "transformers' AutoModelForCausalLM.from_pretrained(old).save_pretrained(new)"
+
+SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+COMPANIONS = (  # small files that travel with the weights of a folder from elsewhere
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+)
+
+STEP_FOLDER = re.compile(r"step_\d{7,}")  # what `save` names its folders
+STAGING_FOLDER = re.compile(r"step_\d{7,}\.tmp")  # the same while they are written or deleted
+OPTIMIZER_FILE, STATE_FILE = "training/optimizer.safetensors", "training/state.json"
+STATE_FIELDS = {  # what each optimizer remembers of a parameter
+    torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"),
+    torch.optim.Muon: ("momentum_buffer",),
+}
+
 Files = dict[str, bytes]  # content by name
 State = dict[str, Any]  # of a run, as JSON
+AnyOptimizer = optim.Optimizer | torch.optim.Optimizer  # ours consists of one or two of torch's
 
 
-def hf_config(cfg: ModelConfig, end_of_text: int | None, dtype: str = "float32") -> dict[str, Any]:
-    """config.json's content for weights stored as dtype; RoPE settings in the spelling of transformers 4 and of 5."""
-    plain = "mistral" if cfg.n_embd % cfg.n_head else "llama"  # transformers' Llama wants heads that divide the width
-    family = "qwen2" if cfg.qkv_bias else "qwen3" if cfg.qk_norm else plain
-    scaling = dataclasses.asdict(cfg.rope_scaling) if cfg.rope_scaling else {}
-    rope = {"rope_type": "llama3" if scaling else "default", **scaling}
-    architecture, besides = FAMILIES[family]
-    config = {"architectures": [architecture], "model_type": family, "hidden_act": FIXED["hidden_act"], **besides}
-    config |= {theirs: getattr(cfg, ours) for theirs, ours in NAMES.items()} | {"head_dim": cfg.head_width}
-    config |= {"rope_scaling": rope if scaling else None, "rope_parameters": {"rope_theta": cfg.rope_theta, **rope}}
-    config |= {"initializer_range": 0.02, "bos_token_id": end_of_text, "eos_token_id": end_of_text}
-    return config | {"dtype": dtype, "torch_dtype": dtype}  # the name in transformers 5, and in 4
+@dataclass(frozen=True)
+class StoredTensor:
+    """Where a tensor lies."""
+
+    path: Path
+    name: str  # in that file
+    shape: tuple[int, ...]
 
 
-def read_config(folder: str | Path) -> ModelConfig:
-    """The model's shape from config.json. Raises ValueError that names what this program does not implement."""
-    path = Path(folder) / "config.json"
-    found = read_json(path)
-    with one_line(f"{path}: ", ValueError, OverflowError):
-        return _shape(found)
+Stored = dict[str, StoredTensor]  # by name
 
 
-def _only(key: str, value: Any, *known: Any) -> Any:
-    """`value`, which must be one of those that are implemented here."""
-    if value not in known:
-        raise ValueError(f"{key}={value!r:.80} is not implemented here, only {', '.join(map(repr, known))}")
-    return value
-
-
-def _shape(found: dict[str, Any]) -> ModelConfig:
-    """The shape that config.json's content describes."""
-    family = _only("model_type", found.get("model_type"), *FAMILIES)
-    asked = {"sliding_window": 4096} | found if family == "mistral" else dict(found)  # 4096: when it says nothing
-    if family.startswith("qwen"):
-        asked.pop("sliding_window", None)  # inert unless use_sliding_window
-    if isinstance(kinds := found.get("layer_types"), list) and all(kind == "full_attention" for kind in kinds):
-        del asked["layer_types"]
-    for key, value in FIXED.items():
-        _only(key, value if asked.get(key) is None else asked[key], value)
-    theta, scaling = _rope(found)
-    found = {"tie_word_embeddings": False, **found, "rope_theta": theta}
-    if found.get("num_key_value_heads") is None:
-        found["num_key_value_heads"] = found.get("num_attention_heads")
-    settings = {ours: _typed(found, theirs, ModelConfig.__annotations__[ours]) for theirs, ours in NAMES.items()}
-    D = None if found.get("head_dim") is None else _typed(found, "head_dim", int)
-    settings["head_dim"] = None if D is None or D * settings["n_head"] == settings["n_embd"] else D
-    return ModelConfig(**settings, rope_scaling=scaling, qkv_bias=family == "qwen2", qk_norm=family == "qwen3")
-
-
-def _typed(found: dict[str, Any], key: str, kind: type) -> Any:
-    if key not in found:
-        raise ValueError(f"{key} is missing")
-    if type(found[key]) is not kind and not (kind is float and type(found[key]) is int):
-        raise ValueError(f"{key}={found[key]!r:.80} is not {KINDS[kind]}")
-    return kind(found[key])
-
-
-def _rope(found: dict[str, Any]) -> tuple[float, RopeScaling | None]:
-    """theta and scaling. transformers 4 has them in rope_theta and rope_scaling, 5 in rope_parameters; both may be."""
-    top = {key: found[key] for key in ("rope_theta", "partial_rotary_factor") if found.get(key) is not None}
-    old = found.get("rope_scaling", {})
-    old = {"rope_type": "default"} if old is None else old
-    rope: dict[str, Any] = {}
-    for name, settings in (("rope_parameters", found.get("rope_parameters") or {}), ("rope_scaling", old), ("", top)):
-        if not isinstance(settings, dict):
-            raise ValueError(f"{name}={settings!r:.80} is not an object")
-        for key, value in settings.items():
-            key = "rope_type" if key == "type" else key
-            if rope.setdefault(key, value) != value:
-                raise ValueError(f"{name} {key}={value!r:.80} contradicts {rope[key]!r:.80} elsewhere in the file")
-    kind, theta = rope.pop("rope_type", "default"), _typed({"rope_theta": 10000.0} | rope, "rope_theta", float)
-    _only("rope_type", kind, "default", "llama3")
-    _only("partial_rotary_factor", rope.pop("partial_rotary_factor", 1), 1)
-    fields = RopeScaling.__annotations__ if kind == "llama3" else {}
-    if odd := sorted(rope.keys() - fields.keys() - {"rope_theta"}):
-        raise ValueError(f"{odd[0]}={rope[odd[0]]!r:.80} is not implemented here for rope_type={kind!r}")
-    return theta, RopeScaling(**{key: _typed(rope, key, fields[key]) for key in fields}) if fields else None
-
-
-def check_vocabulary(cfg: ModelConfig, tokenizer: Tokenizer) -> None:
-    """Raise ValueError when the tokenizer has ids that the embedding has no row for."""
-    if (ids := tokenizer.vocab_size) > (rows := cfg.vocab_size):
-        raise ValueError(f"the tokenizer has {ids} ids, but the model's embedding {rows} rows (vocab_size): no pair")
+# --- which folder ---
 
 
 def resolve(path: str | Path) -> Path:
@@ -148,20 +87,37 @@ def resolve(path: str | Path) -> Path:
     for folder in (Path(path), Path(path) / "latest"):
         if (folder / "config.json").is_file():
             return folder
-    raise ValueError(f"{path} holds no checkpoint; train first, for example: python train.py config/demo.py")
+
+    newest = newest_complete(Path(path))  # `latest` was lost, or what it points to
+    if newest is None:
+        raise ValueError(f"{path} holds no checkpoint; train first, for example: python train.py config/demo.py")
+    return newest
 
 
 def newest_complete(out_dir: Path) -> Path | None:
-    """The newest step_* folder of a run that has readable settings, weights and training state; None without one."""
-    steps = [path for path in out_dir.glob("step_*") if STEP_FOLDER.fullmatch(path.name)]
-    for folder in sorted(steps, key=lambda path: int(path.name.removeprefix("step_")), reverse=True):
-        with contextlib.suppress(ValueError, OSError):
-            read_config(folder)
-            read_state(folder)
-            _stored(folder)
-            with _open(folder / "training/optimizer.safetensors"):
-                return folder
-    return None
+    """The step_* folder of a run that is complete and has made the most steps; None when no folder is complete."""
+    complete = [folder for folder in step_folders(out_dir) if is_complete(folder)]
+    return max(complete, key=lambda folder: read_state(folder)["step"], default=None)
+
+
+def step_folders(out_dir: Path) -> list[Path]:
+    """What is named as a checkpoint, in the order of the names."""
+    return sorted(path for path in out_dir.glob("step_*") if STEP_FOLDER.fullmatch(path.name))
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether a folder has readable settings, weights and training state; of tensors the headers are read."""
+    try:
+        read_config(folder)
+        read_state(folder)
+        stored_tensors(folder)
+        with open_tensors(folder / OPTIMIZER_FILE):
+            return True
+    except (ValueError, OSError):
+        return False
+
+
+# --- reading weights ---
 
 
 def load_model(folder: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Llama:
@@ -170,122 +126,151 @@ def load_model(folder: str | Path, device: str | torch.device = "cpu", dtype: to
     Takes the memory of the weights and of one tensor more. Names and shapes are compared before anything is allocated.
     """
     folder = Path(folder)
-    cfg, stored = read_config(folder), _stored(folder)
-    if cfg.n_layer > len(stored):
+    cfg = read_config(folder)
+    stored = stored_tensors(folder)
+    if cfg.n_layer > len(stored):  # before that many layers are made, be they without memory
         raise ValueError(f"{folder}: config.json says {cfg.n_layer} layers, the weights are {len(stored)} tensors")
+
     with torch.device("meta"):
         model = Llama(cfg)
-    _check(model, stored, folder)
+    sources = find_parameters(model, stored, folder)
     model.to(dtype).to_empty(device=device)
-    _copy(model, stored)
+    copy_weights(model, sources)
     return model
 
 
 def load_weights(model: Llama, folder: Path) -> None:
     """Copy a folder's weights into the model. Raises ValueError for names or shapes that do not fit, NaN, infinity."""
-    stored = _stored(folder)
-    _check(model, stored, folder)
-    _copy(model, stored)
+    sources = find_parameters(model, stored_tensors(folder), folder)
+    copy_weights(model, sources)
+
+
+def check_vocabulary(cfg: ModelConfig, tokenizer: Tokenizer) -> None:
+    """Raise ValueError when the tokenizer has ids that the embedding has no row for."""
+    ids, rows = tokenizer.vocab_size, cfg.vocab_size
+    if ids > rows:
+        raise ValueError(f"the tokenizer has {ids} ids, but the model's embedding {rows} rows (vocab_size): no pair")
 
 
 @contextlib.contextmanager
-def _open(path: Path) -> Iterator[Any]:
+def open_tensors(path: Path) -> Iterator[Any]:
     """A safetensors file; read, not mapped: a file cut short meanwhile is an error, not the end of the process."""
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: the checkpoint is incomplete; take another step_... or get it again")
+    refuse_lfs_pointer(path)
     with one_line(f"{path} is damaged: ", safetensors.SafetensorError, OSError):
-        if not path.is_file():
-            raise ValueError(f"{path} is missing: the checkpoint is incomplete; take another step_... or get it again")
         with safetensors.safe_open(path, framework="pt", backend="pread") as file:
             yield file
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
     """model.safetensors, or the shards that the index names."""
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if index.is_file() and not single.is_file():
-        files = read_json(index).get("weight_map")
-        names = sorted(set(map(str, files.values()))) if isinstance(files, dict) else [str(files)]
-        odd = [name for name in names if Path(name).name != name or not name[:200].endswith(".safetensors")]
-        if odd or not names:
-            raise ValueError(f"{index}: weight_map must name safetensors files of this folder, not {odd!r:.80}")
-        return [folder / name for name in names]
-    pickles = [path.name for path in sorted(folder.glob("*")) if path.suffix in (".bin", ".pt", ".pth", ".ckpt")]
-    if pickles and not single.is_file():
+    single = folder / "model.safetensors"
+    index = folder / "model.safetensors.index.json"
+    if single.is_file():
+        return [single]
+    if index.is_file():
+        return [folder / name for name in shard_names(index)]
+
+    pickles = [path.name for path in sorted(folder.glob("*")) if path.suffix in PICKLES]
+    if pickles:
         why = "a pickle: it could run any program and is not opened here; if you trust it, convert it"
         raise ValueError(f"{folder} has its weights in {pickles[0]}, {why}: {CONVERT}")
-    return [single]
+    return [single]  # whoever opens it says that it is missing
 
 
-def _stored(folder: Path) -> Stored:
-    """File and shape of each tensor, from the headers alone."""
+def shard_names(index: Path) -> list[str]:
+    """The files that a model.safetensors.index.json names. Raises ValueError for files of another folder."""
+    weight_map = read_json(index).get("weight_map")
+    if isinstance(weight_map, dict):
+        names = sorted({str(name) for name in weight_map.values()})
+    else:
+        names = [str(weight_map)]
+
+    odd = [name for name in names if Path(name).name != name or not name[:200].endswith(".safetensors")]
+    if odd or not names:
+        raise ValueError(f"{index}: weight_map must name safetensors files of this folder, not {odd!r:.80}")
+    return names
+
+
+def stored_tensors(folder: Path) -> Stored:
+    """Where each tensor of a folder's weights lies, from the headers alone."""
     stored: Stored = {}
-    for path in _weight_files(folder):
-        with _open(path) as file:
+    for path in weight_files(folder):
+        with open_tensors(path) as file:
             for name in file.keys():
-                part = file.get_slice(name)
+                header = file.get_slice(name)
                 if name in stored:
-                    raise ValueError(f"{path}: {name!r:.80} is in {stored[name][0].name} as well")
-                if part.get_dtype() not in ("F32", "F16", "BF16"):
-                    raise ValueError(f"{path}: {name!r:.80} is stored as {part.get_dtype()}, not as F32, F16 or BF16")
+                    raise ValueError(f"{path}: {name!r:.80} is in {stored[name].path.name} as well")
+                if header.get_dtype() not in WEIGHT_TYPES:
+                    raise ValueError(f"{path}: {name!r:.80} is stored as {header.get_dtype()}, not as F32, F16 or BF16")
                 if not name.endswith("rotary_emb.inv_freq"):  # in old Llama folders; follows from config.json
-                    stored[name] = path, tuple(part.get_shape())
+                    stored[name] = StoredTensor(path, name, tuple(header.get_shape()))
     return stored
 
 
-def _check(model: Llama, stored: Stored, folder: Path) -> None:
-    """Raise ValueError unless the stored tensors are the model's, in name and shape. Drops a copy of a tied head."""
+def find_parameters(model: Llama, stored: Stored, folder: Path) -> Stored:
+    """The stored tensor of each parameter. Raises ValueError unless names and shapes are the model's."""
     wanted = dict(model.named_parameters())  # a tied head is the embedding and has no entry of its own
-    if model.cfg.tie_embeddings and HEAD in stored and EMBEDDING in stored:
-        with _open(stored[HEAD][0]) as one, _open(stored[EMBEDDING][0]) as other:
-            if not torch.equal(one.get_tensor(HEAD), other.get_tensor(EMBEDDING)):
-                raise ValueError(f"{folder}: {HEAD} is not the embedding, but config.json ties the two")
-        del stored[HEAD]
-    if odd := sorted(set(stored) ^ set(wanted)):
-        place = "absent" if odd[0] in wanted else "not part of this model"
-        raise ValueError(f"{folder}: tensor {odd[0]!r:.80} is {place}")
+    sources = untie(stored, folder) if model.cfg.tie_embeddings else stored
+
+    differing = sorted(sources.keys() ^ wanted.keys())
+    if differing:
+        name = differing[0]
+        place = "absent" if name in wanted else "not part of this model"
+        raise ValueError(f"{folder}: tensor {name!r:.80} is {place}")
+
     for name, parameter in wanted.items():
-        path, shape = stored[name]
-        if shape != parameter.shape:
-            raise ValueError(f"{path}: {name} has shape {shape}, config.json says {tuple(parameter.shape)}")
+        source = sources[name]
+        if source.shape != parameter.shape:
+            wrong = f"{source.path}: {source.name} has shape {source.shape}"
+            raise ValueError(f"{wrong}, config.json says {tuple(parameter.shape)}")
+    return sources
+
+
+def untie(stored: Stored, folder: Path) -> Stored:
+    """The tensors of a tied model, the matrix that is embedding and head under the embedding's name alone.
+
+    Files have it under either name (safetensors.torch.save_model writes the head's), or under both, equal ones.
+    """
+    if HEAD not in stored:
+        return stored
+    others = {name: tensor for name, tensor in stored.items() if name != HEAD}
+    if EMBEDDING not in stored:
+        return others | {EMBEDDING: stored[HEAD]}
+
+    with open_tensors(stored[HEAD].path) as head, open_tensors(stored[EMBEDDING].path) as embedding:
+        if not torch.equal(head.get_tensor(HEAD), embedding.get_tensor(EMBEDDING)):
+            raise ValueError(f"{folder}: {HEAD} is not the embedding, but config.json ties the two")
+    return others
 
 
 @torch.no_grad()
-def _copy(model: Llama, stored: Stored) -> None:
+def copy_weights(model: Llama, sources: Stored) -> None:
+    """Copy each parameter from its file, one tensor at a time."""
     parameters = dict(model.named_parameters())
-    for path in sorted({path for path, _ in stored.values()}):
-        with _open(path) as file:
-            for name in sorted(parameters.keys() & file.keys()):
-                tensor = file.get_tensor(name).to(parameters[name].dtype)
-                if not all(value.isfinite() for value in torch.aminmax(tensor)):  # one of them is NaN then
-                    raise ValueError(f"{path}: {name} holds NaN or infinity")
+    for path in sorted({source.path for source in sources.values()}):
+        names = sorted(name for name, source in sources.items() if source.path == path)
+        with open_tensors(path) as file:
+            for name in names:
+                tensor = file.get_tensor(sources[name].name).to(parameters[name].dtype)
+                refuse_non_finite(tensor, path, name)
                 copy_full(parameters[name], tensor)
 
 
-def optimizer_tensors(model: Llama, optimizer: Optimizer) -> dict[str, torch.Tensor]:
-    """The optimizer's state as one flat dictionary, `<parameter>/<field>`."""
-    states = {name: optimizer.state.get(parameter, {}) for name, parameter in model.named_parameters()}
-    return {f"{name}/{field}": tensor for name, state in states.items() for field, tensor in state.items()}
+def refuse_non_finite(tensor: torch.Tensor, path: Path, name: str) -> None:
+    """Raise ValueError for NaN or infinity."""
+    least, most = torch.aminmax(tensor)  # both are NaN when one value is
+    if not (least.isfinite() and most.isfinite()):
+        raise ValueError(f"{path}: {name} holds NaN or infinity")
 
 
-def load_optimizer(model: Llama, optimizer: Optimizer, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
-    """Put back what optimizer_tensors took out, on each parameter's device and divided as it is."""
-    parameters = dict(model.named_parameters())
-    for key, tensor in tensors:
-        name, _, field = key.rpartition("/")
-        parameter = parameters[name].detach()
-        if tensor.shape == parameter.shape:
-            copy_full(moved := torch.empty_like(parameter, dtype=tensor.dtype), tensor)
-        else:  # the number of steps
-            moved = tensor.to(parameter.device)
-        optimizer.state[parameters[name]][field] = moved
+# --- small files ---
 
 
 def companions(folder: str | Path) -> Files:
     """The small files that travel with a folder's weights (its tokenizer, its special ids), for `small_files`."""
     return {name: (Path(folder) / name).read_bytes() for name in COMPANIONS if (Path(folder) / name).is_file()}
-
-
-def _json(content: dict[str, Any]) -> bytes:
-    return (json.dumps(content, indent=1) + "\n").encode()
 
 
 def small_files(model: Llama, tokenizer: Tokenizer, carried: Files) -> Files:
@@ -294,62 +279,306 @@ def small_files(model: Llama, tokenizer: Tokenizer, carried: Files) -> Files:
     carried: what `companions` read where the model came from; kept, with its special ids, unless the tokenizer is
     another one now.
     """
-    text = tokenizer.json.encode()
-    carried = dict(carried) if carried.get("tokenizer.json") == text else {"tokenizer.json": text}
+    tokenizer_json = tokenizer.json.encode()
+    if carried.get("tokenizer.json") == tokenizer_json:
+        kept = dict(carried)
+    else:
+        kept = {"tokenizer.json": tokenizer_json}
+    origin = json.loads(kept.pop("config.json", b"{}"))
+
     dtype = str(model.lm_head.weight.dtype).removeprefix("torch.")
-    came = json.loads(carried.pop("config.json", b"{}"))
-    config = hf_config(model.cfg, tokenizer.end_of_text, dtype) | {"bos_token_id": tokenizer.start}
-    config |= {key: came[key] for key in SPECIAL if key in came}
-    special = tokenizer.special | {"bos_token": tokenizer.hf.id_to_token(tokenizer.start)}
-    settings = {"model_max_length": model.cfg.block_size, "clean_up_tokenization_spaces": False}
-    made = {"config": config, "generation_config": {key: config[key] for key in SPECIAL if key in config}}
-    made["tokenizer_config"] = {"tokenizer_class": "PreTrainedTokenizerFast", **special, **settings}
-    return {f"{name}.json": _json(content) for name, content in made.items()} | carried
+    config = hf_config(model.cfg, tokenizer.end_of_text, dtype)
+    config["bos_token_id"] = tokenizer.start
+    config |= {key: origin[key] for key in SPECIAL_IDS if key in origin}
+
+    tokenizer_config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        **tokenizer.special,
+        "bos_token": tokenizer.hf.id_to_token(tokenizer.start),
+        "model_max_length": model.cfg.block_size,
+        "clean_up_tokenization_spaces": False,
+    }
+    written = {
+        "config.json": _json(config),
+        "generation_config.json": _json({key: config[key] for key in SPECIAL_IDS if key in config}),
+        "tokenizer_config.json": _json(tokenizer_config),
+    }
+    return written | kept
+
+
+def _json(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=1) + "\n").encode()
+
+
+# --- saving ---
 
 
 def save(
-    out_dir: Path, step: int, model: Llama, optimizer: Optimizer, files: Files, state: State, best: bool, keep: int
+    out_dir: Path, step: int, model: Llama, optimizer: AnyOptimizer, files: Files, state: State, best: bool, keep: int
 ) -> Path:
-    """Write out_dir/step_<step>, move `latest` (and `best`) to it, delete all but the `keep` newest and the best.
+    """Write out_dir/step_<step>, move `latest` (and `best`) to it, delete older checkpoints as `prune` says.
 
-    files: what `small_files` made. Every process of a run calls it: tensors that are divided are gathered, one by one,
-    in the host memory of rank 0, which writes.
+    files: what `small_files` made. state: what `read_state` gives back; "skipped_in_a_row" in it, if not 0, says that
+    the last steps were skipped. Every process of a run calls it: tensors that are divided are gathered, one by one, in
+    the host memory of rank 0, which writes. Raises OSError when it cannot be written; the checkpoints before it stay.
     """
-    folder, memory = out_dir / f"step_{step:07d}", gather(optimizer_tensors(model, optimizer))
+    folder = out_dir / f"step_{step:07d}"
+    moments = gather(optimizer_tensors(model, optimizer))
     weights = gather(dict(model.named_parameters()))
-    if not weights or (folder.is_dir() and (out_dir / "latest").resolve() == folder.resolve()):
-        return folder  # rank 0 writes it; or resumed and stopped again without a step between
-    if folder.is_dir():
-        shutil.rmtree(folder)  # left by a run that was killed before `latest` moved, or went back to an earlier step
+    if not weights:
+        return folder  # rank 0 writes it
+
+    try:
+        clear_staging(out_dir)
+        repair_links(out_dir, state["best_val_loss"])
+        previous = latest_step(out_dir)
+        if previous in (None, step) and is_complete(folder):
+            atomic.link(out_dir / "latest", folder.name)
+            return folder  # resumed and stopped again without a step between
+        make_way(folder)
+        write(folder, weights, moments, files, state)
+        for name in ("latest", "best") if best else ("latest",):
+            atomic.link(out_dir / name, folder.name)
+    except (OSError, safetensors.SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise OSError(f"{folder} cannot be written: {reason}; {last_good(out_dir)}") from None
+
+    prune(out_dir, step, previous, keep)
+    return folder
+
+
+def write(
+    folder: Path, weights: dict[str, torch.Tensor], moments: dict[str, torch.Tensor], files: Files, state: State
+) -> None:
+    """Write a checkpoint aside and rename it."""
     with atomic.new_folder(folder) as temporary:
         (temporary / "training").mkdir()
-        for name, content in (files | {"training/state.json": _json(state)}).items():
+        for name, content in files.items():
             (temporary / name).write_bytes(content)
+        (temporary / STATE_FILE).write_bytes(_json(state))
+
         save_torch_state_dict(weights, temporary, max_shard_size=SHARD_BYTES)  # one file, or shards and their index
-        save_file(memory | {"rng": torch.get_rng_state()}, temporary / "training/optimizer.safetensors")
+        save_file(moments | {"rng": torch.get_rng_state()}, temporary / OPTIMIZER_FILE)
         for path in temporary.rglob("*.safetensors"):  # written readable by their owner alone: no folder to publish
             shutil.copymode(temporary / "config.json", path)
-    for link in ("latest", "best") if best else ("latest",):
-        atomic.link(out_dir / link, folder.name)
-    pinned = {(out_dir / link).resolve() for link in ("latest", "best")}
-    for old in sorted(out_dir.glob("step_*[0-9]"))[:-keep]:
-        if old.resolve() not in pinned:
-            shutil.rmtree(old)
-    return folder
+
+
+def last_good(out_dir: Path) -> str:
+    """Where a run can go on from when a save has failed, in words."""
+    newest = newest_complete(out_dir)
+    if newest is None:
+        return "there is no complete checkpoint before it"
+    return (
+        f"the last complete checkpoint is {newest}; make room, or go on elsewhere: --resume_from={newest} --out_dir=..."
+    )
+
+
+def latest_step(out_dir: Path) -> int | None:
+    """The step of the checkpoint that `latest` points to; None when that is missing or unreadable."""
+    with contextlib.suppress(ValueError, OSError):
+        return read_state(out_dir / "latest")["step"]
+    return None
+
+
+def clear_staging(out_dir: Path) -> None:
+    """Delete what a killed save, or a killed deletion, left behind."""
+    for path in out_dir.glob("step_*.tmp"):
+        if STAGING_FOLDER.fullmatch(path.name) and path.is_dir():
+            shutil.rmtree(path)
+
+
+def repair_links(out_dir: Path, best_val_loss: float) -> None:
+    """Make `latest` and `best` links again where a copy of the run followed them, or lost them.
+
+    A copied folder gets the name of its step. If there is one of that name already, it is kept under another name.
+    """
+    for link in (out_dir / "latest", out_dir / "best"):
+        if link.is_symlink() or not link.exists():
+            continue
+        if not is_complete(link):  # a file with the name of the folder, say
+            move_aside(link)
+            continue
+
+        home = out_dir / f"step_{read_state(link)['step']:07d}"
+        if is_complete(home):
+            move_aside(link)
+        else:
+            make_way(home)
+            os.rename(link, home)
+        atomic.link(link, home.name)
+
+    if not (out_dir / "best").exists() and math.isfinite(best_val_loss):
+        for folder in own_checkpoints(out_dir).values():
+            state = read_state(folder)
+            if state["evaluated"] == state["step"] and state["val_loss"] == best_val_loss:
+                atomic.link(out_dir / "best", folder.name)
+
+
+def make_way(folder: Path) -> None:
+    """Free the name of a checkpoint: delete this program's own of an abandoned branch, keep a person's aside."""
+    if not os.path.lexists(folder):
+        return
+    if folder in own_checkpoints(folder.parent).values():
+        delete(folder)
+    else:
+        move_aside(folder)
+
+
+def move_aside(path: Path) -> None:
+    """Rename to <name>_old1, or the first number that is free."""
+    names = (path.with_name(f"{path.name}_old{number}") for number in itertools.count(1))
+    aside = next(name for name in names if not os.path.lexists(name))
+    os.rename(path, aside)
+    print(f"note: {path} was in the way of a checkpoint; it is {aside} now")
+
+
+def delete(folder: Path) -> None:
+    """Delete a checkpoint: renamed first, so that a kill leaves no half of it under its name."""
+    staging = folder.with_name(folder.name + ".tmp")
+    os.rename(folder, staging)
+    shutil.rmtree(staging)
+
+
+def own_checkpoints(out_dir: Path) -> dict[int, Path]:
+    """Complete checkpoints by step, as `save` leaves them: no links, and no copies under another step's name."""
+    own = {}
+    for folder in step_folders(out_dir):
+        if is_complete(folder) and not folder.is_symlink():
+            step = read_state(folder)["step"]
+            if folder.name == f"step_{step:07d}":
+                own[step] = folder
+    return own
+
+
+def prune(out_dir: Path, step: int, previous: int | None, keep: int) -> None:
+    """Delete this program's checkpoints but the `keep` newest, the newest healthy one, `latest` and `best`.
+
+    previous: the step that `latest` pointed to before this save. When a person has set `latest` back to step 10, the
+    run goes on from there, and steps above 10 that were not saved since are another branch: they are not counted.
+    """
+    own = own_checkpoints(out_dir)
+    abandoned = {other for other in own if other > step}
+    if previous is not None:
+        abandoned |= {other for other in own if previous < other < step}
+
+    branch = sorted(own.keys() - abandoned)
+    healthy = [other for other in branch if is_healthy(read_state(own[other]))]
+    kept = {*branch[-keep:], *healthy[-1:]}
+    linked = {(out_dir / name).resolve().name for name in ("latest", "best")}
+    for other, folder in own.items():
+        if other not in kept and folder.name not in linked:
+            delete(folder)
+
+
+def is_healthy(state: State) -> bool:
+    """Whether the losses of the last step and of the last evaluation were finite, as far as they are known."""
+    if state.get("skipped_in_a_row", 0):
+        return False
+    return state["evaluated"] < 0 or math.isfinite(state["val_loss"])
+
+
+# --- resuming ---
 
 
 def read_state(folder: Path) -> State:
     """training/state.json of a checkpoint. Raises ValueError when there is none: weights alone cannot be resumed."""
-    if not (path := folder / "training/state.json").is_file():
+    path = folder / STATE_FILE
+    if not path.is_file():
         raise ValueError(f"{folder} has no training state to resume from")
-    return json.loads(path.read_text(encoding="utf-8"))
+    state = read_json(path)
+
+    for key, least in (("step", 0), ("evaluated", -1)):
+        value = state.get(key)
+        if type(value) is not int or not least <= value < 2**53:
+            raise ValueError(f"{path}: {key}={value!r:.80} is not a step")
+    for key in ("val_loss", "best_val_loss"):
+        if type(state.get(key)) not in (int, float):
+            raise ValueError(f"{path}: {key}={state.get(key)!r:.80} is not a number")
+    if type(state.get("settings")) is not dict:
+        raise ValueError(f"{path}: settings={state.get('settings')!r:.80} is not an object")
+    return state
 
 
-def restore(folder: Path, model: Llama, optimizer: Optimizer) -> None:
-    """Load weights, optimizer and random generator of a checkpoint written by `save`."""
-    load_weights(model, folder)
-    path = folder / "training/optimizer.safetensors"
-    with _open(path) as file, one_line(f"{path} is not of this model: ", KeyError, TypeError, RuntimeError):
-        tensors = ((name, file.get_tensor(name)) for name in file.keys() if name != "rng")  # one at a time
-        load_optimizer(model, optimizer, tensors)
-        torch.set_rng_state(file.get_tensor("rng"))
+def restore(folder: Path, model: Llama, optimizer: AnyOptimizer) -> None:
+    """Load weights, optimizer and random generator of a checkpoint written by `save`.
+
+    Names and shapes of all tensors are compared before the first is loaded.
+    """
+    path = folder / OPTIMIZER_FILE
+    with open_tensors(path) as file:
+        moments = find_moments(file, path, model, optimizer, read_state(folder)["step"])
+        load_weights(model, folder)
+        load_optimizer(model, optimizer, read_moments(file, path, moments))
+        with one_line(f"{path}: rng is damaged: ", RuntimeError):
+            torch.set_rng_state(file.get_tensor("rng"))
+
+
+def state_fields(optimizer: AnyOptimizer) -> dict[torch.nn.Parameter, tuple[str, ...]]:
+    """What the optimizer remembers of each parameter, by the names of torch."""
+    fields = {}
+    for part in getattr(optimizer, "parts", [optimizer]):
+        for group in part.param_groups:
+            fields |= dict.fromkeys(group["params"], STATE_FIELDS[type(part)])
+    return fields
+
+
+def optimizer_tensors(model: Llama, optimizer: AnyOptimizer) -> dict[str, torch.Tensor]:
+    """The optimizer's state as one flat dictionary, `<parameter>/<field>`; zeros before the first update."""
+    fields = state_fields(optimizer)
+    tensors = {}
+    for name, parameter in model.named_parameters():
+        state = optimizer.state.get(parameter, {})
+        for field in fields[parameter]:
+            if field in state:
+                tensors[f"{name}/{field}"] = state[field]
+            else:
+                tensors[f"{name}/{field}"] = torch.zeros(()) if field == "step" else torch.zeros_like(parameter)
+    return tensors
+
+
+def find_moments(file: Any, path: Path, model: Llama, optimizer: AnyOptimizer, step: int) -> list[str]:
+    """Names of the optimizer's tensors in a file. Raises ValueError unless they are those that it needs to go on."""
+    fields = state_fields(optimizer)
+    expected = {"rng": ("U8", tuple(torch.get_rng_state().shape))}
+    for name, parameter in model.named_parameters():
+        for field in fields[parameter]:
+            expected[f"{name}/{field}"] = ("F32", () if field == "step" else tuple(parameter.shape))
+
+    names = set(file.keys())
+    if step == 0 and names == {"rng"}:
+        return []  # an earlier version wrote no zeros before the first step
+    differing = sorted(names ^ expected.keys())
+    if differing:
+        place = "absent" if differing[0] in expected else "not part of this model's optimizer"
+        raise ValueError(f"{path}: tensor {differing[0]!r:.200} is {place}")
+
+    for name, (dtype, shape) in expected.items():
+        header = file.get_slice(name)
+        found = (header.get_dtype(), tuple(header.get_shape()))
+        if found != (dtype, shape):
+            raise ValueError(f"{path}: {name} is {found[0]} of shape {found[1]}, not {dtype} of shape {shape}")
+    return sorted(expected.keys() - {"rng"})
+
+
+def read_moments(file: Any, path: Path, names: list[str]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Name and tensor, one at a time. Raises ValueError for values that no optimizer writes."""
+    for name in names:
+        tensor = file.get_tensor(name)
+        refuse_non_finite(tensor, path, name)
+        if name.endswith(("/step", "/exp_avg_sq")) and tensor.min() < 0:
+            raise ValueError(f"{path}: {name} holds numbers below 0")
+        yield name, tensor
+
+
+def load_optimizer(model: Llama, optimizer: AnyOptimizer, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+    """Put back what optimizer_tensors took out, on each parameter's device and divided as it is."""
+    parameters = dict(model.named_parameters())
+    for key, tensor in tensors:
+        name, _, field = key.rpartition("/")
+        parameter = parameters[name]
+        if field == "step":
+            moved = tensor.to(parameter.device)
+        else:
+            moved = torch.empty_like(parameter.detach(), dtype=tensor.dtype)
+            copy_full(moved, tensor)
+        optimizer.state[parameter][field] = moved

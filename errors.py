@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+LFS_POINTER = b"version https://git-lfs"  # how a file of Git LFS begins that was not downloaded
 LONGEST_REASON = 300  # characters of the library's own message; some quote the whole file
 
 
@@ -32,8 +33,22 @@ def one_line(prefix: str, *kinds: type[Exception]) -> Iterator[None]:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises ValueError that names the file when it is no JSON, or not an object."""
+    refuse_lfs_pointer(path)
     with one_line(f"{path}: not readable as JSON: "):
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
             raise ValueError(f"it holds a {type(content).__name__}, not an object")
     return content
+
+
+def refuse_lfs_pointer(path: Path) -> None:
+    """Raise ValueError when a file is the few lines that Git LFS leaves in its place until it is downloaded."""
+    try:
+        with open(path, "rb") as file:
+            begin = file.read(len(LFS_POINTER))
+    except (OSError, ValueError):
+        return  # whoever reads it says what is wrong
+
+    if begin == LFS_POINTER:
+        advice = f"fetch it: cd {path.parent}; git lfs install; git lfs pull"
+        raise ValueError(f"{path} is a pointer of Git LFS, its content was not downloaded; {advice}")

@@ -21,7 +21,7 @@ import tiktoken.load
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as HFTokenizer
 
-from errors import one_line, read_json
+from errors import one_line, read_json, refuse_lfs_pointer
 
 END_OF_TEXT = "<|endoftext|>"
 # Words with their leading space, numbers by at most two digits, punctuation runs, line ends, spaces. In the manner of
@@ -218,6 +218,7 @@ class Tokenizer:
         path = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
         if not path.is_file():
             raise ValueError(f"{path}: no such tokenizer file")
+        refuse_lfs_pointer(path)
         settings = _settings(path.parent) if path.name == "tokenizer.json" else {}
         with one_line(f"{path}: not a usable tokenizer.json: "):
             return cls(path.read_text(encoding="utf-8"), settings)

@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.bench_config import BenchConfig
 from benchmarks.bench_figures import need
-from checkpoint import hf_config
+from hf_config import hf_config
 from model import Llama, ModelConfig
 from sample import generate, pick_device, weight_dtype
 from train import pick_dtype

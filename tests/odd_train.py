@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
+from safetensors import SafetensorError
 from torch.nn.parallel import DistributedDataParallel
 
 import atomic
@@ -200,7 +201,7 @@ def full_disk(number: int) -> None:
     def failing(save_file):
         def save(tensors, path, *args):
             if "optimizer" in str(path) and count() == number:
-                raise OSError(28, "No space left on device")
+                raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
             return save_file(tensors, path, *args)
 
         return save

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import model as model_module
-from checkpoint import hf_config
+from hf_config import hf_config
 from model import (
     IGNORE,
     Cache,
