@@ -1,15 +1,21 @@
-"""From raw text to clean text: one Unicode form, no control characters, tidy whitespace; filters that name themselves.
+"""From raw text to clean text: one Unicode form, no control characters, tidy whitespace; and filters by name.
 
-Nothing here assumes spaces between words.
+A filter is one function, marked with its name and its settings: see `drops`. Nothing here assumes spaces between words.
 """
 
 import functools
 import re
 import unicodedata
 from collections import Counter
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from prepare_wiki import PrepareConfig  # for annotations only: prepare_wiki.py imports this module
 
 LINE_ENDS = re.compile("\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff]")  # all but tab and newline; and the byte-order mark
@@ -21,13 +27,80 @@ def normalise(text: str) -> str:
 
     Indentation and inner spaces stay. Lone surrogates, which no UTF-8 file can hold, become '?'.
     """
-    text = LINE_ENDS.sub("\n", text.encode("utf-8", "replace").decode("utf-8"))
-    text = unicodedata.normalize("NFC", CONTROLS.sub("", text))
-    lines = "\n".join(line.rstrip() for line in text.split("\n"))
-    return BLANK_LINES.sub("\n\n", lines).strip("\n")
+    text = text.encode("utf-8", "replace").decode("utf-8")
+    text = LINE_ENDS.sub("\n", text)
+    text = CONTROLS.sub("", text)
+    text = unicodedata.normalize("NFC", text)
+    text = "\n".join(line.rstrip() for line in text.split("\n"))
+    return BLANK_LINES.sub("\n\n", text).strip("\n")
 
 
-# --- filters ---
+# --- how filters are found ---
+
+
+@dataclass(frozen=True)
+class Page:
+    """What the filters look at: a title and its normalised text."""
+
+    title: str
+    text: str
+
+    @cached_property
+    def lines(self) -> list[str]:
+        """The lines that are not blank, without the spaces around them."""
+        stripped = [line.strip() for line in self.text.split("\n")]
+        return [line for line in stripped if line]
+
+    @cached_property
+    def paragraphs(self) -> list[str]:
+        """What blank lines separate, without the spaces around it."""
+        stripped = [paragraph.strip() for paragraph in self.text.split("\n\n")]
+        return [paragraph for paragraph in stripped if paragraph]
+
+
+@dataclass(frozen=True)
+class Filter:
+    """A function that says whether a page is dropped, and the settings whose values it takes after the page."""
+
+    is_dropped: Callable[..., bool]
+    settings: tuple[str, ...]
+
+
+FILTERS: dict[str, Filter] = {}  # by name, in the order in which they are tried: that of this file
+
+
+def drops(name: str, *settings: str) -> Callable:
+    """Mark a function as the filter `name`: reports count what it drops under this name.
+
+    settings: fields of PrepareConfig. Their values are passed to the function after the page. The filter is off while
+    the first of them is None or False; without settings it is always on. So this is a new filter,
+
+        @drops("mostly_digits", "max_digits")
+        def mostly_digits(page: Page, max_digits: float) -> bool:
+            return sum(map(str.isdigit, page.text)) > max_digits * len(page.text)
+
+    with one line in PrepareConfig: `max_digits: float | None = None  # largest share of the characters`.
+    """
+
+    def mark(function: Callable[..., bool]) -> Callable[..., bool]:
+        FILTERS[name] = Filter(function, settings)
+        return function
+
+    return mark
+
+
+def reason_to_drop(title: str, text: str, cfg: "PrepareConfig") -> str | None:
+    """The name of the first filter that drops this (normalised) text, or None."""
+    page = Page(title, text)
+    for name, a_filter in FILTERS.items():
+        values = [getattr(cfg, setting) for setting in a_filter.settings]
+        is_off = bool(values) and (values[0] is None or values[0] is False)
+        if not is_off and a_filter.is_dropped(page, *values):
+            return name
+    return None
+
+
+# --- the filters ---
 
 # Characters of scripts that put no spaces between words: Thai, Lao, Burmese, Khmer, kana, Han. Each counts as a word.
 UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
@@ -49,88 +122,135 @@ REFERS = r"(?:may|can|could|might)(?: also| either)? (?:refer|relate) to|可以[
 DISAMBIGUATION = re.compile(rf"(?m)(?:[^\n]*\n+)?[^\n]{{0,200}}(?:{REFERS})[^\n]{{0,40}}[:：]\s*$")
 
 
-def reason_to_drop(title: str, text: str, limits: Any) -> str | None:
-    """The name of the first filter that drops this (normalised) text, or None.
+@drops("empty")
+def is_empty(page: Page) -> bool:
+    """Nothing but whitespace."""
+    return not page.text.strip()
 
-    limits: settings of the filters, as in PrepareConfig: min_chars, drop_disambiguation, max_list_chars,
-    max_repeated_lines, max_repeated_ngrams, script, min_script, english.
-    """
-    if not text.strip():
-        return "empty"
-    if len(text) < limits.min_chars:
-        return "too_short"
-    if limits.drop_disambiguation and (DISAMBIGUATION_TITLE.search(title) or DISAMBIGUATION.match(text)):
-        return "disambiguation"
-    lines = [line for line in map(str.strip, text.split("\n")) if line]
-    if limits.max_list_chars is not None:
-        listed = sum(len(line) for line in lines if LIST_LINE.match(line))
-        if listed > limits.max_list_chars * sum(map(len, lines)):
-            return "mostly_lists"
-    if limits.max_repeated_lines is not None:
-        paragraphs = [paragraph for paragraph in map(str.strip, text.split("\n\n")) if paragraph]
-        if any(repeats(units, limits.max_repeated_lines) for units in (lines, paragraphs)):
-            return "repeated_lines"
-    if limits.max_repeated_ngrams is not None and repeats_ngrams(text, limits.max_repeated_ngrams):
-        return "repeated_ngrams"
-    if limits.script is not None and script_share(text, limits.script) < limits.min_script:
-        return "wrong_script"
-    if limits.english:
-        words = text.split()
-        if not 3 <= sum(map(len, words)) / len(words) <= 10 or len(STOP_WORDS & {w.lower() for w in words}) < 2:
-            return "not_english"
-    return None
+
+@drops("too_short", "min_chars")
+def is_too_short(page: Page, min_chars: int) -> bool:
+    """Fewer characters than `min_chars`."""
+    return len(page.text) < min_chars
+
+
+@drops("disambiguation", "drop_disambiguation")
+def is_disambiguation(page: Page, drop_disambiguation: bool) -> bool:
+    """A page that lists the meanings of its title."""
+    return bool(DISAMBIGUATION_TITLE.search(page.title) or DISAMBIGUATION.match(page.text))
+
+
+@drops("mostly_lists", "max_list_chars")
+def is_mostly_lists(page: Page, max_list_chars: float) -> bool:
+    """More than this share of the characters is in items of lists."""
+    list_chars = sum(len(line) for line in page.lines if LIST_LINE.match(line))
+    all_chars = sum(len(line) for line in page.lines)
+    return list_chars > max_list_chars * all_chars
+
+
+@drops("repeated_lines", "max_repeated_lines")
+def has_repeated_lines(page: Page, max_repeated_lines: float) -> bool:
+    """More than this share of the lines, or of the paragraphs, stood there before."""
+    return repeats(page.lines, max_repeated_lines) or repeats(page.paragraphs, max_repeated_lines)
 
 
 def repeats(units: list[str], share: float) -> bool:
     """Whether more than `share` of the units, or 2/3 of that of their characters, stood there before (Gopher)."""
     counts = Counter(units)
-    chars = sum((count - 1) * len(unit) for unit, count in counts.items())
-    return len(units) - len(counts) > share * len(units) or 3 * chars > 2 * share * sum(map(len, units))
+    repeated = len(units) - len(counts)
+    repeated_chars = sum((count - 1) * len(unit) for unit, count in counts.items())
+    all_chars = sum(len(unit) for unit in units)
+    return repeated > share * len(units) or 3 * repeated_chars > 2 * share * all_chars
+
+
+@drops("repeated_ngrams", "max_repeated_ngrams")
+def has_repeated_ngrams(page: Page, max_repeated_ngrams: float) -> bool:
+    """Repeated n-grams hold more than so many times Gopher's shares of the text."""
+    return repeats_ngrams(page.text, max_repeated_ngrams)
 
 
 def repeats_ngrams(text: str, scale: float) -> bool:
-    """Whether the most frequent n-gram, or repeated ones, hold more than `scale` times Gopher's share of the text."""
-    words, numbers = WORD.findall(text), dict[str, int]()
-    length = 2 if 2 * sum(len(word) == 1 for word in words) > len(words) else 1  # a Chinese word has two characters
-    if len(words) < MIN_WORDS * length:
+    """Whether the most frequent n-gram, or repeated ones, hold more than `scale` times Gopher's share of the text.
+
+    n-grams are numbered from those that are one word shorter. For the words a b a b c, whose numbers are 0 1 0 1 2:
+
+        2-grams       ab ba ab bc    numbers 0 1 0 2: two numbers are equal, so "ab" is repeated
+        3-grams       0a 1b 0c       (the number of the first two words, and the third word): all differ, we are done
+
+    Where most words are single characters (Chinese), two characters count as one word: n is 4, 6, 8 ... 20.
+    """
+    words = WORD.findall(text)
+    single_characters = sum(len(word) == 1 for word in words)
+    word_length = 2 if 2 * single_characters > len(words) else 1
+    if len(words) < MIN_WORDS * word_length:
         return False
-    grams = word = np.array([numbers.setdefault(i, len(numbers)) for i in words])
-    ends = np.cumsum([0, *map(len, words)])
-    for n in range(2, 10 * length + 1):
+
+    numbers: dict[str, int] = {}
+    ids = np.array([numbers.setdefault(word, len(numbers)) for word in words])
+    chars = np.array([len(word) for word in words])
+    starts = np.concatenate([[0], np.cumsum(chars)])  # of each word, in characters; and the end of the last
+
+    grams = ids  # the numbers of the n-grams; at first n = 1
+    for n in range(2, 10 * word_length + 1):
         if len(grams) < 2:
             return False
-        # numbers of the n-grams, of those of the (n - 1)-grams and the next word
-        pairs = grams[:-1] * len(numbers) + word[n - 1 :]
+        pairs = grams[:-1] * len(numbers) + ids[n - 1 :]
         _, first, grams, counts = np.unique(pairs, return_index=True, return_inverse=True, return_counts=True)
         if len(first) == len(grams):
-            return False  # longer ones are not repeated either
-        if n % length or n == length:
+            return False  # none is repeated, so no longer one is
+
+        gram_words = n // word_length
+        if n % word_length or gram_words < 2:
             continue
-        chars = ends[n:] - ends[:-n]
-        if n // length in TOP_NGRAM:
-            found = (counts * chars[first])[counts == counts.max()].max()
+        if gram_words in TOP_NGRAM:
+            gram_chars = starts[n:] - starts[:-n]
+            found = top_ngram_chars(counts, gram_chars[first])
+            limit = TOP_NGRAM[gram_words]
         else:
-            again = np.ones(len(grams), dtype=np.int64)
-            again[first] = 0
-            covered = np.convolve(again, np.ones(n, dtype=np.int64)) > 0  # words in an n-gram that stood there before
-            found = np.diff(ends)[covered].sum()
-        if found > scale * (TOP_NGRAM | REPEATED_NGRAMS)[n // length] * ends[-1]:
+            found = chars[in_repeated_ngrams(len(grams), first, n)].sum()
+            limit = REPEATED_NGRAMS[gram_words]
+        if found > scale * limit * starts[-1]:
             return True
     return False
 
 
+def top_ngram_chars(counts: np.ndarray, chars: np.ndarray) -> int:
+    """Characters in all occurrences of the most frequent n-gram, the longest of them if several are. By n-gram."""
+    most_frequent = counts == counts.max()
+    return (counts * chars)[most_frequent].max()
+
+
+def in_repeated_ngrams(n_grams: int, first: np.ndarray, n: int) -> np.ndarray:
+    """Which words are in an n-gram that stood there before: bool, by word. first: the first place of each n-gram."""
+    repeated = np.ones(n_grams, dtype=np.int64)
+    repeated[first] = 0
+    return np.convolve(repeated, np.ones(n, dtype=np.int64)) > 0  # the n-gram at place i covers words i to i + n - 1
+
+
+@drops("wrong_script", "script", "min_script")
+def is_in_another_script(page: Page, script: str, min_script: float) -> bool:
+    """A smaller share of the words than `min_script` begins in `script`."""
+    return script_share(page.text, script) < min_script
+
+
 def script_share(text: str, scripts: str) -> float:
     """Share of the words that begin in scripts, as Unicode's names begin: 'LATIN', 'CJK,HIRAGANA,KATAKANA'."""
-    wanted, letters = scripts.upper().split(","), Counter(word[0] for word in WORD.findall(text) if word[0].isalpha())
-    inside = sum(count for letter, count in letters.items() if script(letter) in wanted)
+    wanted = scripts.upper().split(",")
+    letters = Counter(word[0] for word in WORD.findall(text) if word[0].isalpha())
+    inside = sum(count for letter, count in letters.items() if script_of(letter) in wanted)
     return inside / max(1, letters.total())
 
 
 @functools.lru_cache(maxsize=1 << 16)
-def script(letter: str) -> str:
+def script_of(letter: str) -> str:
     """The first word of a letter's name in Unicode."""
     return unicodedata.name(letter, "").partition(" ")[0]
 
 
-FILTERS = ("empty", "too_short", "disambiguation", "mostly_lists", "repeated_lines", "repeated_ngrams", "wrong_script")
-FILTERS += ("not_english",)
+@drops("not_english", "english")
+def is_not_english(page: Page, english: bool) -> bool:
+    """Fewer than two stop words, or words of less than 3 or more than 10 letters on average (Gopher)."""
+    words = page.text.split()
+    mean_length = sum(len(word) for word in words) / len(words)
+    stop_words = STOP_WORDS & {word.lower() for word in words}
+    return not 3 <= mean_length <= 10 or len(stop_words) < 2

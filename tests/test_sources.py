@@ -1,7 +1,9 @@
 """Documents from files: every format, every mistake, and the same ids every time."""
 
 import bz2
+import csv
 import gzip
+import io
 import json
 import math
 import os
@@ -12,8 +14,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import SHARED
-from hypothesis import HealthCheck, given, settings
+from conftest import SHARED, examples
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from corpus import documents as documents_module
@@ -124,6 +126,120 @@ def test_a_pattern_takes_all_its_files_below_any_folder_in_order(tmp_path, monke
     assert texts == ["a/1.jsonl", "a/c/3.jsonl", "b/2.jsonl"]
     monkeypatch.setenv("HOME", str(tmp_path))
     assert [document.text for document in read("~/b/*")] == ["b/2.jsonl"]
+
+
+# --- csv and tsv ---
+
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+HARD = [  # every cell that needs quotes, and what must not be taken for the end of a line
+    {"id": "c/1", "title": "a, b\tc", "url": "", "text": 'He said "no", then\r\nleft\n\nthe room'},
+    {"id": "c/2", "title": "Zwei ü", "url": "u", "text": "机器学习\u2028line separator\x85next"},
+    {"id": "c/3", "title": '"', "url": "", "text": "x" * 200_000},  # beyond the limit of Python's csv
+    {"id": "c/4", "title": "", "url": "", "text": ""},
+]
+
+
+def table(rows: list[dict], suffix: str, **options) -> bytes:
+    """The rows as Python's csv writes them, with a header."""
+    file = io.StringIO(newline="")
+    writer = csv.DictWriter(file, rows[0].keys(), delimiter=DELIMITERS[suffix], **options)
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue().encode()
+
+
+@pytest.mark.parametrize("pack", PACK)
+@pytest.mark.parametrize("suffix", DELIMITERS)
+def test_tables_give_their_rows_also_when_a_cell_spans_lines(tmp_path, monkeypatch, suffix, pack):
+    """However small the parts are, a table is never cut: the newline may be part of a cell."""
+    monkeypatch.setattr(sources, "PART_BYTES", 1)
+    path = tmp_path / f"rows{suffix}{pack}"
+    for head, options in ((b"", {}), (b"\xef\xbb\xbf", {"lineterminator": "\n\n", "quoting": csv.QUOTE_ALL})):
+        path.write_bytes(PACK[pack](head + table(HARD, suffix, **options)))
+        assert read(path) == [Document(**row) for row in HARD]
+    assert len(parts_of(str(path))) == 1
+    assert [document.id for document in read(path, id_column=None)][2].startswith(f"rows{suffix}{pack}#2-")
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=9), min_size=1, max_size=9))
+@examples(100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_text_comes_back_from_a_table(tmp_path, texts):
+    for suffix in DELIMITERS:
+        (tmp_path / f"rows{suffix}").write_bytes(table([{"n": "x", "text": text} for text in texts], suffix))
+        assert [document.text for document in read(tmp_path / f"rows{suffix}")] == texts
+
+
+@pytest.mark.parametrize(
+    ("row", "complaint"),
+    [
+        ("2,c,d", "row 1 (line 3) has 3 cells, the header names 2; cells that hold a delimiter or a newline"),
+        ("2", "row 1 (line 3) has 1 cells, the header names 2"),
+        ('2,"never closed', "row 1 (which ends on line 4) cannot be read: unexpected end of data"),
+        ('2,"a "b" c"', "row 1 (which ends on line 3) cannot be read: ',' expected after '\"'; a quote inside"),
+        ("2,a\0b", "row 1 (line 3) holds null bytes"),
+        ("2,caf\udce9", "not UTF-8 text near row "),
+    ],
+    ids=["extra", "missing", "open", "quote", "nul", "latin"],
+)
+def test_a_row_of_a_table_that_cannot_be_read_is_one_line_with_its_place(tmp_path, row, complaint):
+    path = tmp_path / "rows.csv"
+    path.write_bytes(f"id,text\n1,b\n{row}\n3,d\n".encode("utf-8", "surrogateescape"))
+    message = refusal(path)
+    assert message.startswith(f"{path}: {complaint}"), message
+
+
+def test_a_table_without_its_text_column_lists_the_columns_before_anything_is_read(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("body,id\na,1\n")
+    for text_column, complaint in (("text", "no column 'text' (columns: body, id); set --text_column"), (None, "")):
+        if complaint:
+            with pytest.raises(ValueError) as error:
+                find_pieces(str(path), text_column)
+            assert str(error.value) == f"{path}: {complaint}"
+        else:
+            assert len(find_pieces(str(path), text_column)[0]) == 1
+    path.write_text("text,id,text\na,1,b\n")
+    assert refusal(path).startswith(f"{path}: two columns are named 'text'")
+
+
+@pytest.mark.parametrize("content", ["", "\n\n", "text,id\n"])
+def test_a_table_without_rows_has_no_documents(tmp_path, content):
+    (tmp_path / "rows.csv").write_text(content)
+    assert read(tmp_path / "rows.csv") == []
+
+
+def test_a_table_that_is_cut_off_keeps_the_rows_before(tmp_path):
+    texts = [random.Random(i).randbytes(500).hex() for i in range(300)]
+    data = gzip.compress(table([{"text": text} for text in texts], ".csv"))
+    (tmp_path / "rows.csv.gz").write_bytes(data[: len(data) // 2])
+    found = []
+    with pytest.raises(sources.Truncated, match="rows.csv.gz: damaged after row"):
+        for part in parts_of(str(tmp_path / "rows.csv.gz")):
+            for document in read_part(part):
+                found.append(document.text)
+    assert len(found) > 100 and found == texts[: len(found)]
+
+
+# --- a format of one's own ---
+
+
+def test_a_new_format_is_a_function_and_one_entry(tmp_path, monkeypatch):
+    """All that knows formats follows: names, packed files, the text column, messages, --against."""
+
+    def read_lines(piece: Piece):
+        with sources.open_text(piece) as file:
+            for row, line in enumerate(file):
+                yield row, {"text": line.rstrip("\n")}
+
+    (tmp_path / "a.lines").write_text("one\ntwo\n")
+    (tmp_path / "b.lines.gz").write_bytes(gzip.compress(b"three\n"))
+    (tmp_path / "c.odd").write_text("x")
+    assert "unknown format" in refusal(tmp_path / "a.lines")
+    monkeypatch.setitem(sources.FORMATS, "lines", sources.Format((".lines",), read_lines))
+    assert [document.text for document in read(tmp_path / "*.lines*")] == ["one", "two", "three"]
+    assert ", .lines, .gz" in refusal(tmp_path / "c.odd")
+    (piece,) = find_pieces(str(tmp_path / "a.lines"), None)[0]
+    assert list(sources.read_rows(piece)) == [(0, {"text": "one"}), (1, {"text": "two"})]
 
 
 # --- ids ---
@@ -321,7 +437,7 @@ FIELD = st.text(max_size=20)
 
 
 @given(st.lists(st.builds(Document, FIELD, FIELD, FIELD, FIELD), max_size=20), st.integers(1, 50))
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_documents_are_read_back_as_they_were_written(tmp_path, monkeypatch, documents, row_group_bytes):
     monkeypatch.setattr(documents_module, "ROW_GROUP_BYTES", row_group_bytes)
     writer = DocumentWriter(tmp_path / "part.parquet")
