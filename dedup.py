@@ -41,7 +41,7 @@ import atomic
 from corpus.decontaminate import Evaluation, write_ngrams
 from corpus.documents import read_documents, string_array
 from corpus.minhash import BANDS, ROWS, SHINGLE, band_hashes, hash_shingles, join_words, signatures, squeeze
-from corpus.pool import map_parts, once, stage
+from corpus.pool import map_parts, read_cached, stage
 from corpus.report import KINDS, make_report, plot
 
 BATCH_CHARS = 512 << 10  # text hashed at once: many documents for each call of numpy, and still in the cache
@@ -85,7 +85,7 @@ def read_batches(path: Path, rows: np.ndarray | None = None) -> Iterator[tuple[l
 def sketch_part(ngrams: Path | None, job: tuple[Path, Path]) -> None:
     """Write the sketches of one part, (BANDS + 7, documents) uint64; a pure function of the file and the N-grams."""
     path, target = job
-    evaluation, found = once(Evaluation, ngrams) if ngrams else None, []
+    evaluation, found = read_cached(Evaluation, ngrams) if ngrams else None, []
     for ids, texts in read_batches(path):
         squeezed = squeeze(texts)
         shingles, counts = hash_shingles(list(map(join_words, squeezed)))

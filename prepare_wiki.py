@@ -2,6 +2,7 @@
 
     python prepare_wiki.py config/data_pydocs.py
     python prepare_wiki.py --source='texts/*.jsonl' --data_dir=data/mine
+    python prepare_wiki.py --verify --data_dir=data/mine        compares the shards with their checksums
 
 Every stage writes complete files or none; the same command continues an interrupted run and reuses what is finished.
 """
@@ -31,8 +32,8 @@ import numpy as np
 import atomic
 from corpus import yardsticks
 from corpus.clean import FILTERS, normalise, reason_to_drop
-from corpus.documents import DocumentWriter, read_counts, read_documents
-from corpus.pool import map_parts, once, stage
+from corpus.documents import Document, DocumentWriter, read_counts, read_documents
+from corpus.pool import map_parts, read_cached, stage
 from corpus.sources import Piece, Truncated, cut_parts, find_pieces, read_part
 from dedup import KINDS, find_duplicates
 from errors import read_json
@@ -40,9 +41,10 @@ from shards import FORMAT_VERSION, Shards, join_parts, read_meta, token_dtype, v
 from tokenizer import ENCODINGS, Tokenizer, from_tiktoken, train_bpe, train_characters
 
 TOKENIZER_BYTES = 100_000_000  # the vocabulary is trained on about this much of the text, drawn by a hash of the id
-EXAMPLES, EXAMPLE_CHARS = 20, 300  # of what each filter dropped, in the report
-SKIPPED = ("other_namespace", "redirect", "damaged")
-COUNTS = (*SKIPPED, "in", *FILTERS, "kept", "bytes")
+EXAMPLES = 20  # of what each filter dropped, in the report
+EXAMPLE_CHARS = 300
+SKIPPED = ("other_namespace", "redirect", "damaged")  # what a dump has beside articles
+SPLITS = ("train", "val")
 PACKAGES = ("numpy", "pyarrow", "tokenizers", "tiktoken", "xxhash")  # whose versions are noted
 
 
@@ -50,9 +52,9 @@ PACKAGES = ("numpy", "pyarrow", "tokenizers", "tiktoken", "xxhash")  # whose ver
 class PrepareConfig:
     """Settings of `python prepare_wiki.py`."""
 
-    source: str = ""  # wikimedia/wikipedia/20231101.en of the hub, a dump, or a pattern: 'path/*.jsonl'
+    source: str = ""  # wikimedia/wikipedia/20231101.en of the hub, a dump, a pattern: 'path/*.jsonl', or pydocs
     data_dir: str = ""  # folder to write, such as data/mine
-    text_column: str = "text"  # field with the text in jsonl and parquet files
+    text_column: str = "text"  # field with the text in jsonl, csv and parquet files
     id_column: str | None = "id"  # field with unique ids; where it is absent, ids are made from place and content
     allow_truncated: bool = False  # of a damaged or cut off file keep what comes before
     until: Literal["documents", "dedup", "shards"] = "shards"  # the stage after which to stop; a later call goes on
@@ -73,7 +75,7 @@ class PrepareConfig:
     val_fraction: float = 0.01  # share of the documents held out for validation
     split_by: Literal["id", "file", "position"] = "id"  # hash of id or source file, or the last part of the text
     shard_tokens: int = 100_000_000  # tokens after which a new shard file begins
-    yardsticks: bool = True  # measure xz and n-grams on the validation text, for train.py to show beside its loss
+    yardsticks: bool = True  # measure xz and n-grams on the validation text: train.py shows them beside its loss
     num_workers: int | None = None  # processes; None: one for each CPU core
     verify: bool = False  # only compare the shards of data_dir with their checksums
 
@@ -82,20 +84,20 @@ class PrepareConfig:
         if not self.source or not self.data_dir:
             advice = "give --source=... and --data_dir=..., or a file such as config/data_pydocs.py"
             raise ValueError(f"nothing to prepare: {advice}")
-        workers, size = self.num_workers, self.vocab_size
-        for key, fits, advice in (
-            ("val_fraction", 0 < self.val_fraction < 1, "must lie between 0 and 1; 0.01 is usual"),
-            ("dedup_threshold", 0 < self.dedup_threshold <= 1, "must be above 0 and at most 1; 0.7 is usual"),
-            ("shard_tokens", self.shard_tokens >= 1, "must be at least 1"),
-            ("num_workers", workers is None or workers >= 1, "must be at least 1"),
-            ("vocab_size", self.tokenizer != "bpe" or size >= 257, "must be at least 257: 256 bytes and end-of-text"),
-        ):
-            if not fits:
-                raise ValueError(f"{key} ({getattr(self, key)}) {advice}")
+        if not 0 < self.val_fraction < 1:
+            raise ValueError(f"val_fraction ({self.val_fraction}) must lie between 0 and 1; 0.01 is usual")
+        if not 0 < self.dedup_threshold <= 1:
+            raise ValueError(f"dedup_threshold ({self.dedup_threshold}) must be above 0 and at most 1; 0.7 is usual")
+        if self.shard_tokens < 1:
+            raise ValueError(f"shard_tokens ({self.shard_tokens}) must be at least 1")
+        if self.num_workers is not None and self.num_workers < 1:
+            raise ValueError(f"num_workers ({self.num_workers}) must be at least 1")
+        if self.tokenizer == "bpe" and self.vocab_size < 257:
+            raise ValueError(f"vocab_size ({self.vocab_size}) must be at least 257: 256 bytes and end-of-text")
         if self.against is not None:
-            find_pieces(self.against, None)
+            find_pieces(self.against, None)  # raises if there are none
         if self.tokenizer not in ("bpe", "char") and not Path(self.data_dir, "tokenizer.json").is_file():
-            given_tokenizer(self.tokenizer)
+            given_tokenizer(self.tokenizer)  # raises if there is none
 
 
 def main(cfg: PrepareConfig) -> None:
@@ -103,48 +105,85 @@ def main(cfg: PrepareConfig) -> None:
     if cfg.verify:
         print(verify_shards(cfg.data_dir))
         return
+
+    # --- what is to be done ---
     cfg.check()
-    folder, workers = Path(cfg.data_dir), cfg.num_workers or os.cpu_count() or 1
+    folder = Path(cfg.data_dir)
+    workers = cfg.num_workers or os.cpu_count() or 1
     pieces, identity = find_pieces(cfg.source, cfg.text_column)
-    claim(folder, cfg, identity)
+    check_manifest(folder, cfg, identity)
     if (folder / "meta.json").is_file():
-        print(summary(read_json(folder / "report.json"), yardsticks_of(folder)))
+        print(summary(folder))
         print(f"{folder} is complete; delete it to make it again")
         shutil.rmtree(folder / "tokens", ignore_errors=True)  # left when killed right after meta.json
         return
     seconds: dict[str, float] = {}
+
+    # --- documents ---
     with stage("documents", seconds):
-        documents, counts = make_documents(cfg, pieces, folder, workers)
+        documents, documents_report = make_documents(cfg, pieces, folder, workers)
     if cfg.until == "documents":
-        print(f"{len(documents)} parts of documents are in {folder}/documents: {counts['documents']}")
+        print(f"{len(documents)} parts of documents are in {folder}/documents: {documents_report['documents']}")
         return
+
+    # --- duplicates ---
     with stage("duplicates", seconds):
-        if not (folder / "dedup/report.json").is_file():
-            find_duplicates(documents, folder / "dedup", cfg.dedup_threshold, workers, cfg.against)
-        shutil.rmtree(folder / "dedup/work", ignore_errors=True)  # left when killed right after the report
-        duplicates = json.loads((folder / "dedup/report.json").read_text(encoding="utf-8"))
+        duplicates = make_duplicates(cfg, documents, folder, workers)
     if cfg.until == "dedup":
         print(f"{duplicates['kept']} of {duplicates['documents']} documents stay, see {folder}/dedup/report.json")
         return
+
+    # --- tokens ---
     split = Splitter(cfg.split_by, cfg.val_fraction, folder)
     with stage("tokenizer", seconds):
         make_tokenizer(cfg, documents, split, folder)
     with stage("tokens", seconds):
         meta = make_shards(cfg, documents, split, workers)
-    with stage("yardsticks", seconds):
-        if cfg.yardsticks:
+    if cfg.yardsticks:
+        with stage("yardsticks", seconds):
             make_yardsticks(folder, meta)
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()}
-    found = {key: duplicates.get(key) for key in ("documents", *KINDS, "kept", "settings")}
-    meta["provenance"] = {"source": identity, "settings": settings(cfg), "dedup": found, "packages": versions}
-    report = {"source": cfg.source, **counts, "duplicates": duplicates}
-    report |= {"splits": meta["splits"], "vocab_size": meta["vocab_size"]}
-    # meta.json last: its presence means complete
-    for name, content in {"report": report, "times": seconds, "meta": meta}.items():
-        atomic.write_json(folder / f"{name}.json", content)
+
+    # --- reports; meta.json last: its presence means complete ---
+    report = {
+        "source": cfg.source,
+        **documents_report,
+        "duplicates": duplicates,
+        "splits": meta["splits"],
+        "vocab_size": meta["vocab_size"],
+    }
+    meta["provenance"] = provenance(cfg, identity, duplicates)
+    atomic.write_json(folder / "report.json", report)
+    atomic.write_json(folder / "times.json", seconds)
+    atomic.write_json(folder / "meta.json", meta)
     shutil.rmtree(folder / "tokens", ignore_errors=True)
-    print(summary(report, yardsticks_of(folder)))
-    print(f"wrote {folder} in {sum(seconds.values()):.0f} s: {', '.join(f'{k} {v:.0f} s' for k, v in seconds.items())}")
+
+    print(summary(folder))
+    times = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
+    print(f"wrote {folder} in {sum(seconds.values()):.0f} s: {times}")
+
+
+def provenance(cfg: PrepareConfig, identity: dict[str, Any], duplicates: dict[str, Any]) -> dict[str, Any]:
+    """What a data folder was made from, for its meta.json."""
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    versions["python"] = platform.python_version()
+    dedup = {key: duplicates.get(key) for key in ("documents", *KINDS, "kept", "settings")}
+    return {"source": identity, "settings": settings(cfg), "dedup": dedup, "packages": versions}
+
+
+def verify_shards(data_dir: str) -> str:
+    """What to print about a folder whose shards are as meta.json says. Raises ValueError for any other folder."""
+    if not data_dir:
+        raise ValueError("nothing to verify: give --data_dir=...")
+    problems = verify(data_dir)
+    if problems:
+        raise ValueError("; ".join(problems))
+    note = read_meta(data_dir).get("note")
+    if note:
+        return f"{note}; no checksums to verify"
+    return f"{data_dir}: every shard is as meta.json says"
+
+
+# --- the manifest: which settings a folder was begun with ---
 
 
 def settings(cfg: PrepareConfig) -> dict[str, Any]:
@@ -153,78 +192,117 @@ def settings(cfg: PrepareConfig) -> dict[str, Any]:
     return {key: value for key, value in dataclasses.asdict(cfg).items() if key not in free}
 
 
-# Which settings a finished file depends on: from then on they may not change. Documents depend on all the others.
-FIXED_BY = {"dedup/report.json": ("dedup_threshold", "against"), "*.bin": ("shard_tokens",)}
-FIXED_BY["tokenizer.json"] = ("tokenizer", "vocab_size", "val_fraction", "split_by")
-FIXED_BY["documents/part_*.parquet"] = settings(PrepareConfig()).keys() - set().union(*FIXED_BY.values())
+# From when this file is there, these settings may not change. Documents depend on all other settings.
+FIXED_BY = {
+    "dedup/report.json": ("dedup_threshold", "against"),
+    "tokenizer.json": ("tokenizer", "vocab_size", "val_fraction", "split_by"),
+    "*.bin": ("shard_tokens",),
+}
 
 
-def claim(folder: Path, cfg: PrepareConfig, identity: dict) -> None:
+def fixed_settings(folder: Path) -> set[str]:
+    """The settings on which a finished file depends."""
+    fixed: set[str] = set()
+    if any(folder.glob("documents/part_*.parquet")):
+        later = {key for keys in FIXED_BY.values() for key in keys}
+        fixed |= settings(PrepareConfig()).keys() - later
+    for pattern, keys in FIXED_BY.items():
+        if any(folder.glob(pattern)):
+            fixed |= set(keys)
+    return fixed
+
+
+def check_manifest(folder: Path, cfg: PrepareConfig, identity: dict[str, Any]) -> None:
     """Write folder/manifest.json. Refuse what contradicts a finished file: other settings, or a source that changed.
 
     A setting that no finished file depends on may change, so that the remedy an error names can be typed as it is.
     """
-    path, manifest = folder / "manifest.json", {"settings": settings(cfg), "source": identity}
+    path = folder / "manifest.json"
+    manifest = {"settings": settings(cfg), "source": identity}
     if path.is_file():
-        found = json.loads(path.read_text(encoding="utf-8"))
-        defaults = settings(PrepareConfig())  # of settings that are newer than the folder
-        fixed = {key for pattern, keys in FIXED_BY.items() if any(folder.glob(pattern)) for key in keys}
-        ways = f"give the earlier settings, or another --data_dir, or delete {folder} to make it again"
-        for key, value in manifest["settings"].items():
-            before = found["settings"].get(key, defaults[key])
-            if key in fixed and before != value:
-                raise ValueError(f"{folder} was begun with {key}={before!r}, not {value!r}; {ways}")
-        if "source" in fixed and found["source"] != identity:
-            change = difference(found["source"], identity)
-            raise ValueError(f"{folder} was begun from another state of the source ({change}); {ways}")
-        if {key: found[key] for key in manifest} == manifest:
+        begun = read_json(path)
+        # A setting that is newer than the folder had, in effect, its default.
+        begun["settings"] = settings(PrepareConfig()) | begun["settings"]
+        refuse_changes(folder, begun, manifest)
+        if begun["settings"] == manifest["settings"] and begun["source"] == identity:
             return
-    elif folder.is_dir() and any(i.name != "README.md" and i.suffix != ".tmp" for i in folder.iterdir()):
+    elif folder.is_dir() and any(entry.name != "README.md" and entry.suffix != ".tmp" for entry in folder.iterdir()):
         raise ValueError(f"{folder} holds other files and no manifest.json; give an empty or new --data_dir")
-    atomic.write_json(path, {"command": f"python {' '.join(map(_quoted, sys.argv))}"} | manifest)
+    command = " ".join(quote_argument(argument) for argument in sys.argv)
+    atomic.write_json(path, {"command": f"python {command}", **manifest})
 
 
-def _quoted(argument: str) -> str:
+def refuse_changes(folder: Path, begun: dict[str, Any], manifest: dict[str, Any]) -> None:
+    """Raise ValueError when a setting or the source is not what finished files of `folder` were made from."""
+    fixed = fixed_settings(folder)
+    ways_out = f"give the earlier settings, or another --data_dir, or delete {folder} to make it again"
+    for key, value in manifest["settings"].items():
+        before = begun["settings"][key]
+        if key in fixed and before != value:
+            raise ValueError(f"{folder} was begun with {key}={before!r}, not {value!r}; {ways_out}")
+    if "source" in fixed and begun["source"] != manifest["source"]:
+        change = difference(begun["source"], manifest["source"])
+        raise ValueError(f"{folder} was begun from another state of the source ({change}); {ways_out}")
+
+
+def quote_argument(argument: str) -> str:
+    """An argument as it is typed in a shell: --source='a b', not '--source=a b'."""
     key, equals, value = argument.partition("=")
-    return key + equals + shlex.quote(value) if equals and key.startswith("--") else shlex.quote(argument)
+    if equals and key.startswith("--"):
+        return key + equals + shlex.quote(value)
+    return shlex.quote(argument)
 
 
-def difference(old: dict, new: dict) -> str:
-    """The first entry in which two source identities differ."""
-    kind = next(iter(new), "source")
-    a, b = old.get(kind, {}), new.get(kind, {})
-    changed = [name for name in {**a, **b} if a.get(name) != b.get(name)]
-    return f"{kind}: {changed[0]} {a.get(changed[0], 'absent')} -> {b.get(changed[0], 'absent')}" if changed else kind
+def difference(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """The first entry in which two source identities differ: "files: a.jsonl [9, 1] -> absent"."""
+    kind = next(iter(new), "source")  # files, or packages
+    old_entries = old.get(kind, {})
+    new_entries = new.get(kind, {})
+    for name in {**old_entries, **new_entries}:
+        before = old_entries.get(name, "absent")
+        after = new_entries.get(name, "absent")
+        if before != after:
+            return f"{kind}: {name} {before} -> {after}"
+    return kind
 
 
-# --- documents ---
+# --- stage 1: documents ---
 
 
-def make_documents(cfg: PrepareConfig, pieces: list[Piece], folder: Path, workers: int) -> tuple[list[Path], dict]:
-    """Stage 1: read and clean each part into documents/part_00000.parquet and on; returns (paths, counts)."""
-    if not (done := folder / "documents.json").is_file():  # written last
+def make_documents(
+    cfg: PrepareConfig, pieces: list[Piece], folder: Path, workers: int
+) -> tuple[list[Path], dict[str, Any]]:
+    """Read and clean each part into documents/part_00000.parquet and on; returns (paths, documents.json)."""
+    done = folder / "documents.json"  # written last
+    if not done.is_file():
+        jobs = documents_jobs(pieces, folder)
+        total_bytes = sum(piece.size_bytes for piece in pieces)
+        paths = map_parts(functools.partial(make_documents_part, cfg), jobs, workers, "documents", total_bytes)
 
-        def jobs() -> Iterator[tuple[tuple[list[Piece], Path], int]]:
-            for i, part in enumerate(cut_parts(pieces)):
-                path = folder / f"documents/part_{i:05d}.parquet"
-                yield ([] if path.is_file() else part, path), sum(piece.size_bytes for piece in part)
-
-        total = sum(piece.size_bytes for piece in pieces)
-        paths = map_parts(functools.partial(make_documents_part, cfg), jobs(), workers, "documents", total)
-        counts, examples = Counter(dict.fromkeys(COUNTS, 0)), dict[str, list]()
-        for path in paths:
-            found = read_counts(path)
-            for name, rows in found.pop("examples").items():
-                examples[name] = [*examples.get(name, []), *rows][:EXAMPLES]
-            counts.update(found)
+        counts, examples = add_up(paths)
         if not counts["kept"]:
             shutil.rmtree(folder / "documents")  # nothing finished: the settings may change
             dropped = ", ".join(f"{counts[name]} {name}" for name in FILTERS if counts[name])
-            left = f"no document left of {counts['in']} ({dropped}); check the source, the filters"
-            raise ValueError(f"--source={cfg.source}: {left}")
+            nothing_left = f"no document left of {counts['in']} ({dropped}); check the source, the filters"
+            raise ValueError(f"--source={cfg.source}: {nothing_left}")
         atomic.write_json(done, {"parts": len(paths), "documents": counts, "dropped": examples})
-    found = json.loads(done.read_text(encoding="utf-8"))
-    return [folder / f"documents/part_{i:05d}.parquet" for i in range(found["parts"])], found
+
+    report = read_json(done)
+    return [documents_path(folder, number) for number in range(report["parts"])], report
+
+
+def documents_path(folder: Path, number: int) -> Path:
+    """Where the documents of a part are."""
+    return folder / f"documents/part_{number:05d}.parquet"
+
+
+def documents_jobs(pieces: list[Piece], folder: Path) -> Iterator[tuple[tuple[list[Piece], Path], int]]:
+    """Yield ((the part to read, or nothing when its file is there, the path to write), the part's bytes)."""
+    for number, part in enumerate(cut_parts(pieces)):
+        path = documents_path(folder, number)
+        part_bytes = sum(piece.size_bytes for piece in part)
+        to_read = [] if path.is_file() else part
+        yield (to_read, path), part_bytes
 
 
 def make_documents_part(cfg: PrepareConfig, job: tuple[list[Piece], Path]) -> Path:
@@ -233,28 +311,20 @@ def make_documents_part(cfg: PrepareConfig, job: tuple[list[Piece], Path]) -> Pa
     What is written is a pure function of the part and the settings.
     """
     part, path = job
-    counts, examples = Counter(dict.fromkeys(COUNTS, 0)), dict[str, list]()
     if not part:
         return path
+
+    counts = no_counts()
+    examples: dict[str, list] = {}
     with atomic.new_file(path) as temporary:
         writer = DocumentWriter(temporary)
         for piece in part:
             try:
                 for document in read_part([piece], cfg.text_column, cfg.id_column):
-                    if isinstance(document, str):
+                    if isinstance(document, str):  # a page that is no article
                         counts[document] += 1
-                        continue
-                    if cfg.split_by == "file":
-                        source_file(document.id)  # refuses ids that name none while nothing is written yet
-                    counts["in"] += 1
-                    text = normalise(document.text) if cfg.clean else document.text
-                    reason = reason_to_drop(document.title, text, cfg)
-                    counts[reason or "kept"] += 1
-                    if reason is None:
-                        counts["bytes"] += len(text.encode())
-                        writer.add(dataclasses.replace(document, text=text))
-                    elif len(examples.setdefault(reason, [])) < EXAMPLES:
-                        examples[reason].append([document.id, document.title, text[:EXAMPLE_CHARS]])
+                    else:
+                        add_document(cfg, document, writer, counts, examples)
             except Truncated as error:
                 if not cfg.allow_truncated:
                     raise Truncated(f"{error}; --allow_truncated=True keeps what comes before") from None
@@ -262,6 +332,53 @@ def make_documents_part(cfg: PrepareConfig, job: tuple[list[Piece], Path]) -> Pa
                 examples.setdefault("damaged", []).append([piece.name, "", str(error)])
         writer.close({**counts, "examples": examples})
     return path
+
+
+def add_document(
+    cfg: PrepareConfig, document: Document, writer: DocumentWriter, counts: Counter, examples: dict[str, list]
+) -> None:
+    """Clean one document; then write it, or count why it is dropped."""
+    if cfg.split_by == "file":
+        source_file(document.id)  # refuses ids that name none while nothing is written yet
+    text = normalise(document.text) if cfg.clean else document.text
+    reason = reason_to_drop(document.title, text, cfg)
+
+    counts["in"] += 1
+    counts[reason or "kept"] += 1
+    if reason is None:
+        counts["bytes"] += len(text.encode())
+        writer.add(dataclasses.replace(document, text=text))
+    elif len(examples.setdefault(reason, [])) < EXAMPLES:
+        examples[reason].append([document.id, document.title, text[:EXAMPLE_CHARS]])
+
+
+def no_counts() -> Counter:
+    """Zero for everything that is counted, in the order of the report."""
+    return Counter(dict.fromkeys([*SKIPPED, "in", *FILTERS, "kept", "bytes"], 0))
+
+
+def add_up(paths: list[Path]) -> tuple[Counter, dict[str, list]]:
+    """The counts of all parts together, and the first examples of what was dropped for each reason."""
+    counts = no_counts()
+    examples: dict[str, list] = {}
+    for path in paths:
+        part_counts = read_counts(path)
+        for reason, rows in part_counts.pop("examples").items():
+            examples[reason] = [*examples.get(reason, []), *rows][:EXAMPLES]
+        counts.update(part_counts)
+    return counts, examples
+
+
+# --- stage 2: duplicates ---
+
+
+def make_duplicates(cfg: PrepareConfig, documents: list[Path], folder: Path, workers: int) -> dict[str, Any]:
+    """folder/dedup with duplicates.parquet; returns its report."""
+    out = folder / "dedup"
+    if not (out / "report.json").is_file():
+        find_duplicates(documents, out, cfg.dedup_threshold, workers, cfg.against)
+    shutil.rmtree(out / "work", ignore_errors=True)  # left when killed right after the report
+    return read_json(out / "report.json")
 
 
 # --- the split ---
@@ -278,7 +395,8 @@ def source_file(document_id: str) -> str:
 
 def fraction(key: str) -> float:
     """A number in [0, 1) hashed from `key`."""
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
+    digest = hashlib.sha256(key.encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def removed_ids(path: Path) -> frozenset[str]:
@@ -288,7 +406,17 @@ def removed_ids(path: Path) -> frozenset[str]:
 
 @dataclass(frozen=True)
 class Splitter:
-    """Which part of a kept document goes to which split."""
+    """Which part of a kept document goes to which split.
+
+    By id or by file a document goes to validation when a hash, a number in [0, 1), is below val_fraction.
+
+    By position all kept texts are one stream of characters, and validation is its end. With val_fraction = 0.25 and
+
+        part 0: "abcd", "efg"      part 1: "hij"      part 2: "kl"          the stream is abcdefghijkl
+
+    validation begins at character int(12 * 0.75) = 9. The parts start at characters 0, 7 and 10. So the document of
+    part 1 is cut after 9 - 7 = 2 characters: "hi" is for training, "j" for validation. It ends in validation.
+    """
 
     by: str
     val_fraction: float
@@ -296,158 +424,205 @@ class Splitter:
 
     def kept(self, path: Path, columns: tuple[str, ...] = ("id", "text")) -> Iterator[tuple]:
         """`columns`, of which the id is the first, of the documents of a part that dedup left."""
-        removed = once(removed_ids, self.folder / "dedup/duplicates.parquet")
+        removed = read_cached(removed_ids, self.folder / "dedup/duplicates.parquet")
         return (row for row in read_documents(path, columns) if row[0] not in removed)
 
     def is_val(self, document_id: str) -> bool:
-        """Whether a hash of the id, or of the source file in it (up to '#'), falls below val_fraction."""
-        return fraction(source_file(document_id) if self.by == "file" else document_id) < self.val_fraction
+        """Whether a document is for validation, by the hash of its id or of its file."""
+        key = source_file(document_id) if self.by == "file" else document_id
+        return fraction(key) < self.val_fraction
+
+    def starts(self, paths: list[Path]) -> list[int]:
+        """By position: the character of the stream at which each part starts, and at last the length of the stream.
+
+        Else all are 0, and nothing is read.
+        """
+        if self.by != "position":
+            return [0] * (len(paths) + 1)
+        chars = [sum(len(text) for _, text in self.kept(path)) for path in paths]
+        return list(itertools.accumulate(chars, initial=0))
 
     def cut(self, chars: int) -> int:
-        """Where validation begins in `chars` characters of kept text, when the split is by position."""
+        """By position: the character of the stream, of `chars` in all, at which validation begins."""
         return int(chars * (1 - self.val_fraction))
-
-    def chars(self, paths: list[Path]) -> list[int]:
-        """Characters of kept text in each part, when the split is by position; else 0, and nothing is read."""
-        return [sum(len(text) for _, text in self.kept(path)) if self.by == "position" else 0 for path in paths]
 
     def check(self, paths: list[Path]) -> None:
         """Raise ValueError when a split would be empty."""
         if self.by == "position":
-            chars = sum(self.chars(paths))
+            chars = self.starts(paths)[-1]
             if not 0 < self.cut(chars) < chars:
                 raise ValueError(f"one split of {chars} characters is empty; change val_fraction ({self.val_fraction})")
             return
-        sides = Counter(self.is_val(i) for path in paths for (i,) in self.kept(path, ("id",)))
+        sides = Counter(self.is_val(document_id) for path in paths for (document_id,) in self.kept(path, ("id",)))
         if len(sides) < 2:
             full = "val" if True in sides else "train"
-            found = f"all {sides.total()} documents fell into the {full} split and none into the other"
-            raise ValueError(f"{found}; change --val_fraction ({self.val_fraction}), or --split_by, or add text")
+            one_sided = f"all {sides.total()} documents fell into the {full} split and none into the other"
+            raise ValueError(f"{one_sided}; change --val_fraction ({self.val_fraction}), or --split_by, or add text")
 
     def pieces(self, path: Path, start: int, cut: int) -> Iterator[tuple[str, str, bool]]:
         """Yield (split, text, whether the document ends there) for the kept documents of a part.
 
-        start: characters of kept text before this part; cut: where validation begins. Both only for by="position".
+        start: where the part starts in the stream; cut: where validation begins. Both only for by="position".
         """
         for document_id, text in self.kept(path):
             if self.by != "position":
                 yield ("val" if self.is_val(document_id) else "train"), text, True
                 continue
-            at = min(max(0, cut - start), len(text))
-            if at:
-                yield "train", text[:at], at == len(text)
-            if at < len(text):
-                yield "val", text[at:], True
+
+            train_chars = min(max(0, cut - start), len(text))
+            if train_chars > 0:
+                yield "train", text[:train_chars], train_chars == len(text)
+            if train_chars < len(text):
+                yield "val", text[train_chars:], True
             start += len(text)
 
 
-# --- tokens ---
+# --- stage 3: the tokenizer ---
 
 
 def make_tokenizer(cfg: PrepareConfig, documents: list[Path], split: Splitter, folder: Path) -> None:
-    """Stage 3: folder/tokenizer.json, trained on the kept documents, or copied with what names its special tokens."""
+    """folder/tokenizer.json, trained on the kept documents, or copied with what names its special tokens."""
     if (folder / "tokenizer.json").is_file():
         return
     split.check(documents)
-    share = TOKENIZER_BYTES / sum(read_counts(path)["bytes"] for path in documents)
-    rows = (row for path in documents for row in split.kept(path))
-    kept = (row for row in rows if cfg.tokenizer == "char" or fraction(f"tokenizer {row[0]}") < share)
+
     if cfg.tokenizer == "char":
-        text = train_characters(text for _, text in kept)
+        content = train_characters(text for path in documents for _, text in split.kept(path))
     elif cfg.tokenizer == "bpe":
         print(f"training a byte-level BPE of {cfg.vocab_size} ids", flush=True)
-        texts = (text for i, text in kept if cfg.split_by == "position" or not split.is_val(i))
-        text = train_bpe(texts, cfg.vocab_size)
+        content = train_bpe(texts_to_train_on(documents, split), cfg.vocab_size)
     else:
         tokenizer = given_tokenizer(cfg.tokenizer)
-        text = tokenizer.json
+        content = tokenizer.json
         atomic.write_json(folder / "tokenizer_config.json", tokenizer.special)
-    atomic.write(folder / "tokenizer.json", text.encode())
+    atomic.write(folder / "tokenizer.json", content.encode())
+
+
+def texts_to_train_on(documents: list[Path], split: Splitter) -> Iterator[str]:
+    """About TOKENIZER_BYTES of the kept texts, without those for validation."""
+    all_bytes = sum(read_counts(path)["bytes"] for path in documents)
+    share = TOKENIZER_BYTES / all_bytes
+    for path in documents:
+        for document_id, text in split.kept(path):
+            is_drawn = fraction(f"tokenizer {document_id}") < share
+            is_training = split.by == "position" or not split.is_val(document_id)
+            if is_drawn and is_training:
+                yield text
 
 
 def given_tokenizer(name: str) -> Tokenizer:
     """A named encoding of tiktoken, or the tokenizer of a file or folder."""
-    if (text := from_tiktoken(name)) is None and not Path(name).exists():
+    content = from_tiktoken(name)
+    if content is not None:
+        return Tokenizer(content)
+    if not Path(name).exists():
         known = ", ".join(["bpe", "char", *ENCODINGS])
         raise ValueError(f"--tokenizer={name}: no such tokenizer file, and not one of {known}")
-    return Tokenizer(text) if text is not None else Tokenizer.load(name)
+    return Tokenizer.load(name)
+
+
+# --- stage 4: shards ---
 
 
 def make_shards(cfg: PrepareConfig, documents: list[Path], split: Splitter, workers: int) -> dict[str, Any]:
-    """Stage 4: encode each part by itself, then join the parts to shards; returns meta.json without its provenance."""
-    folder, tokenizer = split.folder, Tokenizer.load(split.folder)
+    """Encode each part by itself, then join the parts to shards; returns meta.json without its provenance."""
+    folder = split.folder
+    tokenizer = Tokenizer.load(folder)
     dtype = token_dtype(tokenizer.vocab_size)
-    *starts, chars = itertools.accumulate(split.chars(documents), initial=0)
-    parts = [folder / f"tokens/part_{i:05d}" for i in range(len(documents))]
-    jobs = [job for job in zip(documents, parts, starts, strict=True) if not job[1].is_dir()]
-    work = functools.partial(encode_part, split, dtype, split.cut(chars))
-    map_parts(work, [(job, read_counts(job[0])["bytes"]) for job in jobs], workers, "tokens")
-    splits = {i: join_parts(parts, folder, i, dtype.itemsize, cfg.shard_tokens) for i in ("train", "val")}
-    meta = {"format_version": FORMAT_VERSION, "dtype": dtype.str, "vocab_size": tokenizer.vocab_size}
-    digest = atomic.sha256(folder / "tokenizer.json")
-    meta["tokenizer"] = {"file": "tokenizer.json", "sha256": digest, "end_of_text": tokenizer.end_of_text}
-    return meta | {"splits": splits}
+
+    *starts, chars = split.starts(documents)
+    parts = [folder / f"tokens/part_{number:05d}" for number in range(len(documents))]
+    jobs = []
+    for job in zip(documents, parts, starts, strict=True):
+        document_path, part, _ = job
+        if not part.is_dir():
+            jobs.append((job, read_counts(document_path)["bytes"]))
+    map_parts(functools.partial(encode_part, split, dtype, split.cut(chars)), jobs, workers, "tokens")
+
+    return {
+        "format_version": FORMAT_VERSION,
+        "dtype": dtype.str,
+        "vocab_size": tokenizer.vocab_size,
+        "tokenizer": {
+            "file": "tokenizer.json",
+            "sha256": atomic.sha256(folder / "tokenizer.json"),
+            "end_of_text": tokenizer.end_of_text,
+        },
+        "splits": {name: join_parts(parts, folder, name, dtype.itemsize, cfg.shard_tokens) for name in SPLITS},
+    }
 
 
 def encode_part(split: Splitter, dtype: np.dtype, cut: int, job: tuple[Path, Path, int]) -> None:
     """Encode one document part to tokens/part_x/{train,val}.bin; documents end with the end-of-text id."""
     path, part, start = job
-    tokenizer = once(Tokenizer.load, split.folder / "tokenizer.json")
-    counts, end = {name: {"documents": 0, "bytes": 0} for name in ("train", "val")}, dtype.type(tokenizer.end_of_text)
-    found: dict[str, list[bytes]] = {name: [] for name in counts}
-    for name, text, ends in split.pieces(path, start, cut):
-        found[name] += [tokenizer.encode_array(text).astype(dtype).tobytes(), end.tobytes() if ends else b""]
-        counts[name]["documents"] += ends
+    tokenizer = read_cached(Tokenizer.load, split.folder / "tokenizer.json")
+    end_of_text = dtype.type(tokenizer.end_of_text).tobytes()
+
+    ids: dict[str, list[bytes]] = {name: [] for name in SPLITS}
+    counts = {name: {"documents": 0, "bytes": 0} for name in SPLITS}
+    for name, text, is_end in split.pieces(path, start, cut):
+        ids[name].append(tokenizer.encode_array(text).astype(dtype).tobytes())
         counts[name]["bytes"] += len(text.encode())
+        if is_end:
+            ids[name].append(end_of_text)
+            counts[name]["documents"] += 1
+
     with atomic.new_folder(part) as temporary:
-        for name, ids in found.items():
-            (temporary / f"{name}.bin").write_bytes(b"".join(ids))
+        for name in SPLITS:
+            (temporary / f"{name}.bin").write_bytes(b"".join(ids[name]))
         (temporary / "counts.json").write_text(json.dumps(counts), encoding="utf-8")
 
 
+# --- stage 5: yardsticks ---
+
+
 def make_yardsticks(folder: Path, meta: dict[str, Any]) -> None:
-    """Stage 5: folder/yardsticks.json."""
-    if (folder / "yardsticks.json").is_file():
-        return
-    train, val = (Shards(folder, split, meta) for split in ("train", "val"))
-    atomic.write_json(folder / "yardsticks.json", yardsticks.measure(train, val, Tokenizer.load(folder)))
-
-
-def yardsticks_of(folder: Path) -> dict[str, float]:
-    """What make_yardsticks measured; nothing for a folder that has none."""
+    """folder/yardsticks.json: what a model trained on this folder has to beat."""
     path = folder / "yardsticks.json"
-    return read_json(path) if path.is_file() else {}
+    if not path.is_file():
+        train, val = (Shards(folder, name, meta) for name in SPLITS)
+        atomic.write_json(path, yardsticks.measure(train, val, Tokenizer.load(folder)))
 
 
-def verify_shards(data_dir: str) -> str:
-    """What to print about a folder whose shards are as meta.json says. Raises ValueError for any other."""
-    if not data_dir:
-        raise ValueError("nothing to verify: give --data_dir=...")
-    problems = verify(data_dir)
-    if problems:
-        raise ValueError("; ".join(problems))
-    note = read_meta(data_dir).get("note")
-    return f"{note}; no checksums to verify" if note else f"{data_dir}: every shard is as meta.json says"
+# --- the summary ---
 
 
-def summary(report: dict[str, Any], bits_per_byte: dict[str, float]) -> str:
+def summary(folder: Path) -> str:
     """The table that a person reads after preparation."""
-    counts, duplicates = report["documents"], report["duplicates"]
-    rows = [(f"skipped: {name}", counts[name], None) for name in SKIPPED if counts[name]]
-    rows += [("documents read", counts["in"], None)]
-    rows += [(f"  dropped: {name}", counts[name], counts["in"]) for name in FILTERS if counts[name]]
-    rows += [("after the filters", counts["kept"], None)]
-    rows += [(f"  dropped: {what}", duplicates[i], counts["kept"]) for i, what in KINDS.items() if duplicates.get(i)]
-    rows += [("  kept", duplicates["kept"], counts["kept"])]
-    rows += [("bytes kept", duplicates["bytes"] - duplicates["bytes_removed"], None)]
+    report = read_json(folder / "report.json")
+    counts = report["documents"]
+    duplicates = report["duplicates"]
+    lines: list[str] = []
+
+    def add(name: str, value: int, whole: int | None = None) -> None:
+        share = f"{100 * value / whole:>8.1f} %" if whole else ""
+        lines.append(f"{name:<36}{value:>14,}{share}")
+
+    for name in SKIPPED:
+        if counts[name]:
+            add(f"skipped: {name}", counts[name])
+    add("documents read", counts["in"])
+    for name in FILTERS:
+        if counts.get(name):  # a filter that is newer than the folder is not there
+            add(f"  dropped: {name}", counts[name], counts["in"])
+    add("after the filters", counts["kept"])
+    for kind, what in KINDS.items():
+        if duplicates.get(kind):
+            add(f"  dropped: {what}", duplicates[kind], counts["kept"])
+    add("  kept", duplicates["kept"], counts["kept"])
+    add("bytes kept", duplicates["bytes"] - duplicates["bytes_removed"])
+
     for name, shards in report["splits"].items():
-        tokens, size_bytes, documents = (sum(i[key] for i in shards) for key in ("tokens", "bytes", "documents"))
-        rows += [(f"{name} tokens", tokens, None)]
-        rows += [(f"  documents, {size_bytes / tokens:.2f} bytes a token", documents, None)]
-    rows.append(("vocabulary", report["vocab_size"], None))
-    shares = [f"{100 * value / whole:>8.1f} %" if whole else "" for _, value, whole in rows]
-    lines = [f"{name:<36}{value:>14,}{share}" for (name, value, _), share in zip(rows, shares, strict=True)]
-    lines += [f"{name + ', bits per byte of validation':<36}{bits:>14.3f}" for name, bits in bits_per_byte.items()]
+        tokens = sum(shard["tokens"] for shard in shards)
+        text_bytes = sum(shard["bytes"] for shard in shards)
+        add(f"{name} tokens", tokens)
+        add(f"  documents, {text_bytes / tokens:.2f} bytes a token", sum(shard["documents"] for shard in shards))
+    add("vocabulary", report["vocab_size"])
+
+    path = folder / "yardsticks.json"  # a folder may have none
+    if path.is_file():
+        for name, bits in read_json(path).items():
+            lines.append(f"{name + ', bits per byte of validation':<36}{bits:>14.3f}")
     return "\n".join(lines)
 
 

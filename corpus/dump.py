@@ -22,7 +22,9 @@ from corpus.wikitext import hidden_namespaces, is_redirect
 COMPRESSION = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 READ_BYTES = 1 << 12  # what a damaged place can cost of the text before it
 STREAM = re.compile(rb"BZh[1-9]1AY&SY")  # how a bz2 stream begins: its level, and the mark of its first block
-PAGE, PAGE_END, DUMP_END = b"<page>", b"</page>", b"</mediawiki>"
+PAGE = b"<page>"
+PAGE_END = b"</page>"
+DUMP_END = b"</mediawiki>"
 DATED = re.compile(r"(\w+)-(\d{8})-")  # enwiki-20231101-pages-articles.xml.bz2
 
 
@@ -30,15 +32,21 @@ DATED = re.compile(r"(\w+)-(\d{8})-")  # enwiki-20231101-pages-articles.xml.bz2
 class Site:
     """What the head of a dump says: how ids and urls begin, and the namespaces whose links are no text."""
 
-    prefix: str
-    base: str
-    hidden: frozenset[str]
+    prefix: str  # of ids: enwiki/20231101/
+    base: str  # of urls: https://en.wikipedia.org/wiki
+    hidden: frozenset[str]  # lower-case names of namespaces
 
 
 def open_compressed(path: str) -> tuple[pa.NativeFile, pa.NativeFile]:
     """(the file itself, a stream of its bytes, decompressed as its name says)."""
-    raw, kind = pa.OSFile(path), COMPRESSION.get(Path(path).suffix.lower())
-    return raw, pa.CompressedInputStream(raw, kind) if kind else raw
+    raw = pa.OSFile(path)
+    codec = COMPRESSION.get(Path(path).suffix.lower())
+    if codec is None:
+        return raw, raw
+    return raw, pa.CompressedInputStream(raw, codec)
+
+
+# --- dumps of one stream, and other long files ---
 
 
 def blocks(path: str, size: int, mark: bytes, closing: bytes) -> Iterator[tuple[bytes, int, str]]:
@@ -46,28 +54,53 @@ def blocks(path: str, size: int, mark: bytes, closing: bytes) -> Iterator[tuple[
 
     Yields (block, position in the file, failure): failure, in the last block only, says why the file ends there; it
     must hold `closing`. Of a damaged file all records before the damage are in the blocks.
+
+    The text is read in chunks. When enough bytes wait and a mark is among them, a block ends after the last mark, and
+    the rest waits for the next one:
+
+        chunks       <page>a</pa | ge><page>b</page><pa | ge>c</page>...
+        block 1      <page>a</page><page>b</page>
+        waiting                                  <pa
     """
     raw, stream = open_compressed(path)
-    offset, chunks, waiting, failure = 0, [b""], 0, ""
+    offset = 0  # of what waits, in the decompressed text
+    chunks: list[bytes] = []  # what waits
+    waiting = 0  # bytes in them
+    failure = ""
     with raw, stream:
         while True:
             try:
                 chunk = stream.read(READ_BYTES)
             except OSError as error:
-                chunk, failure = b"", f"damaged near byte {offset + waiting:,} of its text: {error}"
+                chunk = b""
+                failure = f"damaged near byte {offset + waiting:,} of its text: {error}"
             chunks.append(chunk)
             waiting += len(chunk)
-            if chunk and (waiting < size or mark not in chunk):
+            is_last = not chunk
+            if not is_last and (waiting < size or mark not in chunk):
                 continue
+
             data = b"".join(chunks)
-            end = data.rfind(mark) + len(mark) if chunk or failure else len(data)
-            if not chunk and not failure and closing not in data:
-                failure = cut_off(offset, data)
+            if is_last and not failure:
+                end = len(data)
+                if closing not in data:
+                    failure = cut_off(offset, data)
+            else:
+                end = end_of_last(mark, data)
             if end > 0 or failure:
-                yield data[: max(end, 0)], raw.tell(), failure
-            if not chunk:
+                yield data[:end], raw.tell(), failure
+            if is_last:
                 return
-            offset, chunks, waiting = offset + end, [data[end:]], len(data) - end
+
+            offset += end
+            chunks = [data[end:]]
+            waiting = len(data) - end
+
+
+def end_of_last(mark: bytes, data: bytes) -> int:
+    """Where the last `mark` in `data` ends; 0 without one."""
+    start = data.rfind(mark)
+    return start + len(mark) if start >= 0 else 0
 
 
 def cut_off(offset: int, data: bytes) -> str:
@@ -77,40 +110,73 @@ def cut_off(offset: int, data: bytes) -> str:
     return f"cut off at byte {offset + len(data):,} of its text{after}: there is no {DUMP_END.decode()}"
 
 
+# --- the head of a dump ---
+
+
 def read_site(path: str) -> Site:
     """The Site that the head of a dump describes. Raises ValueError for what is no dump, or not UTF-8."""
-    head, (raw, stream) = b"", open_compressed(path)
-    with raw, stream:
-        try:
-            while len(head) < 1 << 20 and PAGE not in head and (chunk := stream.read(READ_BYTES)):
-                head += chunk
-        except OSError as error:
-            raise ValueError(f"{path}: damaged near byte {len(head)}, before its first page: {error}") from None
+    head = read_head(path)
     if head[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in head[:64]:
         raise ValueError(f"{path}: UTF-16 from byte 0; convert it first: iconv -f UTF-16 -t UTF-8")
     if b"<mediawiki" not in head[:4096]:
         raise ValueError(f"{path}: not a MediaWiki dump: no <mediawiki> at its beginning")
-    info = re.search(rb"<siteinfo>.*?</siteinfo>", head, re.DOTALL)
-    found = ElementTree.fromstring(info[0] if info else b"<siteinfo/>")
-    dated = DATED.match(Path(path).name)
-    wiki, date = dated.groups() if dated else ("wiki", Path(path).name.split(".")[0])
-    local = [i.text or "" for i in found.iter("namespace") if i.get("key") in ("-2", "6", "14")]
-    base = (found.findtext("base") or "").rpartition("/")[0]
-    return Site(f"{found.findtext('dbname') or wiki}/{date}/", base, hidden_namespaces(local))
+
+    match = re.search(rb"<siteinfo>.*?</siteinfo>", head, re.DOTALL)
+    info = ElementTree.fromstring(match[0] if match else b"<siteinfo/>")
+    file_name = Path(path).name
+    dated = DATED.match(file_name)
+    if dated:
+        wiki, date = dated.groups()
+    else:
+        wiki, date = "wiki", file_name.split(".")[0]
+    wiki = info.findtext("dbname") or wiki
+
+    base = (info.findtext("base") or "").rpartition("/")[0]
+    local_names = [entry.text or "" for entry in info.iter("namespace") if entry.get("key") in ("-2", "6", "14")]
+    return Site(f"{wiki}/{date}/", base, hidden_namespaces(local_names))
+
+
+def read_head(path: str) -> bytes:
+    """The beginning of a dump, up to its first page or 1 MB."""
+    head = b""
+    raw, stream = open_compressed(path)
+    with raw, stream:
+        try:
+            while len(head) < 1 << 20 and PAGE not in head:
+                chunk = stream.read(READ_BYTES)
+                if not chunk:
+                    break
+                head += chunk
+        except OSError as error:
+            raise ValueError(f"{path}: damaged near byte {len(head)}, before its first page: {error}") from None
+    return head
+
+
+# --- multistream dumps ---
 
 
 def streams(path: str, size: int) -> list[tuple[int, int]]:
-    """(start, end) of the compressed bytes of runs of bz2 streams, each of `size` bytes or more but the last."""
-    starts, end, data = [], 0, b""
+    """(start, end) of the compressed bytes of runs of bz2 streams, each of `size` bytes or more but the last.
+
+    A file of one stream has none.
+    """
+    starts = []  # of the streams
+    end = 0  # of what was read
+    data = b""
     with open(path, "rb") as file:
         while chunk := file.read(1 << 20):
-            data, end = data[-9:] + chunk, end + len(chunk)  # a mark has 10 bytes
-            starts += [end - len(data) + match.start() for match in STREAM.finditer(data)]
+            data = data[-9:] + chunk  # the ten bytes that begin a stream may be cut by the reading
+            end += len(chunk)
+            data_start = end - len(data)
+            starts += [data_start + match.start() for match in STREAM.finditer(data)]
+    if len(starts) < 2:
+        return []
+
     cuts = [0]
     for start in starts:
         if start - cuts[-1] >= size:
             cuts.append(start)
-    return list(zip(cuts, [*cuts[1:], end], strict=True)) if len(starts) > 1 else []
+    return list(zip(cuts, [*cuts[1:], end], strict=True))
 
 
 def read_streams(path: str, start: int, end: int) -> tuple[bytes, int, str]:
@@ -118,34 +184,56 @@ def read_streams(path: str, start: int, end: int) -> tuple[bytes, int, str]:
 
     More streams follow in `data` where the last page goes on in them: pbzip2 and its like cut anywhere. failure: why
     the file ends there, or "".
+
+        data       ...</page> <page> ... | ... </page> <page> ...
+                              ^          ^ limit: here the streams of [start, end) end
+                              the last page of this piece; the one behind the limit belongs to the next piece
     """
-    data, limit, size, failure = bytearray(), None, os.path.getsize(path), ""
+    data = bytearray()
+    limit = None
+    failure = ""
+    size = os.path.getsize(path)
     with open(path, "rb") as file:
         file.seek(start)
         try:
             while file.tell() < size:
                 if file.tell() >= end:
-                    limit = len(data) if limit is None else limit
-                    last = data.rfind(PAGE, 0, limit + len(PAGE) - 1)
-                    straddles = len(data) == limit and any(data.endswith(PAGE[:k]) for k in range(1, len(PAGE)))
-                    if not straddles and (last < 0 or data.find(PAGE_END, last) >= 0):
+                    if limit is None:
+                        limit = len(data)
+                    if not goes_on(data, limit):
                         return bytes(data), limit, ""
-                _read_stream(file, data)
+                read_stream(file, data)
+            # At the end of the file. What is left of a dump's last stream may be no more than "wiki>".
             if DUMP_END not in data and not DUMP_END.endswith(data.strip()):
                 failure = cut_off(0, bytes(data))
         except (OSError, EOFError) as error:
             failure = f"damaged near byte {file.tell():,}: {error}"
-    return bytes(data), len(data) if limit is None else limit, failure
+    if limit is None:
+        limit = len(data)
+    return bytes(data), limit, failure
 
 
-def _read_stream(file: IO[bytes], data: bytearray) -> None:
-    """Append one bz2 stream, and leave the file behind it."""
+def goes_on(data: bytearray, limit: int) -> bool:
+    """Whether a page that begins before data[limit] does not end in `data`, or may begin with the last bytes of it."""
+    for k in range(1, len(PAGE)):  # <, <p, <pa ... at the end: it may become <page> in the next stream
+        if data.endswith(PAGE[:k]) and len(data) - k < limit:
+            return True
+    last_page = data.rfind(PAGE, 0, limit + len(PAGE) - 1)  # it may begin right before the limit
+    return last_page >= 0 and data.find(PAGE_END, last_page) < 0
+
+
+def read_stream(file: IO[bytes], data: bytearray) -> None:
+    """Append one bz2 stream to `data`, and leave the file behind it."""
     decompressor = bz2.BZ2Decompressor()
     while not decompressor.eof:
-        if not (chunk := file.read(READ_BYTES)):
+        chunk = file.read(READ_BYTES)
+        if not chunk:
             raise EOFError("it ends inside a bz2 stream")
         data += decompressor.decompress(chunk)
     file.seek(-len(decompressor.unused_data), os.SEEK_CUR)
+
+
+# --- pages ---
 
 
 def pages(data: bytes, limit: int, site: Site) -> Iterator[Document | str]:
@@ -154,19 +242,28 @@ def pages(data: bytes, limit: int, site: Site) -> Iterator[Document | str]:
     Raises ValueError for a page that is no XML.
     """
     position = 0
-    while 0 <= (start := data.find(PAGE, position)) < limit:
-        if (end := data.find(PAGE_END, start)) < 0:
+    while True:
+        start = data.find(PAGE, position)
+        if not 0 <= start < limit:
+            return
+        end = data.find(PAGE_END, start)
+        if end < 0:
             return  # the file is cut off here
         position = end + len(PAGE_END)
         try:
             page = ElementTree.fromstring(data[start:position])
         except ElementTree.ParseError as error:
             raise ValueError(f"damaged XML in the page that begins {data[start : start + 80]!r}: {error}") from None
-        title, text = page.findtext("title") or "", page.findtext("revision/text") or ""
-        url = f"{site.base}/{quote(title.replace(' ', '_'))}" if site.base else ""
-        if page.findtext("ns", "0") != "0":
-            yield "other_namespace"
-        elif page.find("redirect") is not None or is_redirect(text):  # dumps before 2012 say it in the text only
-            yield "redirect"
-        else:
-            yield Document(f"{site.prefix}{page.findtext('id')}", title, url, text)
+        yield article_or_kind(page, site)
+
+
+def article_or_kind(page: ElementTree.Element, site: Site) -> Document | str:
+    """The article of a <page>; for another page "other_namespace" or "redirect"."""
+    title = page.findtext("title") or ""
+    text = page.findtext("revision/text") or ""
+    if page.findtext("ns", "0") != "0":
+        return "other_namespace"
+    if page.find("redirect") is not None or is_redirect(text):  # dumps before 2012 say it in the text only
+        return "redirect"
+    url = f"{site.base}/{quote(title.replace(' ', '_'))}" if site.base else ""
+    return Document(f"{site.prefix}{page.findtext('id')}", title, url, text)

@@ -8,6 +8,7 @@ import multiprocessing
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from tqdm import tqdm
 
 
 @contextlib.contextmanager
-def worker_pool(num_workers: int, killed: str) -> Iterator[Callable[..., concurrent.futures.Future]]:
+def worker_pool(num_workers: int, killed: str) -> Iterator[Callable[..., Future]]:
     """A function submit(work, *args) to fresh processes, which an interrupt or an error in the block stops at once.
 
     killed: the message of the ValueError that says a worker was killed from outside.
@@ -23,7 +24,7 @@ def worker_pool(num_workers: int, killed: str) -> Iterator[Callable[..., concurr
     # spawn: the same on every platform, and no thread of pyarrow or tokenizers is copied half-alive
     pool = concurrent.futures.ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn"))
 
-    def submit(work: Callable, *args: Any) -> concurrent.futures.Future:
+    def submit(work: Callable, *args: Any) -> Future:
         # Workers inherit that Ctrl-C is ignored: it reaches the parent, which stops them.
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
@@ -44,54 +45,78 @@ def worker_pool(num_workers: int, killed: str) -> Iterator[Callable[..., concurr
 
 
 def map_parts(
-    work: Callable, jobs: Iterable, num_workers: int, desc: str, total: int | None = None, unit: str = "B"
+    work: Callable,
+    jobs: Iterable[tuple[Any, int]],
+    num_workers: int,
+    desc: str,
+    total: int | None = None,
+    unit: str = "B",
 ) -> list:
     """Run work(job) for every (job, size) in `num_workers` processes with a progress bar; results in the order of jobs.
 
-    The sizes, `total` together (None: jobs is a list), are what the bar counts. Jobs are taken from their iterator only
-    a few ahead of the workers, so it may make them, large ones, while they work. An interrupt or an error stops the
-    workers at once: what they had begun is lost, what they had finished stays.
+    The bar counts sizes, `total` together (None: jobs is a list). Jobs are taken from their iterator only a few ahead
+    of the workers, so it may make them, large ones, while they work. An interrupt or an error stops the workers at
+    once: what they had begun is lost, what they had finished stays.
     """
-    total = sum(size for _, size in jobs) if total is None else total
-    jobs, results = iter(jobs), dict[int, Any]()
-    first = list(itertools.islice(jobs, 2))
-    jobs, waiting = enumerate(itertools.chain(first, jobs)), dict[concurrent.futures.Future, tuple[int, int]]()
-    killed = f"{desc}: a worker process was killed (out of memory?); try --num_workers=1"
-    with tqdm(total=total, desc=desc, unit=unit, unit_scale=True, disable=None if total else True) as bar:
-        if num_workers == 1 or len(first) < 2:
-            for i, (job, size) in jobs:
-                results[i] = work(job)
-                bar.update(size)
-            return list(results.values())
+    if total is None:
+        total = sum(size for _, size in jobs)
+    jobs = iter(jobs)
+    first_two = list(itertools.islice(jobs, 2))
+    jobs = itertools.chain(first_two, jobs)
 
-        def take(when: str) -> None:
-            for future in concurrent.futures.wait(waiting, return_when=when).done:
-                i, size = waiting.pop(future)
-                results[i] = future.result()
-                bar.update(size)
-
+    # Hidden where it would show nothing, and where no terminal is.
+    hide = None if total else True
+    with tqdm(total=total, desc=desc, unit=unit, unit_scale=True, disable=hide) as bar:
+        if num_workers == 1 or len(first_two) < 2:
+            return map_here(work, jobs, bar)
+        killed = f"{desc}: a worker process was killed (out of memory?); try --num_workers=1"
         with worker_pool(num_workers, killed) as submit:
-            for i, (job, size) in jobs:
-                waiting[submit(work, job)] = (i, size)
-                if len(waiting) >= 2 * num_workers:
-                    take(concurrent.futures.FIRST_COMPLETED)
-            take(concurrent.futures.ALL_COMPLETED)
-    return [results[i] for i in range(len(results))]
+            return map_in_workers(work, jobs, submit, 2 * num_workers, bar)
 
 
-def once(read: Callable, path: Path) -> Any:
-    """read(path), once in each process for all parts."""
-    return _once(read, path, path.stat().st_mtime_ns)
+def map_here(work: Callable, jobs: Iterable[tuple[Any, int]], bar: tqdm) -> list:
+    """map_parts in this process."""
+    results = []
+    for job, size in jobs:
+        results.append(work(job))
+        bar.update(size)
+    return results
+
+
+def map_in_workers(
+    work: Callable, jobs: Iterable[tuple[Any, int]], submit: Callable[..., Future], ahead: int, bar: tqdm
+) -> list:
+    """map_parts by `submit`, with at most `ahead` jobs submitted and not finished."""
+    results: dict[int, Any] = {}  # by the number of the job: they finish in any order
+    waiting: dict[Future, tuple[int, int]] = {}  # future: (number of the job, size)
+
+    def collect(return_when: str) -> None:
+        for future in concurrent.futures.wait(waiting, return_when=return_when).done:
+            number, size = waiting.pop(future)
+            results[number] = future.result()
+            bar.update(size)
+
+    for number, (job, size) in enumerate(jobs):
+        waiting[submit(work, job)] = (number, size)
+        if len(waiting) >= ahead:
+            collect(concurrent.futures.FIRST_COMPLETED)
+    collect(concurrent.futures.ALL_COMPLETED)
+    return [results[number] for number in range(len(results))]
+
+
+def read_cached(read: Callable, path: Path) -> Any:
+    """read(path), which is called once in each process for all its parts, and again when the file has changed."""
+    return _read_cached(read, path, path.stat().st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=2)
-def _once(read: Callable, path: Path, mtime_ns: int) -> Any:
+def _read_cached(read: Callable, path: Path, mtime_ns: int) -> Any:
     return read(path)
 
 
 @contextlib.contextmanager
 def stage(name: str, seconds: dict[str, float]) -> Iterator[None]:
-    """Leaves the seconds spent inside the `with` block in seconds[name]."""
+    """Leave the seconds spent inside the `with` block in seconds[name]."""
     start_s = time.perf_counter()
     yield
     seconds[name] = round(time.perf_counter() - start_s, 2)

@@ -110,7 +110,7 @@ def test_a_multistream_dump_is_read_by_streams(tmp_path, pages, size, sizes):
     assert articles(path) == pages[1]
 
 
-@pytest.mark.parametrize("size", [7, 100, 1001, 4999])
+@pytest.mark.parametrize("size", [2, 7, 100, 1001, 4999])
 def test_streams_may_be_cut_anywhere(tmp_path, pages, size, monkeypatch):
     """As pbzip2 packs it: pages, and the word <page> itself, go on in the next stream, or over several."""
     monkeypatch.setattr(sources, "STREAM_BYTES", 1)
