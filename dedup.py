@@ -11,11 +11,11 @@ LSH (Broder 1997; Leskovec et al., Mining of Massive Datasets, ch. 3) proposes p
 similarity s is found with probability 1 - (1 - s^r)^b, for 25 x 5 that is 0.990 at s = 0.7 and 0.9999 at 0.8.
 
 The steps; none holds texts or Python objects of all documents, and out/work keeps what the longer ones have finished:
-    sketches    every part by itself: hashes of id, content and bands, 256 bytes a document on disk
+    sketches    every part by itself: hashes of id, content and bands, 256 bytes a document on disk (corpus/sketches.py)
     exact       canonical order; of equal texts the first stays, and the others take no part in what follows
-    bands       documents with an equal band form a bucket
+    bands       documents with an equal band form a bucket (corpus/near.py, with a worked example)
     shingles    of all documents in buckets, from their texts, to one file
-    duplicates  in canonical order, each document that is kept removes the later ones like it
+    duplicates  in canonical order, each document that is kept removes the later ones like it (corpus/near.py)
 """
 
 import configurator  # before torch and the others: Ctrl-C during their import is one line too
@@ -23,10 +23,8 @@ import configurator  # before torch and the others: Ctrl-C during their import i
 # isort: split
 import functools
 import glob
-import io
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,23 +32,44 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import xxhash
-from tqdm import tqdm
 
 import atomic
 from corpus.decontaminate import Evaluation, write_ngrams
-from corpus.documents import read_documents, string_array
-from corpus.minhash import BANDS, ROWS, SHINGLE, band_hashes, hash_shingles, join_words, signatures, squeeze
-from corpus.pool import map_parts, read_cached, stage
-from corpus.report import KINDS, make_report, plot
+from corpus.documents import string_array
+from corpus.minhash import BANDS, ROWS, SHINGLE, hash_shingles, join_words, squeeze
+from corpus.near import (
+    Removals,
+    Shingles,
+    bucket_pairs,
+    crowd_cells,
+    groups,
+    select,
+    unpack,
+    unpack_low,
+)
+from corpus.pool import map_parts, stage
+from corpus.report import AGAINST, EXACT, KEPT, KINDS, NEAR, make_report, plot
+from corpus.sketches import (
+    BYTES,
+    CHARS,
+    CONTENT,
+    EVALUATION,
+    SHINGLES,
+    Documents,
+    read_batches,
+    sketch_part,
+)
 
-BATCH_CHARS = 512 << 10  # text hashed at once: many documents for each call of numpy, and still in the cache
-CROWD = 64  # members above which a bucket is not compared pair by pair, but through rare shingles
-BLOCK = 1 << 20  # shingles in memory at once
-# rows of a sketch file, after those of the bands; EVALUATION: from Evaluation.find
-CONTENT, ID, CHARS, BYTES, SHINGLES, EVALUATION = (BANDS + i for i in (0, 2, 3, 4, 5, 6))
-LEVELS = 50  # steps of similarity, from 0 to 1, in which compared pairs are counted
-SCHEMA = pa.schema([("id", pa.string()), ("kept_id", pa.string()), ("similarity", pa.float64()), ("kind", pa.string())])
+FEW_SHINGLES = 1 << 20  # are made sooner by one process than others start
+WORK_VERSION = 3  # of the files in out/work: those of another version are made anew
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("kept_id", pa.string()),
+        ("similarity", pa.float64()),
+        ("kind", pa.string()),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -64,272 +83,277 @@ class DedupConfig:
     num_workers: int = 2  # processes
 
 
-# --- sketches: what is kept of every document, on disk ---
+# --- the work folder ---
 
 
-def read_batches(path: Path, rows: np.ndarray | None = None) -> Iterator[tuple[list[str], list[str]]]:
-    """Yield (ids, texts) of all documents of a part, or of those in `rows`, about BATCH_CHARS at a time."""
-    ids, texts, chars = [], [], 0
-    for row, (document_id, text) in enumerate(read_documents(path, rows=rows)):
-        if document_id is None or text is None:
-            raise ValueError(f"{path}: row {row} has no {'id' if document_id is None else 'text'}")
-        ids.append(document_id)
-        texts.append(text)
-        chars += len(text)
-        if chars >= BATCH_CHARS:
-            yield ids, texts
-            ids, texts, chars = [], [], 0
-    yield ids, texts
+def open_work_folder(parts: list[Path], out: Path, threshold: float, against: str | None) -> Path:
+    """The folder of work files, emptied if they are of other settings, other files or another version."""
+    from corpus.sources import find_pieces  # here: the processes of the steps do not need it
+
+    files = []
+    for path in parts:
+        status = path.stat()
+        files.append([str(path), status.st_size, status.st_mtime_ns])
+    header = {
+        "version": WORK_VERSION,
+        "scheme": "affine32",
+        "seed": 1,
+        "shingle": SHINGLE,
+        "bands": BANDS,
+        "rows": ROWS,
+        "threshold": threshold,
+        "against": find_pieces(against, None)[1] if against else None,
+        "parts": files,
+    }
+    work = out / "work"
+    path = work / "header.json"
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if before != header:
+        shutil.rmtree(work, ignore_errors=True)
+        atomic.write_json(path, header)
+
+    (out / "report.json").unlink(missing_ok=True)  # its presence means complete
+    return work
 
 
-def sketch_part(ngrams: Path | None, job: tuple[Path, Path]) -> None:
-    """Write the sketches of one part, (BANDS + 7, documents) uint64; a pure function of the file and the N-grams."""
-    path, target = job
-    evaluation, found = read_cached(Evaluation, ngrams) if ngrams else None, []
-    for ids, texts in read_batches(path):
-        squeezed = squeeze(texts)
-        shingles, counts = hash_shingles(list(map(join_words, squeezed)))
-        content = np.frombuffer(b"".join(map(xxhash.xxh3_128_digest, squeezed)), ">u8").reshape(-1, 2).T
-        sizes = [len(text) if text.isascii() else len(text.encode()) for text in texts]
-        held = evaluation.find(texts) if evaluation else np.zeros(len(texts), np.uint64)
-        numbers = np.array([[*map(xxhash.xxh3_64_intdigest, ids)], [*map(len, texts)], sizes, counts, held], np.uint64)
-        found.append(np.concatenate([band_hashes(signatures(shingles, counts)), content, numbers]))
-    whole = io.BytesIO()
-    np.save(whole, np.concatenate(found, axis=1))
-    atomic.write(target, whole.getbuffer())  # np.save would not notice that the disk is full
+# --- sketches ---
 
 
-class Documents:
-    """The document files and their sketches. A document's place is its number in the order of files and rows."""
+def sketch_documents(parts: list[Path], work: Path, ngrams: Path | None, workers: int) -> Documents:
+    """Make the sketches of the parts that have none yet. ngrams: those of the evaluation, from write_ngrams."""
+    sketches: list[Path] = []
+    jobs = []  # ((part, sketch file), bytes)
+    for i, part in enumerate(parts):
+        sketch = work / f"part_{i:05d}.npy"
+        sketches.append(sketch)
+        if not sketch.is_file():
+            jobs.append(((part, sketch), part.stat().st_size))
 
-    def __init__(self, paths: list[Path], sketches: list[Path]):
-        self.paths, self.sketches = paths, sketches
-        self.starts = np.cumsum([0, *(np.load(path, mmap_mode="r").shape[1] for path in sketches)])
-
-    def column(self, row: int) -> np.ndarray:
-        """One row of all sketches: a number of every document, by place."""
-        return np.concatenate([np.load(path, mmap_mode="r")[row] for path in self.sketches])
-
-    def by_part(self, places: np.ndarray) -> Iterator[tuple[Path, np.ndarray, np.ndarray]]:
-        """Yield (path, which of `places` are in it, their rows, ascending) for the parts that hold any."""
-        order = np.argsort(places, kind="stable")
-        for i, which in enumerate(np.split(order, np.searchsorted(places[order], self.starts))[1:-1]):
-            if which.size:
-                yield self.paths[i], which, places[which] - self.starts[i]
-
-    def ids(self, places: np.ndarray) -> list[str]:
-        """The ids of the documents at `places`."""
-        found = np.empty(places.size, object)
-        for path, which, rows in self.by_part(places):
-            found[which] = [document_id for (document_id,) in read_documents(path, ("id",), rows)]
-        return found.tolist()
-
-    def check_ids(self) -> None:
-        """Raise ValueError with both places when two documents have one id: equal hashes, then the ids themselves."""
-        members, sizes = buckets(self.column(ID))
-        for same in np.split(members, np.cumsum(sizes)[:-1]):
-            places = [f"{path}, row {row}" for path, _, rows in self.by_part(same) for row in rows]
-            ids = self.ids(same[:1000])
-            for place, document_id in zip(places, ids, strict=False):
-                if ids.count(document_id) > 1:
-                    other = places[len(ids) - 1 - ids[::-1].index(document_id)]
-                    advice = "correct them, or begin an empty folder with --id_column=None to have them made"
-                    found = f"two documents have the id '{document_id}': {place} and {other}"
-                    raise ValueError(f"{found}; ids must be unique: {advice}")
+    map_parts(functools.partial(sketch_part, ngrams), jobs, workers, "sketches")
+    return Documents(parts, sketches)
 
 
-def canonical_order(documents: Documents) -> tuple[np.ndarray, np.ndarray]:
-    """Return (places in canonical order, for each rank the first rank with equal content)."""
-    keys = np.stack([~documents.column(CHARS), documents.column(CONTENT), documents.column(CONTENT + 1)])
-    order = np.lexsort(keys[::-1]).astype(np.uint32)  # documents are numbered in 32 bits here and in the cells
-    keys = keys[:, order]
-    tied, group = groups(keys)
-    ids = documents.ids(order[tied])  # of few documents
-    order[tied] = order[tied][sorted(range(tied.size), key=lambda k: (group[k], ids[k]))]
+# --- exact ---
+
+
+def canonical_order(documents: Documents) -> np.ndarray:
+    """The places of all documents, uint32: longest first, then by content hash, then by id.
+
+    From here on a document is called by its rank, its index in this array.
+    """
+    keys = np.stack(
+        [
+            ~documents.column(CHARS),  # the longest first
+            documents.column(CONTENT),
+            documents.column(CONTENT + 1),
+        ]
+    )
+    order = np.lexsort(keys[::-1])  # lexsort's last key counts first
+    order = order.astype(np.uint32)
+
+    # Few documents have equal keys. Only their ids are read.
+    tied, group = groups(keys[:, order])
+    places = order[tied]
+    ids = documents.ids(places)
+    by_id = sorted(range(tied.size), key=lambda i: (group[i], ids[i]))
+    order[tied] = places[by_id]
+    return order
+
+
+def first_of_equal_content(documents: Documents, order: np.ndarray) -> np.ndarray:
+    """For each rank the lowest rank with equal content, uint32: its own for the first, and for most documents."""
+    content = np.stack(
+        [
+            documents.column(CONTENT)[order],
+            documents.column(CONTENT + 1)[order],
+        ]
+    )
+    by_content = np.lexsort(content[::-1])  # stable: ranks of equal content ascend
+    equal, group = groups(content[:, by_content])
+
+    ranks = by_content[equal]
+    group_begins = np.searchsorted(group, group)
     first = np.arange(order.size, dtype=np.uint32)
-    by_content = np.lexsort(keys[:0:-1])  # stable: ranks of equal content ascend
-    equal, group = groups(keys[1:, by_content])
-    first[by_content[equal]] = by_content[equal][np.searchsorted(group, group)]
-    return order, first
+    first[ranks] = ranks[group_begins]
+    return first
 
 
-def groups(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of sorted columns, those that equal a neighbour: (their indices, the number of the group of each)."""
-    follows = np.zeros(keys.shape[1], bool)  # equals the one before
-    follows[1:] = (keys[:, 1:] == keys[:, :-1]).all(axis=0)
-    shared = follows.copy()
-    shared[:-1] |= follows[1:]
-    return np.flatnonzero(shared), np.cumsum(~follows[shared]) - 1
-
-
-# --- candidates ---
-
-
-def buckets(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return (the indices that share a hash, bucket after bucket and ascending in each, the sizes of the buckets)."""
-    order = np.argsort(hashes)
-    shared, group = groups(hashes[order][None])
-    members = order[shared]
-    return members[np.lexsort((members, group))], np.bincount(group)
-
-
-def expand(starts: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The ranges start, start + 1, ... of `counts` numbers, one after the other: (which range, number)."""
-    which = np.repeat(np.arange(counts.size), counts)
-    return which, np.arange(which.size) + (starts - np.cumsum(counts) + counts)[which]
-
-
-class Shingles:
-    """Sorted unique shingle hashes of the candidates in a file; documents are called by their rank."""
-
-    def __init__(self, path: Path, starts: np.ndarray):
-        self.values, self.starts = np.asarray(np.memmap(path, np.uint64, "r")), starts
-        self.sizes = self.values[starts - 1].astype(np.int64)
-
-    def read(self, ranks: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Yield (some of `ranks`, which of these each of their hashes is of, the hashes), about BLOCK at a time."""
-        ends = np.cumsum(self.sizes[ranks])
-        for part in np.split(ranks, np.searchsorted(ends, np.arange(BLOCK, ends[-1:].sum(), BLOCK))):
-            which, at = expand(self.starts[part], self.sizes[part])
-            yield part, which, self.values[at]
-
-    def jaccard(self, one: int, others: np.ndarray) -> np.ndarray:
-        """Exact |a & b| / |a | b| of the sets of one document and of each of the others."""
-        mine, shared = self.values[self.starts[one] :][: self.sizes[one]], []
-        for part, which, values in self.read(others):
-            at = np.minimum(np.searchsorted(mine, values), mine.size - 1)
-            shared.append(np.bincount(which[mine[at] == values], minlength=part.size))
-        both = np.concatenate(shared)
-        return both / (mine.size + self.sizes[others] - both)
+# --- shingles ---
 
 
 def shingle_part(job: tuple[Path, Path, np.ndarray, np.ndarray]) -> None:
-    """Write the shingles of the documents in `rows` of a part to the file, their number before them."""
+    """Write the shingles of some documents of a part into the file of near.Shingles, their number before them.
+
+    job: (the part, the file, rows of the documents in the part, where in the file the shingles of each begin).
+    """
     path, target, rows, starts = job
     next_start = iter(starts.tolist())
     with open(target, "r+b") as file:
         for _, texts in read_batches(path, rows):
-            shingles, counts = hash_shingles(list(map(join_words, squeeze(texts))))
-            for hashes in np.split(shingles, np.cumsum(counts))[:-1]:
-                hashes = np.unique(hashes)
-                file.seek(8 * next(next_start) - 8)
-                file.write(np.append(np.uint64(hashes.size), hashes).tobytes())
+            words = [join_words(data) for data in squeeze(texts)]
+            shingles, counts = hash_shingles(words)
+            of_documents = np.split(shingles, np.cumsum(counts))[:-1]
+            for of_document in of_documents:
+                hashes = np.unique(of_document)
+                number = np.uint64(hashes.size)
+                file.seek(8 * (next(next_start) - 1))
+                file.write(np.append(number, hashes).tobytes())
 
 
-def write_shingles(documents: Documents, order: np.ndarray, ranks: np.ndarray, work: Path, workers: int) -> Shingles:
-    """The shingles of the documents at `ranks` of `order`, in work/shingles."""
-    room = documents.column(SHINGLES)[order[ranks]].astype(np.int64) + 1  # repetitions included, and the number
-    starts = np.ones(order.size, np.int64)  # the file begins with a 0, the number of all that are not there
+def write_shingles(
+    documents: Documents,
+    order: np.ndarray,
+    ranks: np.ndarray,
+    work: Path,
+    workers: int,
+) -> Shingles:
+    """The shingles of the documents at `ranks`, in work/shingles, made if it is not there."""
+    # A document has room in the file for the number of its shingles and for all of them, repeated ones included. The
+    # file begins with a 0, the number of shingles of all documents that are not there.
+    n_shingles = documents.column(SHINGLES)[order[ranks]]
+    room = 1 + n_shingles.astype(np.int64)
+    starts = np.ones(order.size, np.int64)
     starts[ranks] = 2 + np.cumsum(room) - room
+
     if not (work / "shingles").is_file():
         with atomic.new_file(work / "shingles") as temporary:
             temporary.write_bytes(bytes(8))
-            of_parts = documents.by_part(order[ranks])
-            jobs = [((path, temporary, rows, starts[ranks[which]]), rows.size) for path, which, rows in of_parts]
-            # processes take longer to start than few shingles to make
-            map_parts(shingle_part, jobs, workers if room.sum() > BLOCK else 1, "shingles", unit=" docs")
+            jobs = []
+            for path, which, rows in documents.by_part(order[ranks]):
+                starts_of_part = starts[ranks[which]]
+                jobs.append(((path, temporary, rows, starts_of_part), rows.size))
+
+            needed = workers if room.sum() > FEW_SHINGLES else 1
+            map_parts(shingle_part, jobs, needed, "shingles", unit=" docs")
     return Shingles(work / "shingles", starts)
 
 
-def crowd_cells(shingles: Shingles, crowd: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
-    """(stores, asks) of cells in which any two documents of `crowd` with J >= threshold meet.
+# --- near duplicates ---
 
-    A template ("X is a village in ...") puts thousands of documents that are not similar enough into one bucket, and to
-    compare each with each would be quadratic. Order the shingles of each document from rare to common. Of two documents
-    with J >= t the larger, of n shingles, has their first common one among its first n - ceil(t n) + 1 (its long
-    prefix), the smaller among n - ceil(2 t / (1 + t) n) + 1 (short); Bayardo et al. 2007; PPJoin, Xiao et al. 2008. So
-    documents meet by what is rare in them and no pair is lost; two long prefixes need not meet.
+
+@dataclass
+class NearResult:
+    """What find_near finds."""
+
+    removals: Removals
+    counts: dict[str, Any]  # for the report
+
+
+def find_near(
+    documents: Documents,
+    order: np.ndarray,
+    ranks: np.ndarray,
+    threshold: float,
+    work: Path,
+    workers: int,
+    seconds: dict[str, float],
+) -> NearResult:
+    """Compare the documents `ranks`: the steps bands, shingles and duplicates, each with its time in `seconds`."""
+    with stage("bands", seconds):
+        places = order[ranks]
+        bands = (documents.column(band)[places] for band in range(BANDS))
+        buckets = bucket_pairs(bands, ranks)
+
+    with stage("shingles", seconds):
+        candidates = np.union1d(unpack_low(buckets.entries), buckets.crowd)
+        shingles = write_shingles(documents, order, candidates.astype(np.int64), work, workers)
+
+    with stage("duplicates", seconds):
+        crowd_members, crowd_queries = crowd_cells(shingles, buckets.crowd, threshold, buckets.n_cells)
+        members = np.concatenate([buckets.entries, crowd_members])
+        queries = np.concatenate([buckets.entries, crowd_queries])
+        removals = select(shingles, members, queries, threshold)
+
+    levels = removals.compared_by_similarity
+    counts = {
+        "candidates": candidates.size,  # documents that share a band with another
+        "crowded": buckets.crowd.size,  # documents in buckets above near.CROWD
+        "pairs_in_buckets": buckets.pairs_in_buckets,  # a pair counts in each band that it shares
+        "pairs_in_crowds": buckets.pairs_in_crowds,
+        "compared": int(levels.sum()),  # exact similarities computed
+        "compared_by_similarity": levels.tolist(),
+        "sizes_too_unlike": removals.sizes_too_unlike,
+    }
+    return NearResult(removals, counts)
+
+
+# --- what becomes of each document ---
+
+
+@dataclass
+class Verdicts:
+    """What becomes of each document, by rank."""
+
+    kind: np.ndarray  # int8: its number in report.KINDS, or KEPT
+    kept: np.ndarray  # the rank of the document that it is a duplicate of; its own where it is kept
+    similarity: np.ndarray  # with that document
+
+
+def judge(in_evaluation: np.ndarray, first: np.ndarray, removals: Removals) -> Verdicts:
+    """The verdict on each document: that on the first document with its content, or that it is an exact duplicate.
+
+    in_evaluation: by rank, whether it holds a text of an evaluation; first: from first_of_equal_content.
     """
-    bits = min(int(shingles.sizes[crowd].sum()).bit_length() + 1, 26)
-    frequency = np.zeros(1 << bits, np.uint32)  # hashed: a collision costs time, not pairs
-    for _, _, values in shingles.read(crowd):
-        slots, times = np.unique(values >> np.uint64(64 - bits), return_counts=True)
-        frequency[slots] += times.astype(np.uint32)
-    found = []
-    for ranks, which, values in shingles.read(crowd):
-        often, sizes = frequency[values >> np.uint64(64 - bits)], shingles.sizes[ranks]
-        order = np.lexsort((values, often, which))
-        position = np.arange(which.size) - (np.cumsum(sizes) - sizes)[which]
-        long, short = (sizes - np.ceil(t * sizes - 1e-9) for t in (threshold, 2 * threshold / (1 + threshold)))
-        use = (position <= long[which]) & (often[order] > 1)
-        found.append((values[order][use], ranks[which[use]], (position > short[which])[use]))
-    values, ranks, is_long = (np.concatenate(column) for column in zip(*found, strict=True))
-    members, sizes = buckets(values)
-    short = (np.repeat(np.arange(sizes.size), sizes) << 33 | ranks[members]).astype(np.uint64)
-    is_long = is_long[members]
-    long = short | np.uint64(1 << 32)
-    return np.where(is_long, long, short), np.concatenate([short, long[~is_long]])
+    similarity = removals.similarity[first]
+    kept = removals.removed_by[first]
+
+    is_near = similarity > 0  # what equals a near-duplicate is one, too
+    is_exact = kept != np.arange(kept.size)
+    kind = np.select([in_evaluation, is_near, is_exact], [AGAINST, NEAR, EXACT], KEPT)
+    return Verdicts(kind.astype(np.int8), kept, np.where(is_near, similarity, 1.0))
 
 
-# --- which document goes ---
+def write_duplicates(
+    path: Path,
+    documents: Documents,
+    order: np.ndarray,
+    verdicts: Verdicts,
+    evaluation: Evaluation | None,
+) -> None:
+    """Write duplicates.parquet: id, kept_id, similarity and kind of each document that goes, in canonical order."""
+    removed = np.flatnonzero(verdicts.kind)
+    kind = verdicts.kind[removed]
+    kept = verdicts.kept[removed]
+    similarity = verdicts.similarity[removed]
+
+    names = ["kept", *KINDS]
+    kinds = [names[number] for number in kind]
+    ids = documents.ids(order[removed])
+    kept_ids = documents.ids(order[kept])
+    if evaluation is not None:
+        packed = documents.column(EVALUATION)
+        texts, n_held = unpack(packed[order[removed]])
+        for i in np.flatnonzero(kind == AGAINST):
+            text = texts[i]
+            kept_ids[i] = evaluation.names[text]
+            similarity[i] = n_held[i] / evaluation.totals[text]
+
+    columns = [
+        string_array(ids),
+        string_array(kept_ids),
+        float_array(similarity),
+        string_array(kinds),
+    ]
+    with atomic.new_file(path) as temporary:
+        pq.write_table(pa.table(columns, schema=SCHEMA), temporary)
 
 
-def meet(documents: Documents, order: np.ndarray, ranks: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[int]]:
-    """Return (cell << 32 | rank for the documents of each bucket up to CROWD, ranks of those in larger buckets,
-    pairs in the buckets of the two kinds, where a pair counts in every band that it shares).
-    """
-    cells, crowded, n_cells, pairs = [], np.zeros(order.size, bool), 0, np.zeros(2, np.int64)
-    for band in tqdm(range(BANDS), desc="bands", disable=None):
-        members, sizes = buckets(documents.column(band)[order[ranks]])
-        small, members = np.repeat(sizes <= CROWD, sizes), ranks[members]
-        np.add.at(pairs, (sizes > CROWD).astype(np.int64), sizes * (sizes - 1) // 2)
-        crowded[members[~small]] = True
-        cells.append(((np.repeat(np.arange(sizes.size), sizes) + n_cells << 32 | members)[small]).astype(np.uint64))
-        n_cells += sizes.size
-    return np.concatenate(cells), np.flatnonzero(crowded), pairs.tolist()
+def float_array(values: np.ndarray) -> pa.Array:
+    """pa.array of float64, which would import pandas where that is installed (see documents.string_array)."""
+    buffer = pa.py_buffer(values)
+    return pa.Array.from_buffers(pa.float64(), values.size, [None, buffer])
 
 
-def select(shingles: Shingles, stores: np.ndarray, asks: np.ndarray, threshold: float) -> tuple[np.ndarray, ...]:
-    """Return (for each rank the similarity with the document that removes it or 0, that one's rank; pairs compared by
-    similarity, in LEVELS steps; how many were not since their sizes differ too much).
-
-    stores, asks: cell << 32 | rank. In canonical order each document that no earlier one removed is kept, and is
-    compared with the later ones stored in the cells that it asks; of equally similar ones the first removes. What is
-    removed asks nothing: a bucket of n near-duplicates costs n comparisons.
-    """
-    best, by = np.zeros(shingles.sizes.size), np.arange(shingles.sizes.size)
-    levels, unlike = np.zeros(LEVELS + 1, np.int64), 0
-    stores = np.sort(stores)
-    asks = asks[np.argsort(asks.astype(np.uint32), kind="stable")]  # by rank
-    starts = np.searchsorted(stores, asks, "right")
-    counts = np.searchsorted(stores, asks | np.uint64(0xFFFFFFFF), "right") - starts
-    stored, some = stores.astype(np.uint32), counts > 0
-    ranks, first = np.unique(asks.astype(np.uint32)[some], return_index=True)
-    starts, counts, ends = starts[some], counts[some], np.append(first[1:], some.sum())
-    for i, one in enumerate(tqdm(ranks, desc="duplicates", unit=" docs", disable=None)):
-        if best[one]:
-            continue
-        others = np.unique(stored[expand(starts[first[i] : ends[i]], counts[first[i] : ends[i]])[1]])
-        a, b = shingles.sizes[one], shingles.sizes[others]
-        alike = np.minimum(a, b) >= threshold * np.maximum(a, b) - 1e-6  # J is at most their ratio
-        unlike, others = unlike + alike.size - alike.sum(), others[alike]
-        similarity = shingles.jaccard(one, others)
-        levels += np.bincount((similarity * LEVELS + 1e-9).astype(np.int64), minlength=LEVELS + 1)
-        more = (similarity >= threshold) & (similarity > best[others])
-        best[others[more]], by[others[more]] = similarity[more], one
-    levels[-2] += levels[-1]  # J = 1 belongs to the last step
-    return best, by, levels[:-1], int(unlike)
+# --- all steps ---
 
 
-# --- the whole ---
-
-
-def begin(parts: list[Path], out: Path, threshold: float, against: str | None) -> Path:
-    """The folder of work files, emptied if they are of other settings, other files or another version."""
-    from corpus.sources import find_pieces  # here: the processes of the steps do not need it
-
-    header = {"version": 2, "scheme": "affine32", "seed": 1, "shingle": SHINGLE, "bands": BANDS, "rows": ROWS}
-    header |= {"threshold": threshold, "against": find_pieces(against, None)[1] if against else None}
-    header["parts"] = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in parts]
-    path = out / "work/header.json"
-    if not path.is_file() or json.loads(path.read_text(encoding="utf-8")) != header:
-        shutil.rmtree(path.parent, ignore_errors=True)
-        atomic.write_json(path, header)
-    (out / "report.json").unlink(missing_ok=True)  # its presence means complete
-    return path.parent
-
-
-def find_duplicates(parts: list[Path], out: Path, threshold: float, workers: int, against: str | None = None) -> dict:
+def find_duplicates(
+    parts: list[Path],
+    out: Path,
+    threshold: float,
+    workers: int,
+    against: str | None = None,
+) -> dict[str, Any]:
     """Write duplicates.parquet, report.json, report.png and times.json in `out`, for `parts`; returns the report.
 
     against: a pattern of files; documents that contain a text of theirs (decontaminate.py) go before all others.
@@ -338,58 +362,61 @@ def find_duplicates(parts: list[Path], out: Path, threshold: float, workers: int
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold ({threshold}) must be above 0 and at most 1; 0.7 is usual")
-    work, seconds = begin(parts, out, threshold, against), dict[str, float]()
+    work = open_work_folder(parts, out, threshold, against)
+    seconds: dict[str, float] = {}
+
     with stage("sketches", seconds):
         ngrams = work / "evaluation.npz" if against else None
         if ngrams and not ngrams.is_file():
             write_ngrams(against, ngrams)
-        sketches = [work / f"part_{i:05d}.npy" for i in range(len(parts))]
-        missing = [job for job in zip(parts, sketches, strict=True) if not job[1].is_file()]
-        jobs = [(job, job[0].stat().st_size) for job in missing]
-        map_parts(functools.partial(sketch_part, ngrams), jobs, workers, "sketches")
-        documents = Documents(parts, sketches)
+        documents = sketch_documents(parts, work, ngrams, workers)
         documents.check_ids()
+
     with stage("exact", seconds):
-        order, first = canonical_order(documents)
-        # a text too short for a shingle has an empty sketch, which would match every other empty one
-        ranks, too_short = np.arange(order.size), documents.column(SHINGLES)[order] == 0
-        held = documents.column(EVALUATION)[order]
-    with stage("bands", seconds):
-        stores, crowd, pairs = meet(documents, order, np.flatnonzero((first == ranks) & ~too_short & (held == 0)))
-    with stage("shingles", seconds):
-        candidates = np.union1d(stores.astype(np.uint32), crowd).astype(np.int64)
-        shingles = write_shingles(documents, order, candidates, work, workers)
-    with stage("duplicates", seconds):
-        more_stores, more_asks = crowd_cells(shingles, crowd, threshold)
-        cells = stores + (np.uint64(2 * more_stores.size) << np.uint64(32))  # beyond the numbers of the crowds' cells
-        stores, asks = np.concatenate([cells, more_stores]), np.concatenate([cells, more_asks])
-        similarity, by, levels, unlike = select(shingles, stores, asks, threshold)
-    near, kept = similarity[first] > 0, by[first]  # what equals a near-duplicate is one, too
-    kind = np.select([held > 0, near, kept != ranks], [1, 3, 2]).astype(np.int8)  # 0: kept, else the number in KINDS
-    similarity = np.where(near, similarity[first], 1.0)
-    removed = np.flatnonzero(kind)
-    kept_ids, values = documents.ids(order[kept[removed]]), similarity[removed]
+        order = canonical_order(documents)
+        first = first_of_equal_content(documents, order)
+        n_held = unpack_low(documents.column(EVALUATION))
+        in_evaluation = n_held[order] > 0
+        # A text too short for a shingle has an empty sketch, which would match every other empty one.
+        too_short = documents.column(SHINGLES)[order] == 0
+        is_first = first == np.arange(order.size)
+
+    compared = np.flatnonzero(is_first & ~too_short & ~in_evaluation)
+    near = find_near(documents, order, compared, threshold, work, workers, seconds)
+
+    verdicts = judge(in_evaluation, first, near.removals)
     evaluation = Evaluation(ngrams) if ngrams else None
-    for i in np.flatnonzero(kind[removed] == 1):
-        kept_ids[i], values[i] = evaluation.row(int(held[removed[i]]))
-    with atomic.new_file(out / "duplicates.parquet") as temporary:
-        kinds = [[*KINDS][i - 1] for i in kind[removed]]
-        ids, kept_ids, kinds = map(string_array, (documents.ids(order[removed]), kept_ids, kinds))
-        values = pa.Array.from_buffers(pa.float64(), values.size, [None, pa.py_buffer(values)])
-        pq.write_table(pa.table([ids, kept_ids, values, kinds], schema=SCHEMA), temporary)
-    further: dict[str, Any] = {"too_short_for_near": int(too_short.sum())}
-    # documents that share a band, those in buckets above CROWD; pairs in buckets (one counts in each band it shares);
-    # exact similarities computed, and in LEVELS steps; not computed since the sizes alone put them below the threshold
-    further |= {"candidates": candidates.size, "crowded": crowd.size, "pairs_in_buckets": pairs[0]}
-    further |= {"pairs_in_crowds": pairs[1], "compared": int(levels.sum()), "compared_by_similarity": levels.tolist()}
-    further |= {"sizes_too_unlike": unlike, "evaluation": evaluation.files if evaluation else []}
-    further["settings"] = {"threshold": threshold, "shingle_words": SHINGLE, "bands": BANDS, "rows": ROWS}
-    report = make_report(kind, kept, similarity, documents.column(BYTES)[order], further)
+    write_duplicates(out / "duplicates.parquet", documents, order, verdicts, evaluation)
+
+    details = {"too_short_for_near": int(too_short.sum())}
+    details.update(near.counts)
+    details["evaluation"] = evaluation.files if evaluation else []
+    details["settings"] = {"threshold": threshold, "shingle_words": SHINGLE, "bands": BANDS, "rows": ROWS}
+    size_bytes = documents.column(BYTES)[order]
+    report = make_report(verdicts.kind, verdicts.kept, verdicts.similarity, size_bytes, details)
+
     plot(report, out / "report.png")
     atomic.write_json(out / "times.json", seconds)
     atomic.write_json(out / "report.json", report)  # last: its presence means complete
     shutil.rmtree(work)
     return report
+
+
+# --- the command ---
+
+
+def check_part(path: Path) -> None:
+    """Raise ValueError for a file that is no parquet file with the columns id and text, strings."""
+    try:
+        schema = pq.read_schema(path)
+    except pa.ArrowInvalid:
+        raise ValueError(f"{path}: no whole parquet file; prepare_wiki.py --until=documents makes some") from None
+
+    types = dict(zip(schema.names, schema.types, strict=True))
+    for name in ("id", "text"):
+        if types.get(name) not in (pa.string(), pa.large_string()):
+            columns = ", ".join(f"{field.name}: {field.type}" for field in schema)
+            raise ValueError(f"{path}: no column '{name}' of strings (columns: {columns})")
 
 
 def main(cfg: DedupConfig) -> None:
@@ -400,20 +427,24 @@ def main(cfg: DedupConfig) -> None:
     if cfg.num_workers < 1:
         raise ValueError(f"num_workers ({cfg.num_workers}) must be at least 1")
     for path in parts:
-        try:
-            schema = pq.read_schema(path)
-        except pa.ArrowInvalid:
-            raise ValueError(f"{path}: no whole parquet file; prepare_wiki.py --until=documents makes some") from None
-        for name in ("id", "text"):
-            if name not in schema.names or schema.field(name).type not in (pa.string(), pa.large_string()):
-                columns = ", ".join(f"{field.name}: {field.type}" for field in schema)
-                raise ValueError(f"{path}: no column '{name}' of strings (columns: {columns})")
-    report = find_duplicates(parts, Path(cfg.out), cfg.threshold, cfg.num_workers, cfg.against)
-    for name in ("documents", *(kind for kind in KINDS if report[kind]), "kept", "bytes", "bytes_removed", "compared"):
-        print(f"{name:>14} {report[name]:>12,}{'  ' + KINDS[name] if name in KINDS else ''}")
-    seconds = json.loads(Path(cfg.out, "times.json").read_text(encoding="utf-8"))
-    print(f"wrote {cfg.out}/duplicates.parquet, report.json and report.png in {sum(seconds.values()):.0f} s: ", end="")
-    print(", ".join(f"{name} {value:.0f} s" for name, value in seconds.items()))
+        check_part(path)
+
+    out = Path(cfg.out)
+    report = find_duplicates(parts, out, cfg.threshold, cfg.num_workers, cfg.against)
+    seconds = json.loads((out / "times.json").read_text(encoding="utf-8"))
+    print_summary(report, seconds, cfg.out)
+
+
+def print_summary(report: dict[str, Any], seconds: dict[str, float], out: str) -> None:
+    """Print the counts, what was written, and how long each step took."""
+    kinds = [kind for kind in KINDS if report[kind]]
+    for name in ("documents", *kinds, "kept", "bytes", "bytes_removed", "compared"):
+        description = f"  {KINDS[name]}" if name in KINDS else ""
+        print(f"{name:>14} {report[name]:>12,}{description}")
+
+    total_s = sum(seconds.values())
+    times = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
+    print(f"wrote {out}/duplicates.parquet, report.json and report.png in {total_s:.0f} s: {times}")
 
 
 if __name__ == "__main__":

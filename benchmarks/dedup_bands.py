@@ -20,7 +20,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs 
 import configurator
 from benchmarks.bench_wiki import empty
 from corpus.minhash import BANDS
-from dedup import EVALUATION, Documents, canonical_order, meet
+from corpus.near import Buckets, bucket_pairs
+from corpus.sketches import EVALUATION, Documents
+from dedup import canonical_order, first_of_equal_content
 
 PART = 100_000  # documents in a file of sketches
 
@@ -62,6 +64,19 @@ def measured(name: str, count: int, work: Callable, *args: Any) -> Any:
     return result
 
 
+def exact(documents: Documents) -> np.ndarray:
+    """The step "exact" of dedup.py; returns the canonical order."""
+    order = canonical_order(documents)
+    first_of_equal_content(documents, order)
+    return order
+
+
+def put_in_buckets(documents: Documents, order: np.ndarray) -> Buckets:
+    """The step "bands" of dedup.py."""
+    bands = (documents.column(band)[order] for band in range(BANDS))
+    return bucket_pairs(bands, np.arange(order.size))
+
+
 def main(cfg: BandsConfig) -> None:
     """Canonical order and buckets of made-up sketches: seconds, and memory for each document."""
     count = cfg.documents
@@ -73,12 +88,13 @@ def main(cfg: BandsConfig) -> None:
     parts = [path.with_suffix(".parquet") for path in sketches]  # not opened: no two documents are equal here
     documents = Documents(parts, sketches)
     tracemalloc.start()
-    order, _ = measured("exact", count, canonical_order, documents)
-    _, _, pairs = measured("bands", count, meet, documents, order, np.arange(count))
+    order = measured("exact", count, exact, documents)
+    buckets = measured("bands", count, put_in_buckets, documents, order)
     tracemalloc.stop()
 
     process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(f"pairs in buckets {pairs}; the process at most {process / count:.0f} bytes a document, file pages too")
+    pairs = f"pairs in buckets {buckets.pairs_in_buckets:,}, in crowds {buckets.pairs_in_crowds:,}"
+    print(f"{pairs}; the process at most {process / count:.0f} bytes a document, file pages too")
     shutil.rmtree(folder)
 
 

@@ -20,35 +20,62 @@ from typing import Any
 import numpy as np
 
 import atomic
-from corpus.minhash import hash_shingles, join_words
+from corpus.minhash import ASCII_SPACES, hash_shingles, join_words
 
 SHORTEST, LONGEST = 8, 13  # N
 PERCENTILE = 5
-ASCII_MARKS = string.punctuation.encode() + bytes(i for i in range(0x80) if chr(i).isspace())
-TO_SPACES = bytes.maketrans(ASCII_MARKS, b" " * len(ASCII_MARKS))
-OTHERS = re.compile(r"[^\x00-\x7f]+")  # str.translate is fast in ASCII alone
+
+ASCII_MARKS = string.punctuation.encode() + ASCII_SPACES
+MARKS_TO_SPACES = bytes.maketrans(ASCII_MARKS, b" " * len(ASCII_MARKS))
+BEYOND_ASCII = re.compile(r"[^\x00-\x7f]+")  # str.translate is fast in ASCII alone
+
+
+# --- words ---
 
 
 @functools.cache
 def marks() -> dict[int, str]:
-    """Punctuation, symbols and spaces beyond ASCII, to be replaced by spaces."""
-    letters = map(chr, range(0x80, 0x110000))
-    return {ord(i): " " for i in letters if i.isspace() or unicodedata.category(i)[0] in "PS"}
+    """Punctuation, symbols and spaces beyond ASCII, to be replaced by spaces: for str.translate."""
+    table: dict[int, str] = {}
+    for code in range(0x80, 0x110000):
+        character = chr(code)
+        category = unicodedata.category(character)[0]
+        if category in "PS" or character.isspace():
+            table[code] = " "
+    return table
 
 
 def plain_words(text: str) -> bytes:
     """The words of `text` as join_words gives them, lower-case, without punctuation and variants of letters (NFKC)."""
-    text = OTHERS.sub(lambda run: run[0].translate(marks()), unicodedata.normalize("NFKC", text).lower())
-    return join_words(b" ".join(text.encode().translate(TO_SPACES).split()))
+    text = unicodedata.normalize("NFKC", text).lower()
+    table = marks()
+    text = BEYOND_ASCII.sub(lambda run: run[0].translate(table), text)
+    words = text.encode().translate(MARKS_TO_SPACES).split()
+    return join_words(b" ".join(words))
 
 
 def strings(value: Any) -> Iterator[str]:
     """All strings in a row of a file, in order: question, choices, passage, whatever their names."""
     if isinstance(value, str):
         yield value
-    elif isinstance(value, dict | list):
-        for inner in value.values() if isinstance(value, dict) else value:
+    elif isinstance(value, dict):
+        for inner in value.values():
             yield from strings(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from strings(inner)
+
+
+# --- the N-grams of evaluations ---
+
+
+def choose_n(texts: list[bytes]) -> int:
+    """N for the texts of a file (from plain_words): the 5th percentile of their lengths in words, within 8 to 13."""
+    if not texts:
+        return SHORTEST
+    lengths = [text.count(b" ") + 1 for text in texts]
+    length = np.percentile(lengths, PERCENTILE)
+    return int(np.clip(length, SHORTEST, LONGEST))
 
 
 def write_ngrams(source: str, path: Path) -> None:
@@ -58,20 +85,41 @@ def write_ngrams(source: str, path: Path) -> None:
     """
     from corpus.sources import find_pieces, read_rows  # here: the processes that look for the N-grams do not need it
 
-    names, files, columns = list[str](), list[dict[str, Any]](), [np.empty((3, 0), np.uint64)]
-    for name, pieces in itertools.groupby(find_pieces(source, None)[0], lambda piece: piece.name):
-        rows = [(row, plain_words(" ".join(strings(fields)))) for piece in pieces for row, fields in read_rows(piece)]
-        lengths = [text.count(b" ") + 1 for _, text in rows] or [0]
-        n = int(np.clip(np.percentile(lengths, PERCENTILE), SHORTEST, LONGEST))
-        hashes, counts = hash_shingles([text for _, text in rows], n)
-        owners = np.repeat(np.arange(len(names), len(names) + len(rows)), counts)
-        columns.append(np.stack([hashes, owners.astype(np.uint64), np.full(hashes.size, n, np.uint64)]))
-        names += [f"{name}#{row}" for row, _ in rows]
-        files.append({"file": name, "n": n, "texts": len(rows), "too_short": int((counts == 0).sum())})
-    found = np.unique(np.concatenate(columns, axis=1), axis=1)  # each N-gram of a text once; sorted by hash
-    whole = io.BytesIO()
-    np.savez(whole, ngrams=found, names=np.array(json.dumps(names)), files=np.array(json.dumps(files)))
-    atomic.write(path, whole.getbuffer())
+    names: list[str] = []  # of all texts
+    files: list[dict[str, Any]] = []
+    columns = [np.empty((3, 0), np.uint64)]  # of each N-gram: its hash, the number of its text, N
+
+    pieces = find_pieces(source, None)[0]
+    for name, pieces_of_file in itertools.groupby(pieces, lambda piece: piece.name):
+        texts: list[bytes] = []
+        first_text = len(names)
+        for piece in pieces_of_file:
+            for row, fields in read_rows(piece):
+                names.append(f"{name}#{row}")
+                texts.append(plain_words(" ".join(strings(fields))))
+
+        n = choose_n(texts)
+        hashes, counts = hash_shingles(texts, n)
+        owners = first_text + np.repeat(np.arange(len(texts)), counts)
+        of_file = np.empty((3, hashes.size), np.uint64)
+        of_file[0] = hashes
+        of_file[1] = owners
+        of_file[2] = n
+        columns.append(of_file)
+
+        too_short = int((counts == 0).sum())
+        files.append({"file": name, "n": n, "texts": len(texts), "too_short": too_short})
+
+    ngrams = np.concatenate(columns, axis=1)
+    ngrams = np.unique(ngrams, axis=1)  # each N-gram of a text once; sorted by hash
+    file = io.BytesIO()
+    np.savez(
+        file,
+        ngrams=ngrams,
+        names=np.array(json.dumps(names)),
+        files=np.array(json.dumps(files)),
+    )
+    atomic.write(path, file.getbuffer())
 
 
 class Evaluation:
@@ -82,35 +130,68 @@ class Evaluation:
 
     def __init__(self, path: Path):
         with np.load(path) as file:
-            ngrams, self.names, self.files = file["ngrams"], *(json.loads(str(file[key])) for key in ("names", "files"))
-        self.totals = np.bincount(ngrams[1].astype(np.int64), minlength=len(self.names))
-        self.of_size = {int(n): ngrams[:2, ngrams[2] == n] for n in np.unique(ngrams[2])}
-        self.shift = np.uint64(64 - min(26, ngrams.shape[1].bit_length() + 4))
-        self.slots = np.zeros(1 << (64 - int(self.shift)), bool)  # one in 16 is taken: most N-grams need one look
-        self.slots[ngrams[0] >> self.shift] = True
+            hashes, owners, sizes = file["ngrams"]
+            self.names: list[str] = json.loads(str(file["names"]))
+            self.files: list[dict[str, Any]] = json.loads(str(file["files"]))
 
-    def find(self, texts: list[str]) -> np.ndarray:
-        """For each of `texts` the number of the evaluation text of which it holds the largest share, plus 1, times
-        2^32, plus how many N-grams it holds of that; 0 if it holds none. uint64.
+        owners = owners.astype(np.int64)
+        self.totals = np.bincount(owners, minlength=len(self.names))
+        self.by_n: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # N: (sorted hashes, the text of each)
+        for n in np.unique(sizes):
+            of_size = sizes == n
+            self.by_n[int(n)] = hashes[of_size], owners[of_size]
+
+        # A table by the first bits of a hash, of which at most one slot in 16 is taken: most N-grams of a document need
+        # one look there and no binary search.
+        bits = min(26, hashes.size.bit_length() + 4)
+        self.shift = np.uint64(64 - bits)
+        self.slots = np.zeros(1 << bits, bool)
+        self.slots[hashes >> self.shift] = True
+
+    def find(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """For each of `texts`, the evaluation text of which it holds the largest share of N-grams.
+
+        Returns (the number of that text in `names`, how many of its N-grams the document holds), int64. A document that
+        holds none has (0, 0). Of equal shares the one with the smaller N counts, then the first text.
         """
-        words, best, found = list(map(plain_words, texts)), np.zeros(len(texts)), np.zeros(len(texts), np.uint64)
-        for n, (known, owners) in self.of_size.items():
-            hashes, counts = hash_shingles(words, n)
-            likely = np.flatnonzero(self.slots[hashes >> self.shift])
-            at = np.minimum(np.searchsorted(known, hashes[likely]), known.size - 1)
-            likely = likely[known[at] == hashes[likely]]
-            which, hashes = np.repeat(np.arange(len(texts)), counts)[likely], hashes[likely]
-            for i in np.unique(which):
-                mine = np.unique(hashes[which == i])
-                ranges = zip(*(np.searchsorted(known, mine, side) for side in ("left", "right")), strict=True)
-                held, times = np.unique(np.concatenate([owners[a:b] for a, b in ranges]), return_counts=True)
-                shares = times / self.totals[held.astype(np.int64)]
-                top = shares.argmax()
-                if shares[top] > best[i]:
-                    best[i], found[i] = shares[top], int(held[top]) + 1 << 32 | int(times[top])
-        return found
+        words = [plain_words(text) for text in texts]
+        best_share = np.zeros(len(texts))
+        best_text = np.zeros(len(texts), np.int64)
+        n_held = np.zeros(len(texts), np.int64)
 
-    def row(self, found: int) -> tuple[str, float]:
-        """What a number from find says: (the name of the evaluation text, the share of its N-grams)."""
-        text, held = (found >> 32) - 1, found & 0xFFFFFFFF
-        return self.names[text], held / self.totals[text]
+        for n, (known, owners) in self.by_n.items():
+            which, hashes = self._known_ngrams(words, n, known)
+            for document in np.unique(which):
+                held = np.unique(hashes[which == document])
+                first = np.searchsorted(known, held, "left")
+                last = np.searchsorted(known, held, "right")
+                owners_of_held = np.concatenate([owners[a:b] for a, b in zip(first, last, strict=True)])
+
+                candidates, counts = np.unique(owners_of_held, return_counts=True)
+                shares = counts / self.totals[candidates]
+                top = shares.argmax()
+                if shares[top] > best_share[document]:
+                    best_share[document] = shares[top]
+                    best_text[document] = candidates[top]
+                    n_held[document] = counts[top]
+
+        return best_text, n_held
+
+    def _known_ngrams(
+        self,
+        words: list[bytes],
+        n: int,
+        known: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The n-grams of documents that are among `known`, sorted hashes: (which document, hash)."""
+        hashes, counts = hash_shingles(words, n)
+        which = np.repeat(np.arange(len(words)), counts)
+
+        slots = hashes >> self.shift
+        likely = np.flatnonzero(self.slots[slots])
+        nearest = np.searchsorted(known, hashes[likely])
+        nearest = np.minimum(nearest, known.size - 1)
+
+        is_known = known[nearest] == hashes[likely]
+        positions = likely[is_known]
+        return which[positions], hashes[positions]
