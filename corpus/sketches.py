@@ -16,7 +16,7 @@ from corpus.decontaminate import Evaluation
 from corpus.documents import read_documents
 from corpus.minhash import BANDS, band_hashes, hash_shingles, join_words, signatures, squeeze
 from corpus.near import buckets, pack
-from corpus.pool import once
+from corpus.pool import read_cached
 
 BATCH_CHARS = 512 << 10  # text hashed at once: many documents for each call of numpy, and still in the cache
 
@@ -90,7 +90,7 @@ def sketch_part(ngrams: Path | None, job: tuple[Path, Path]) -> None:
     job: (the part, the sketch file).
     """
     path, target = job
-    evaluation = once(Evaluation, ngrams) if ngrams else None
+    evaluation = read_cached(Evaluation, ngrams) if ngrams else None
 
     batches: list[np.ndarray] = []
     for ids, texts in read_batches(path):
