@@ -275,18 +275,20 @@ class IndexStream:
             source = np.zeros_like(g)
             epoch, place = np.divmod(g, self.sizes[0])
         else:
-            period, turn = np.divmod(g, len(self.pattern))
-            source = self.pattern[turn].astype(np.int64)
-            drawn = period * np.array(self.counts)[source] + self.before[turn]  # samples of this source before g
-            epoch, place = np.divmod(drawn, np.array(self.sizes)[source])
+            # counts 3 and 1, pattern 0 0 1 0: position 6 is slot 2 of cycle 1, so source 1, which came 1 * 1 + 0 times
+            cycle, slot = np.divmod(g, len(self.pattern))
+            source = self.pattern[slot].astype(np.int64)
+            earlier = cycle * np.array(self.counts)[source] + self.before[slot]
+            epoch, place = np.divmod(earlier, np.array(self.sizes)[source])
 
         index = self._shuffled(place, source, epoch) if self.shuffle else place
         return source, index, epoch
 
     def drawn(self, position: int) -> np.ndarray:
         """Samples of each source, int64 (K,), among global positions 0 .. position - 1."""
-        periods, rest = divmod(position, len(self.pattern))
-        return periods * np.array(self.counts) + np.bincount(self.pattern[:rest], minlength=len(self.sizes))
+        cycles, rest = divmod(position, len(self.pattern))
+        of_the_rest = np.bincount(self.pattern[:rest], minlength=len(self.sizes))
+        return cycles * np.array(self.counts) + of_the_rest
 
     def _shuffled(self, place: np.ndarray, source: np.ndarray, epoch: np.ndarray) -> np.ndarray:
         """Images of places, arrays of one shape: all places of the same source and epoch are permuted at once."""
@@ -323,8 +325,8 @@ class IndexStream:
         group, inside = np.divmod(place[grouped], self.run)
         index[grouped] = permute(group, max(1, groups), self.seed, epoch, source) * self.run + inside
 
-        turn = hash_key(self.seed, epoch, source, n) % n
-        return (index + turn) % n
+        offset = hash_key(self.seed, epoch, source, n) % n
+        return (index + offset) % n
 
 
 # --- the share of one rank ---
@@ -524,9 +526,9 @@ class DistributedStreamSampler:
             self._block = None
 
     def _positions(self, first: int, rows: int, end: int) -> np.ndarray:
-        """The position of this rank in each row, int64 (rows,): with three ranks and first = 0, rank 1 has 1, 4, 7, ...
+        """The position of this rank in each row, int64 (rows,): of three ranks, rank 1 has first + 1, + 4, + 7, ...
 
-        With several sources the ranks change places in each row, at random: with two ranks and two sources in equal
+        With several sources the ranks change places in each row, at random: of two ranks and two sources in equal
         shares, rank 0 would otherwise get one source for ever.
         """
         begins = first + np.arange(rows) * self.num_replicas

@@ -20,7 +20,7 @@ import atomic
 from sampler import hash_key
 
 FORMAT_VERSION = 1
-IGNORE = -100  # a target that is not scored
+IGNORE = -100  # a target that is not scored, as in model.py
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
@@ -205,7 +205,8 @@ class Shards:
 
     def rows(self, shards: Sequence[int], starts: Sequence[int], count: int) -> np.ndarray:
         """`count` tokens from each place, (len(starts), count) in the shards' dtype: a read for each, one copy."""
-        data = b"".join([self._bytes(shard, start, count) for shard, start in zip(shards, starts, strict=True)])
+        places = zip(shards, starts, strict=True)
+        data = b"".join([self._bytes(shard, start, count) for shard, start in places])
         return np.frombuffer(data, dtype=self.dtype).reshape(-1, count)
 
     def _bytes(self, shard: int, start: int, count: int) -> bytes:
@@ -297,10 +298,8 @@ class Windows(_Tiles):
     def get(self, indices: np.ndarray, epochs: np.ndarray) -> np.ndarray:
         """Windows as int64 (len(indices), block_size + 1)."""
         owners = self.shard_of(indices)
-        offsets = [
-            hash_key(self.seed, epoch, shard) % self.block_size
-            for epoch, shard in zip(epochs.tolist(), owners.tolist(), strict=True)
-        ]
+        places = zip(epochs.tolist(), owners.tolist(), strict=True)
+        offsets = [hash_key(self.seed, epoch, shard) % self.block_size for epoch, shard in places]
         number = indices - self.first[owners]  # of the window within its shard
         starts = number * self.block_size + np.array(offsets, dtype=np.int64)
 

@@ -14,6 +14,8 @@ from conftest import REPO, examples
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
+import model
+import shards
 from sampler import DistributedStreamSampler, permute
 from shards import EvalWindows, Shards, WindowDataset, Windows, join_parts, read_meta, token_dtype, verify
 
@@ -269,6 +271,10 @@ def test_every_token_but_the_first_of_a_shard_is_a_target_once(tmp_path, block_s
     first = np.cumsum([0, *sizes[:-1]]).tolist()
     assert sorted(targets) == [t for t in range(sum(sizes)) if t not in first]
     assert rows == len(windows) and all(of_rank == sizes_of[0] for of_rank in sizes_of)
+
+
+def test_targets_that_are_not_scored_are_those_of_the_model():
+    assert shards.IGNORE == model.IGNORE
 
 
 def test_batches_are_the_same_at_every_evaluation_and_ranks_differ(many):
