@@ -1,13 +1,14 @@
-"""A Llama-like decoder, smallest part first: RMSNorm, rotary positions, grouped-query attention, SwiGLU.
+"""A Llama-like decoder, smallest part first: RMSNorm, rotary positions, grouped-query attention, SwiGLU, the loss.
 
 Parameter names are those of Hugging Face's LlamaForCausalLM, so that weights go in and out without a table.
-Two switches make it Qwen2 (qkv_bias) or Qwen3 (qk_norm).
+Two switches make it Qwen2 (qkv_bias) or Qwen3 (qk_norm). docs/model.md explains the parts and draws one block.
+
 Sizes: B batch, T time (tokens), C model width, H query heads, Hkv key/value heads, D head width, F feed-forward width,
-V vocabulary (rows of the embedding), L layers.
+V vocabulary (rows of the embedding), L layers, S slots of the cache, N = B * T rows of the loss.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +18,15 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
 IGNORE = -100  # a target that is not scored
-LOGITS_CHUNK = 1 << 20  # logits computed at a time in the loss: 4 MB in float32
-FEW_ROWS, WORTH_THREADS = 32, 1 << 20  # what Linear cuts: at most so many rows, at least so many multiplications
-LARGEST = 1 << 24  # of each size of a model: the elements of a matrix can be counted in int64
+LARGEST = 1 << 24  # of each size of a model: the elements of a matrix can still be counted in int64
+
+# The loss computes this many logits at a time (4 MB in float32), but at least so many rows of them.
+CHUNK_LOGITS = 1 << 20
+CHUNK_ROWS = 128
+
+# Linear cuts its weight for at most so many rows, and for at least so many multiplications.
+FEW_ROWS = 32
+WORTH_THREADS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -32,14 +39,16 @@ class RopeScaling:
     original_max_position_embeddings: int = 8192  # the original context, in tokens
 
     def __post_init__(self) -> None:
-        turns = 0 < self.low_freq_factor < self.high_freq_factor < math.inf
-        if not (turns and 1 <= self.factor < math.inf and self.original_max_position_embeddings >= 1):
+        turns_fit = 0 < self.low_freq_factor < self.high_freq_factor < math.inf
+        factor_fits = 1 <= self.factor < math.inf
+        context_fits = 1 <= self.original_max_position_embeddings <= LARGEST
+        if not (turns_fit and factor_fits and context_fits):
             raise ValueError(f"{self} cannot be; Llama 3.1 has {RopeScaling()}")
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Shape of the decoder."""
+    """Shape of the decoder. Raises ValueError for a shape that cannot be, with the nearest one that can."""
 
     vocab_size: int  # V
     block_size: int = 256  # longest sequence
@@ -59,28 +68,60 @@ class ModelConfig:
     @property
     def head_width(self) -> int:
         """D, given or derived."""
-        return self.n_embd // self.n_head if self.head_dim is None else self.head_dim
+        if self.head_dim is not None:
+            return self.head_dim
+        return self.n_embd // self.n_head
 
     def __post_init__(self) -> None:
-        for key in ("vocab_size", "block_size", "n_layer", "n_head", "n_kv_head", "n_embd", "ffn_hidden", "head_dim"):
-            size, most = getattr(self, key), LARGEST // self.n_head if key == "head_dim" else LARGEST
-            if size is not None and not 1 <= size <= most:
-                raise ValueError(f"{key} ({size}) must be at {f'most {most}' if size > 1 else 'least 1'}")
-        if self.head_dim is None and self.n_embd % (2 * self.n_head):
-            fits = [h for h in range(1, self.n_embd + 1) if self.n_embd % (2 * h) == 0]
-            nearest = f"; try n_head={min(fits, key=lambda h: abs(h - self.n_head))}" if fits else ""
-            raise ValueError(f"n_embd ({self.n_embd}) must be n_head ({self.n_head}) times an even head width{nearest}")
-        if self.head_width % 2:
-            raise ValueError(f"head_dim ({self.head_dim}) must be even; try head_dim={self.head_dim + 1}")
-        if self.n_head % self.n_kv_head:
-            H, Hkv = self.n_head, self.n_kv_head
-            nearest = min((h for h in range(1, H + 1) if H % h == 0), key=lambda h: abs(h - Hkv))
-            raise ValueError(f"n_head ({H}) must be divisible by n_kv_head ({Hkv}); try n_kv_head={nearest}")
-        for key, usual in (("rope_theta", 10000.0), ("norm_eps", 1e-5)):
-            if not 0 < getattr(self, key) < math.inf:
-                raise ValueError(f"{key} ({getattr(self, key)}) must be above 0 and finite; try {key}={usual}")
+        self._check_sizes()
+        self._check_heads()
+        self._check_numbers()
         if self.qkv_bias and self.qk_norm:
             raise ValueError("qkv_bias (Qwen2) and qk_norm (Qwen3): no model family has both; choose one")
+
+    def _check_sizes(self) -> None:
+        for key in ("vocab_size", "block_size", "n_layer", "n_head", "n_kv_head", "n_embd", "ffn_hidden"):
+            check_size(key, getattr(self, key), LARGEST)
+        if self.head_dim is not None:
+            check_size("head_dim", self.head_dim, LARGEST // self.n_head)
+
+    def _check_heads(self) -> None:
+        """Heads have an even width, and each key/value head serves equally many query heads."""
+        H = self.n_head
+        Hkv = self.n_kv_head
+        C = self.n_embd
+
+        if self.head_dim is None and C % (2 * H):
+            fitting = [heads for heads in range(1, C + 1) if C % (2 * heads) == 0]
+            advice = f"; try n_head={nearest(H, fitting)}" if fitting else ""
+            raise ValueError(f"n_embd ({C}) must be n_head ({H}) times an even head width{advice}")
+
+        if self.head_width % 2:
+            raise ValueError(f"head_dim ({self.head_dim}) must be even; try head_dim={self.head_width + 1}")
+
+        if H % Hkv:
+            divisors = [heads for heads in range(1, H + 1) if H % heads == 0]
+            advice = f"try n_kv_head={nearest(Hkv, divisors)}"
+            raise ValueError(f"n_head ({H}) must be divisible by n_kv_head ({Hkv}); {advice}")
+
+    def _check_numbers(self) -> None:
+        for key, usual in (("rope_theta", 10000.0), ("norm_eps", 1e-5)):
+            value = getattr(self, key)
+            if not 0 < value < math.inf:
+                raise ValueError(f"{key} ({value}) must be above 0 and finite; try {key}={usual}")
+
+
+def check_size(key: str, size: int, largest: int) -> None:
+    """Raise ValueError unless `size` is from 1 to `largest`."""
+    if size < 1:
+        raise ValueError(f"{key} ({size}) must be at least 1")
+    if size > largest:
+        raise ValueError(f"{key} ({size}) must be at most {largest}")
+
+
+def nearest(wanted: int, candidates: Iterable[int]) -> int:
+    """The candidate next to `wanted`."""
+    return min(candidates, key=lambda candidate: abs(candidate - wanted))
 
 
 class RMSNorm(nn.RMSNorm):
@@ -89,7 +130,8 @@ class RMSNorm(nn.RMSNorm):
     def forward(self, x: Tensor) -> Tensor:
         """x: (..., width); computed in float32 at least, returned in the dtype of x."""
         wide = torch.promote_types(x.dtype, torch.float32)
-        return F.rms_norm(x.to(wide), self.normalized_shape, self.weight.to(wide), self.eps).to(x.dtype)
+        y = F.rms_norm(x.to(wide), self.normalized_shape, self.weight.to(wide), self.eps)
+        return y.to(x.dtype)
 
 
 def rope_frequencies(D: int, theta: float, scaling: RopeScaling | None = None) -> Tensor:
@@ -98,78 +140,141 @@ def rope_frequencies(D: int, theta: float, scaling: RopeScaling | None = None) -
     A frequency that turns at most low_freq_factor times within the original context is divided by `factor`, one that
     turns at least high_freq_factor times stays, between them it is a blend (meta-llama/llama-models, apply_scaling).
     """
-    plain = 1.0 / theta ** (torch.arange(0, D, 2, dtype=torch.float32) / D)
+    exponents = torch.arange(0, D, 2, dtype=torch.float32) / D
+    plain = 1.0 / theta**exponents
     if scaling is None:
         return plain
-    turns = scaling.original_max_position_embeddings / (2 * math.pi / plain)
-    keep = ((turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)).clamp(0, 1)
+
+    wavelengths = 2 * math.pi / plain  # tokens in one turn
+    turns = scaling.original_max_position_embeddings / wavelengths
+    # 0 where slow, 1 where fast
+    keep = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+    keep = keep.clamp(0, 1)
     return (1 - keep) * plain / scaling.factor + keep * plain
 
 
 def rope_tables(positions: Tensor, frequencies: Tensor) -> tuple[Tensor, Tensor]:
     """cos and sin of position times frequency, (..., T, D) float32 each, for positions (..., T).
 
-    In two halves: cos, cos and -sin, sin (the sign that apply_rope needs). Made anew in each forward pass, 0.1 % of it:
-    for a context of a million tokens they would weigh a gigabyte.
+    Two halves each, for the two features of a pair: cos, cos and -sin, sin. They are made anew in each forward pass,
+    which takes 0.1 % of it: for a context of a million tokens they would weigh a gigabyte.
     """
     angles = positions[..., None].float() * frequencies  # (..., T, D/2)
-    cos, sin = angles.cos(), angles.sin()
-    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
+    cos = angles.cos()
+    sin = angles.sin()
+    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)  # (..., T, D)
 
 
 def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate pairs of features by their position (RoPE, Su et al. 2021, arXiv 2104.09864, eq. 34).
 
     x: (B, H, T, D) with D even; cos, sin: (T, D) or (B, 1, T, D) float32. Returns the shape and dtype of x.
-    Half-split layout as in Hugging Face Llama, not Meta's interleaved pairs: (left, right) becomes
-    (left cos - right sin, right cos + left sin).
+    Half-split layout as in Hugging Face Llama, not Meta's interleaved pairs: features i and i + D/2 are a point in the
+    plane, and (left, right) becomes (left cos - right sin, right cos + left sin).
+
+    Example: D = 4 and theta = 10000, so the frequencies are 1 and 0.01. At position 2 the first point turns by
+    2 radians, the second by 0.02:
+
+        x       1       1       0       0      the points (1, 0) and (1, 0)
+        cos  -0.416   1.000  -0.416   1.000
+        sin  -0.909  -0.020   0.909   0.020
+        out  -0.416   1.000   0.909   0.020    the points (-0.416, 0.909) and (1.000, 0.020)
     """
-    return (x * cos + x.roll(x.shape[-1] // 2, dims=-1) * sin).to(x.dtype)
+    half = x.shape[-1] // 2
+    from_itself = x * cos
+    from_partner = x.roll(half, dims=-1) * sin  # roll: (right, left)
+    return (from_itself + from_partner).to(x.dtype)
 
 
 class Cache:
     """Keys and values of the tokens that a batch of sequences has had so far, allocated once: (L, B, Hkv, S, D) each.
 
-    All rows share the slots 0 ... S - 1 and take the next ones together. Sequences of different lengths are padded on
-    the left: row b begins at slot padding[b], its positions count from there, and nothing sees the slots before it.
-    So a new token is written as one slice, and rows of one length need no mask. In float32 on a CPU, where attention
-    computes in it, else in the dtype of the weights; on the device of the weights.
+    All rows share the slots 0 ... S - 1 and take the next ones together, so a new token is written as one slice.
+    Sequences of different lengths are padded on the left: row b begins at slot padding[b], its positions count from
+    there, and no token sees the slots before it. For the texts "a b c d" and "x y":
+
+        slot        0  1  2  3
+        row 0       a  b  c  d        padding 0, positions  0  1  2  3
+        row 1       -  -  x  y        padding 2, positions -2 -1  0  1
+
+    `mask` says which slots (columns) each of these tokens (lines) sees:
+
+        row 0   a   1  .  .  .        row 1   -   1  .  .  .    padding sees itself only
+                b   1  1  .  .                -   .  1  .  .
+                c   1  1  1  .                x   .  .  1  .    the first of its text
+                d   1  1  1  1                y   .  .  1  1
+
+    and the next token, in slot 4, sees 1 1 1 1 1 in row 0, and . . 1 1 1 in row 1.
+    (Padding sees itself because a softmax over nothing is NaN on some devices, and 0 * NaN would reach the real rows.)
+
+    The dtype is that of the weights, but float32 on a CPU, where attention computes in it; the device is theirs.
     """
 
     def __init__(self, model: "Llama", batch_size: int, size: int, padding: Sequence[int] = ()):
-        cfg, weight = model.cfg, model.lm_head.weight
-        dtype, device = torch.float32 if weight.device.type == "cpu" else weight.dtype, weight.device
+        cfg = model.cfg
+        weight = model.lm_head.weight
+        device = weight.device
+        dtype = torch.float32 if device.type == "cpu" else weight.dtype
+
         # One slot more: a slice of all is contiguous, so torch.compile would compile again for the last token.
         shape = (cfg.n_layer, batch_size, cfg.n_kv_head, size + 1, cfg.head_width)
-        self.keys, self.values = (torch.empty(shape, dtype=dtype, device=device) for _ in range(2))
-        self.size, self.begin, self.used = size, 0, 0  # slots: all; where the newest tokens begin; taken
-        self.slots, self.widest = torch.arange(size + 1, device=device), max(padding, default=0)
-        self.padding = torch.tensor(padding, device=device)[:, None, None] if self.widest else None  # (B, 1, 1)
-        self.real = self.slots >= self.padding[..., None] if self.padding is not None else None  # (B, 1, 1, S)
-        self.mask: Tensor | None = None
+        self.keys = torch.empty(shape, dtype=dtype, device=device)
+        self.values = torch.empty(shape, dtype=dtype, device=device)
+
+        self.size = size  # S
+        self.used = 0  # slots that are taken
+        self.begin = 0  # the slot of the first of the newest tokens
+        self.slots = torch.arange(size + 1, device=device)
+        self.mask: Tensor | None = None  # for the newest tokens; None: each sees all slots up to its own
+
+        self.longest_padding = max(padding, default=0)
+        self.padding: Tensor | None = None  # (B, 1, 1)
+        self.in_text: Tensor | None = None  # (B, 1, 1, S + 1): not padding
+        if self.longest_padding:
+            self.padding = torch.tensor(padding, device=device)[:, None, None]
+            self.in_text = self.slots >= self.padding[..., None]
 
     def extend(self, T: int) -> Tensor:
-        """Take the next T slots; returns their positions, (T,) or (B, 1, T). Raises ValueError when they do not fit.
+        """Take the next T slots and set `mask`, (1 or B, 1, T or 1, used); returns their positions, (T,) or (B, 1, T).
 
-        Sets `mask`: which slots (1 or B, 1, T or 1, used) the T tokens see; None: each all up to its own. Padding sees
-        itself: a softmax over nothing is not a number on some devices, and 0 times that would reach the real rows.
+        Positions of padding are negative. Raises ValueError when the tokens do not fit.
         """
         if self.used + T > self.size:
             raise ValueError(f"the cache has {self.size} slots, {self.used} of them taken: no room for {T} more tokens")
-        self.begin, self.used = self.used, self.used + T
-        slots, new = self.slots[: self.used], self.slots[self.begin : self.used]  # (used,), (T,)
-        if T == 1 and self.begin >= self.widest:
-            self.mask = None if self.real is None else self.real[..., : self.used]
-        elif self.padding is not None:
-            self.mask = (slots <= new[:, None]) & self.real[..., : self.used] | (slots == new[:, None])
-        else:
-            self.mask = (slots <= new[:, None])[None, None] if self.begin else None
-        return new if self.padding is None else new - self.padding  # those of padding are negative
+        self.begin = self.used
+        self.used = self.begin + T
+
+        slots = self.slots[: self.used]  # (used,)
+        new_slots = self.slots[self.begin : self.used]  # (T,)
+        self.mask = self._mask(slots, new_slots[:, None])
+        if self.padding is None:
+            return new_slots
+        return new_slots - self.padding
+
+    def _mask(self, slots: Tensor, new_slots: Tensor) -> Tensor | None:
+        """Which of `slots`, (used,), the tokens in `new_slots`, (T, 1), see; drawn above."""
+        one_token_of_text = len(new_slots) == 1 and self.begin >= self.longest_padding
+
+        if self.in_text is None:
+            if self.begin == 0 or one_token_of_text:
+                return None
+            return (slots <= new_slots)[None, None]  # (1, 1, T, used)
+
+        in_text = self.in_text[..., : self.used]  # (B, 1, 1, used)
+        if one_token_of_text:
+            return in_text
+        before = slots <= new_slots  # (T, used)
+        itself = slots == new_slots  # (T, used)
+        return before & in_text | itself  # (B, 1, T, used)
 
     def write(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Keep the new tokens' keys and values, (B, Hkv, T, D); returns those of all tokens, (B, Hkv, used, D)."""
-        keys, values, T = self.keys[layer], self.values[layer], k.shape[2]  # (B, Hkv, S, D) each
-        keys.narrow(2, self.begin, T).copy_(k)  # narrow takes three quarters of the time of slices in all dimensions
+        T = k.shape[2]
+        keys = self.keys[layer]  # (B, Hkv, S + 1, D)
+        values = self.values[layer]
+
+        # narrow takes three quarters of the time of slices in all dimensions
+        keys.narrow(2, self.begin, T).copy_(k)
         values.narrow(2, self.begin, T).copy_(v)
         return keys.narrow(2, 0, self.used), values.narrow(2, 0, self.used)
 
@@ -183,55 +288,118 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (..., in_features). Returns (..., out_features)."""
-        plain = torch.is_grad_enabled() or torch.compiler.is_compiling() or self.weight.dtype != torch.float32
-        few = x.device.type == "cpu" and x.numel() <= FEW_ROWS * self.in_features
-        worth = few and not plain and x.numel() * self.out_features >= WORTH_THREADS
-        threads = torch.get_num_threads() if worth else 1
-        slices = math.gcd(self.out_features, 4 * threads) if threads > 1 else 1
+        slices = self._slices(x)
         if slices == 1:
             return F.linear(x, self.weight, self.bias)
-        w = self.weight.view(slices, -1, self.in_features)  # (slices, out / slices, in)
-        y = torch.bmm(x.reshape(1, -1, self.in_features).expand(slices, -1, -1), w.transpose(1, 2))
-        y = y.transpose(0, 1).reshape(*x.shape[:-1], self.out_features)  # from (slices, rows, out / slices)
-        return y if self.bias is None else y + self.bias
+
+        rows = x.reshape(1, -1, self.in_features)  # (1, rows, in)
+        weights = self.weight.view(slices, -1, self.in_features)  # (slices, out / slices, in)
+        y = torch.bmm(rows.expand(slices, -1, -1), weights.transpose(1, 2))  # (slices, rows, out / slices)
+        y = y.transpose(0, 1).reshape(*x.shape[:-1], self.out_features)  # (..., out)
+        if self.bias is not None:
+            y = y + self.bias
+        return y
+
+    def _slices(self, x: Tensor) -> int:
+        """Into how many slices the weight is cut for x; 1: not at all."""
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return 1
+        if x.device.type != "cpu" or self.weight.dtype != torch.float32:
+            return 1
+        few_rows = x.numel() <= FEW_ROWS * self.in_features
+        worth_it = x.numel() * self.out_features >= WORTH_THREADS
+        if not few_rows or not worth_it:
+            return 1
+        threads = torch.get_num_threads()
+        return math.gcd(self.out_features, 4 * threads) if threads > 1 else 1
 
 
 class Attention(nn.Module):
-    """Causal attention; H / Hkv query heads share a key/value head (GQA, Ainslie et al. 2023, arXiv 2305.13245).
+    r"""Causal attention; H / Hkv query heads share a key/value head (GQA, Ainslie et al. 2023, arXiv 2305.13245).
+
+    H = 4 query heads on Hkv = 4, 2 and 1 key/value heads; all three are the same code:
+
+        key/value    0  1  2  3        0     1           0
+                     |  |  |  |       / \   / \      / /   \ \
+        query        0  1  2  3      0   1 2   3    0  1   2  3
+                     multi-head      grouped        multi-query
 
     With qk_norm each head of the queries and keys is normalised before it turns (Qwen3, arXiv 2505.09388, 2).
     """
 
     def __init__(self, cfg: ModelConfig, layer: int):
         super().__init__()
-        self.D, self.layer = cfg.head_width, layer
-        self.q_proj = Linear(cfg.n_embd, cfg.n_head * self.D, bias=cfg.qkv_bias)
-        self.k_proj, self.v_proj = (Linear(cfg.n_embd, cfg.n_kv_head * self.D, bias=cfg.qkv_bias) for _ in range(2))
-        self.o_proj = Linear(cfg.n_head * self.D, cfg.n_embd, bias=False)
-        self.q_norm, self.k_norm = (RMSNorm(self.D, cfg.norm_eps) if cfg.qk_norm else nn.Identity() for _ in range(2))
+        self.layer = layer
+        self.H = cfg.n_head
+        self.Hkv = cfg.n_kv_head
+        self.D = cfg.head_width
+
+        self.q_proj = Linear(cfg.n_embd, self.H * self.D, bias=cfg.qkv_bias)
+        self.k_proj = Linear(cfg.n_embd, self.Hkv * self.D, bias=cfg.qkv_bias)
+        self.v_proj = Linear(cfg.n_embd, self.Hkv * self.D, bias=cfg.qkv_bias)
+        self.o_proj = Linear(self.H * self.D, cfg.n_embd, bias=False)
+
+        self.q_norm = RMSNorm(self.D, cfg.norm_eps) if cfg.qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(self.D, cfg.norm_eps) if cfg.qk_norm else nn.Identity()
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: Cache | None = None) -> Tensor:
         """x: (B, T, C); cos, sin: (T, D) or (B, 1, T, D). Returns (B, T, C)."""
         B, T, C = x.shape
-        q = self.q_norm(self.q_proj(x).view(B, T, -1, self.D))  # (B, T, H, D)
-        k = self.k_norm(self.k_proj(x).view(B, T, -1, self.D))  # (B, T, Hkv, D)
-        v = self.v_proj(x).view(B, T, -1, self.D).transpose(1, 2)  # (B, Hkv, T, D)
-        q, k = apply_rope(q.transpose(1, 2), cos, sin), apply_rope(k.transpose(1, 2), cos, sin)  # (B, H or Hkv, T, D)
-        if x.device.type == "cpu":  # torch's CPU attention is 7 times slower in bf16 than in fp32 (docs/LOG.md)
+
+        # Project: what each token looks for (q), what it offers to be found by (k), and what it passes on (v).
+        q = self.q_proj(x).view(B, T, self.H, self.D)  # (B, T, H, D)
+        k = self.k_proj(x).view(B, T, self.Hkv, self.D)  # (B, T, Hkv, D)
+        v = self.v_proj(x).view(B, T, self.Hkv, self.D)  # (B, T, Hkv, D)
+
+        # Normalise each head of the queries and keys (Qwen3), or do nothing.
+        q = self.q_norm(q)
+        k = self.k_norm(k)
+
+        # Heads first: attention works on (T, D) matrices.
+        q = q.transpose(1, 2)  # (B, H, T, D)
+        k = k.transpose(1, 2)  # (B, Hkv, T, D)
+        v = v.transpose(1, 2)  # (B, Hkv, T, D)
+
+        # Rotate queries and keys by their positions.
+        q = apply_rope(q, cos, sin)
+        k = apply_rope(k, cos, sin)
+
+        # Widen: torch's CPU attention is 7 times slower in bf16 than in fp32 (docs/LOG.md).
+        if x.device.type == "cpu":
             wide = torch.promote_types(q.dtype, torch.float32)
-            q, k, v = q.to(wide), k.to(wide), v.to(wide)
+            q = q.to(wide)
+            k = k.to(wide)
+            v = v.to(wide)
+
+        # Cache: put the new keys and values behind those of the tokens so far, and go on with all of them.
         mask = None
         if cache is not None:
-            (k, v), mask = cache.write(self.layer, k, v), cache.mask  # (B, Hkv, S, D), S the tokens so far
+            mask = cache.mask
+            k, v = cache.write(self.layer, k, v)  # (B, Hkv, S, D), S the tokens so far
             q = q.to(k.dtype)
-        if cache is not None and T == 1:  # the query heads of a group as if they were its tokens: k and v are read once
-            q = q.reshape(B, k.shape[1], -1, self.D)  # (B, Hkv, H / Hkv, D)
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # (B, Hkv, H / Hkv, D)
+
+        # Attend: softmax(q k' / sqrt(D)) v, each token over those before it and itself.
+        if cache is not None and T == 1:
+            y = self._attend_one_token(q, k, v, mask)  # (B, 1, H, D)
         else:
             with torch.autocast(x.device.type, enabled=False):
-                y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True)
+                causal = mask is None
+                y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=True)
             y = y.transpose(1, 2)  # (B, T, H, D)
-        return self.o_proj(y.reshape(B, T, -1).to(x.dtype))
+
+        # Merge the heads and write the result back to the stream.
+        y = y.reshape(B, T, self.H * self.D)  # (B, T, H * D)
+        return self.o_proj(y.to(x.dtype))  # (B, T, C)
+
+    def _attend_one_token(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """q: (B, H, 1, D); k, v: (B, Hkv, S, D); mask: (B, 1, 1, S) or None. Returns (B, 1, H, D).
+
+        The query heads of a group stand in the place of tokens, so that their key/value head is read once.
+        """
+        B = q.shape[0]
+        q = q.reshape(B, self.Hkv, self.H // self.Hkv, self.D)  # (B, Hkv, H / Hkv, D)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # (B, Hkv, H / Hkv, D)
+        return y.reshape(B, 1, self.H, self.D)
 
 
 class MLP(nn.Module):
@@ -239,12 +407,15 @@ class MLP(nn.Module):
 
     def __init__(self, cfg: ModelConfig):
         super().__init__()
-        self.gate_proj, self.up_proj = (Linear(cfg.n_embd, cfg.ffn_hidden, bias=False) for _ in range(2))
+        self.gate_proj = Linear(cfg.n_embd, cfg.ffn_hidden, bias=False)
+        self.up_proj = Linear(cfg.n_embd, cfg.ffn_hidden, bias=False)
         self.down_proj = Linear(cfg.ffn_hidden, cfg.n_embd, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, T, C). Returns (B, T, C)."""
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        gate = F.silu(self.gate_proj(x))  # (B, T, F)
+        hidden = gate * self.up_proj(x)  # (B, T, F)
+        return self.down_proj(hidden)  # (B, T, C)
 
 
 class Block(nn.Module):
@@ -257,10 +428,11 @@ class Block(nn.Module):
         self.post_attention_layernorm = RMSNorm(cfg.n_embd, cfg.norm_eps)
         self.mlp = MLP(cfg)
 
-    def forward(self, x: Tensor, *context: Any) -> Tensor:
-        """x: (B, T, C); context: cos, sin and cache for Attention. Returns (B, T, C)."""
-        x = x + self.self_attn(self.input_layernorm(x), *context)
-        return x + self.mlp(self.post_attention_layernorm(x))
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: Cache | None = None) -> Tensor:
+        """x: (B, T, C); cos, sin, cache: for Attention. Returns (B, T, C)."""
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin, cache)
+        x = x + self.mlp(self.post_attention_layernorm(x))
+        return x
 
 
 class Decoder(nn.Module):
@@ -272,63 +444,174 @@ class Decoder(nn.Module):
 
     def __init__(self, cfg: ModelConfig):
         super().__init__()
-        self.block_size, self.recompute_blocks = cfg.block_size, False
-        self.rope = (cfg.head_width, cfg.rope_theta, cfg.rope_scaling)
+        self.cfg = cfg
+        self.recompute_blocks = False
         self.embed_tokens = nn.Embedding(cfg.vocab_size, cfg.n_embd)
         self.layers = nn.ModuleList(Block(cfg, layer) for layer in range(cfg.n_layer))
         self.norm = RMSNorm(cfg.n_embd, cfg.norm_eps)
-        self.register_buffer("frequencies", rope_frequencies(*self.rope), persistent=False)  # (D/2,)
+        self.register_buffer("frequencies", self.make_frequencies(), persistent=False)  # (D/2,)
+
+    def make_frequencies(self) -> Tensor:
+        """The rotary frequencies, (D/2,), always in float32: in bfloat16 only 513 of 1024 positions would differ."""
+        return rope_frequencies(self.cfg.head_width, self.cfg.rope_theta, self.cfg.rope_scaling)
 
     def forward(self, idx: Tensor, cache: Cache | None = None) -> Tensor:
         """idx: (B, T) ids, with a cache the next T of each row. Returns (B, T, C)."""
         T = idx.shape[1]
-        positions = torch.arange(T, device=idx.device) if cache is None else cache.extend(T)
-        shortest = T if cache is None else cache.used - cache.widest  # rows that are longer may be over, and ignored
-        assert shortest <= self.block_size, (shortest, self.block_size)
-        context = (*rope_tables(positions, self.frequencies), cache)  # cos, sin: (T, D) or (B, 1, T, D)
+        if cache is None:
+            positions = torch.arange(T, device=idx.device)  # (T,)
+            shortest = T
+        else:
+            positions = cache.extend(T)  # (T,) or (B, 1, T)
+            shortest = cache.used - cache.longest_padding  # rows that are longer may be over, and ignored
+        assert shortest <= self.cfg.block_size, (shortest, self.cfg.block_size)
+
+        cos, sin = rope_tables(positions, self.frequencies)  # (T, D) or (B, 1, T, D)
         x = self.embed_tokens(idx)  # (B, T, C)
         for layer in self.layers:
             if self.recompute_blocks:
-                x = recompute(layer, x, *context, use_reentrant=False, preserve_rng_state=False)
+                x = recompute(layer, x, cos, sin, cache, use_reentrant=False, preserve_rng_state=False)
             else:
-                x = layer(x, *context)
+                x = layer(x, cos, sin, cache)
         return self.norm(x)
 
 
-class LinearCrossEntropy(torch.autograd.Function):
-    """Summed cross-entropy of x @ weight.T, a few rows at a time: the (B * T, V) logits never exist as a whole.
+def chunks(x: Tensor, weight: Tensor) -> Iterator[slice]:
+    """Rows of x, (N, C), whose logits under the head, (V, C), are computed together.
 
-    Forward computes the gradients as well (d loss / d logits = softmax - one-hot), so that nothing is kept or computed
-    twice. With V = 32768 and 16384 tokens that saves 4 GB in float32; on a CPU the rows stay in the cache.
+    All logits at once would be the largest array of a step: 4 GB in float32 for 32,768 tokens and V = 32,768. A chunk
+    shall fit into the cache of a CPU, but each chunk also reads and writes the whole gradient of the head, (V, C): with
+    C / 2 rows that moves about as many bytes as the logits, (C / 2, V). With 21 rows, C = 576 and V = 49,152 it took
+    three quarters of the time (docs/LOG.md).
+    """
+    V, C = weight.shape
+    rows = max(CHUNK_ROWS, CHUNK_LOGITS // V, C // 2)
+    for begin in range(0, len(x), rows):
+        yield slice(begin, begin + rows)
+
+
+def product_dtype(x: Tensor) -> torch.dtype:
+    """What matrix products of x are computed in: autocast's choice, or the dtype of x."""
+    kind = x.device.type
+    if torch.is_autocast_enabled(kind):
+        return torch.get_autocast_dtype(kind)
+    return x.dtype
+
+
+def logprobs_of_all(h: Tensor, w: Tensor) -> Tensor:
+    """Log-probabilities of each next token, (rows, V), in float32 at least; h: (rows, C), w: (V, C)."""
+    wide = torch.promote_types(h.dtype, torch.float32)
+    return F.log_softmax(h @ w.t(), dim=1, dtype=wide)
+
+
+def add_gradients(
+    logprobs: Tensor,
+    targets: Tensor,
+    row_weights: Tensor,
+    x: Tensor,
+    w: Tensor,
+    grad_x: Tensor | None,
+    grad_weight: Tensor | None,
+) -> None:
+    """Gradients of sum(row_weights * -logprobs[target]) for one chunk: written to grad_x, added to grad_weight.
+
+    logprobs: (rows, V), overwritten; targets, row_weights: (rows, 1); x, grad_x: (rows, C); w, grad_weight: (V, C).
+    What is None is not wanted, and not computed.
+
+    d(-log p[target]) / d logits = p - one_hot(target). Example: p = 0.2, 0.5, 0.3 and target 1 give 0.2, -0.5, 0.3; a
+    step against this gradient makes the target likelier.
+    """
+    minus_one = torch.full_like(targets, -1, dtype=logprobs.dtype)
+    p = logprobs.exp_()
+    grad_logits = p.scatter_add_(1, targets, minus_one).to(w.dtype)  # (rows, V)
+
+    if grad_x is not None:
+        grad_x.copy_((grad_logits @ w) * row_weights)
+
+    if grad_weight is not None:
+        h = (x * row_weights).to(w.dtype)  # (rows, C)
+        if grad_weight.dtype == w.dtype:
+            grad_weight.addmm_(grad_logits.t(), h)  # spares a second (V, C) array
+        else:
+            grad_weight += grad_logits.t() @ h
+
+
+class LinearCrossEntropy(torch.autograd.Function):
+    """Summed cross-entropy of x @ weight.T, a chunk of rows at a time: the (N, V) logits never exist as a whole.
+
+    Forward computes the gradients as well, so that no logits are kept or computed twice.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         """x: (N, C); weight: (V, C); targets: (N,) with IGNORE for rows not scored. Returns nats, a float32 scalar."""
-        kind = x.device.type
-        low = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-        w = weight.to(low)
-        grad_x, grad_w = torch.empty_like(x), torch.zeros_like(weight)
-        loss = torch.zeros((), dtype=torch.float32 if low != torch.float64 else low, device=x.device)
-        rows = max(1, LOGITS_CHUNK // weight.shape[0])
-        for begin in range(0, x.shape[0], rows):
-            part = slice(begin, begin + rows)
-            h, t = x[part].to(low), targets[part].unsqueeze(1)  # (rows, C), (rows, 1)
-            scored, t = t != IGNORE, t.clamp(min=0)
-            p = F.log_softmax(h @ w.t(), dim=1, dtype=loss.dtype)  # (rows, V)
-            loss -= (p.gather(1, t) * scored).sum()
-            if any(ctx.needs_input_grad):
-                g = p.exp_().scatter_add_(1, t, torch.full_like(t, -1, dtype=p.dtype)).to(low)
-                grad_x[part] = (g @ w) * scored
-                grad_w += g.t() @ (h * scored)
-        ctx.save_for_backward(grad_x, grad_w)
+        wants_x, wants_weight, _ = ctx.needs_input_grad
+        grad_x = torch.empty_like(x) if wants_x else None
+        grad_weight = torch.zeros_like(weight) if wants_weight else None
+
+        w = weight.to(product_dtype(x))
+        loss = torch.zeros((), dtype=torch.promote_types(w.dtype, torch.float32), device=x.device)
+        for part in chunks(x, weight):
+            scored = (targets[part] != IGNORE).unsqueeze(1)  # (rows, 1)
+            target = targets[part].clamp(min=0).unsqueeze(1)  # (rows, 1)
+            logprobs = logprobs_of_all(x[part].to(w.dtype), w)  # (rows, V)
+            loss -= (logprobs.gather(1, target) * scored).sum()
+
+            if wants_x or wants_weight:
+                grad_part = grad_x[part] if wants_x else None
+                add_gradients(logprobs, target, scored, x[part], w, grad_part, grad_weight)
+
+        ctx.save_for_backward(grad_x, grad_weight)
         return loss
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         """grad: scalar. Returns the gradients of x and weight."""
-        grad_x, grad_w = ctx.saved_tensors
-        return grad_x * grad.to(grad_x.dtype), grad_w * grad, None
+        grad_x, grad_weight = ctx.saved_tensors
+        if grad_x is not None:
+            grad_x = grad_x * grad.to(grad_x.dtype)
+        if grad_weight is not None:
+            grad_weight = grad_weight * grad
+        return grad_x, grad_weight, None
+
+
+class TokenLogprobs(torch.autograd.Function):
+    """Log-probability of each target under the logits x @ weight.T, a chunk of rows at a time.
+
+    The gradient of each is known only in backward, which computes the logits again: four products with the head instead
+    of LinearCrossEntropy's three. The sum is minus its loss.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        """x: (N, C); weight: (V, C); targets: (N,). Returns nats, (N,) float32, 0 where the target is IGNORE."""
+        ctx.save_for_backward(x, weight, targets)
+        ctx.dtype = product_dtype(x)
+
+        w = weight.to(ctx.dtype)
+        picked = torch.zeros(len(x), dtype=torch.promote_types(w.dtype, torch.float32), device=x.device)
+        for part in chunks(x, weight):
+            target = targets[part].clamp(min=0).unsqueeze(1)  # (rows, 1)
+            logprobs = logprobs_of_all(x[part].to(w.dtype), w)  # (rows, V)
+            picked[part] = logprobs.gather(1, target).squeeze(1)  # (rows,)
+        return picked.masked_fill(targets == IGNORE, 0)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        """grad: (N,). Returns the gradients of x and weight."""
+        x, weight, targets = ctx.saved_tensors
+        wants_x, wants_weight, _ = ctx.needs_input_grad
+        grad_x = torch.empty_like(x) if wants_x else None
+        grad_weight = torch.zeros_like(weight) if wants_weight else None
+
+        w = weight.to(ctx.dtype)
+        row_weights = -grad.masked_fill(targets == IGNORE, 0)  # minus: add_gradients is for -log p
+        for part in chunks(x, weight):
+            target = targets[part].clamp(min=0).unsqueeze(1)  # (rows, 1)
+            logprobs = logprobs_of_all(x[part].to(w.dtype), w)  # (rows, V)
+            grad_part = grad_x[part] if wants_x else None
+            add_gradients(logprobs, target, row_weights[part].unsqueeze(1), x[part], w, grad_part, grad_weight)
+        return grad_x, grad_weight, None
 
 
 class Llama(nn.Module):
@@ -336,7 +619,8 @@ class Llama(nn.Module):
 
     def __init__(self, cfg: ModelConfig):
         super().__init__()
-        self.cfg, self.model = cfg, Decoder(cfg)
+        self.cfg = cfg
+        self.model = Decoder(cfg)
         self.lm_head = Linear(cfg.n_embd, cfg.vocab_size, bias=False)
         if cfg.tie_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
@@ -345,8 +629,10 @@ class Llama(nn.Module):
                 parameter.copy_(value)
 
     def _apply(self, *args: Any, **kwargs: Any) -> nn.Module:
-        super()._apply(*args, **kwargs)  # .to(device), .bfloat16(): in bfloat16 only 513 of 1024 positions would differ
-        self.model.frequencies = rope_frequencies(*self.model.rope).to(self.model.frequencies.device)
+        """What .to(device), .bfloat16() and .to_empty() call. Two things must not follow the parameters."""
+        super()._apply(*args, **kwargs)
+        device = self.model.frequencies.device
+        self.model.frequencies = self.model.make_frequencies().to(device)
         if self.cfg.tie_embeddings:  # to_empty() makes one new tensor for each name
             self.lm_head.weight = self.model.embed_tokens.weight
         return self
@@ -358,32 +644,64 @@ class Llama(nn.Module):
         Biases are 0, norm gains 1.
         """
         for name, parameter in self.named_parameters():
-            if parameter.dim() == 2:
-                writes = name.endswith(("o_proj.weight", "down_proj.weight"))
-                std = 0.02 / math.sqrt(2 * self.cfg.n_layer) if writes else 0.02
-                yield parameter, torch.empty(parameter.shape).normal_(std=std)
+            value = torch.empty(parameter.shape)
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                value.normal_(std=0.02 / math.sqrt(2 * self.cfg.n_layer))
+            elif parameter.dim() == 2:
+                value.normal_(std=0.02)
+            elif name.endswith("bias"):
+                value.fill_(0.0)
             else:
-                yield parameter, torch.full(parameter.shape, 0.0 if name.endswith("bias") else 1.0)
+                value.fill_(1.0)
+            yield parameter, value
 
     def forward(
-        self, idx: Tensor, targets: Tensor | None = None, cache: Cache | None = None, last: bool = False
+        self,
+        idx: Tensor,
+        targets: Tensor | None = None,
+        cache: Cache | None = None,
+        last: bool = False,
+        per_token: bool = False,
     ) -> Tensor:
         """Logits (B, T, V) of ids (B, T); with targets (B, T) the summed loss in nats instead, a float32 scalar.
 
         Targets equal to IGNORE are not scored; divide by the number of the others for the mean. With a cache the ids
         follow those it has had, and it takes them in; ValueError when they do not fit. last: logits of the last
-        position only, (B, 1, V).
+        position only, (B, 1, V). per_token: what token_logprobs returns.
         """
         x = self.model(idx, cache)  # (B, T, C)
         if targets is None:
-            return self.lm_head(x[:, -1:] if last else x)  # (B, T or 1, V)
-        return LinearCrossEntropy.apply(x.flatten(0, 1), self.lm_head.weight, targets.flatten())
+            if last:
+                x = x[:, -1:]  # (B, 1, C)
+            return self.lm_head(x)  # (B, T or 1, V)
+
+        rows = x.flatten(0, 1)  # (N, C)
+        weight = self.lm_head.weight
+        if not torch.is_grad_enabled():  # a Function asks requires_grad alone, and would compute gradients for nobody
+            rows = rows.detach()
+            weight = weight.detach()
+        if per_token:
+            return TokenLogprobs.apply(rows, weight, targets.flatten()).view(targets.shape)
+        return LinearCrossEntropy.apply(rows, weight, targets.flatten())
+
+    def token_logprobs(self, ids: Tensor, targets: Tensor) -> Tensor:
+        """Log-probability in nats of each target given the ids up to its place, (B, T) float32; 0 where it is IGNORE.
+
+        ids, targets: (B, T). What fine-tuning, preference and evaluation weigh and add up; the sum is minus the loss.
+        Gradients by autograd; the (N, V) logits are never kept, backward computes them again. (It goes through forward,
+        where FSDP gathers the weights. With DDP call the wrapped module with per_token=True.)
+        """
+        return self(ids, targets, per_token=True)
 
     def parameter_groups(self, weight_decay: float) -> list[dict]:
         """Optimizer groups: decay for the matrices inside the blocks, none for embedding, head, gains and biases."""
         decayed = [parameter for parameter in self.model.layers.parameters() if parameter.dim() == 2]
-        others = [parameter for parameter in self.parameters() if all(parameter is not p for p in decayed)]
-        return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+        decayed_ids = {id(parameter) for parameter in decayed}
+        others = [parameter for parameter in self.parameters() if id(parameter) not in decayed_ids]
+        return [
+            {"params": decayed, "weight_decay": weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ]
 
     def num_parameters(self) -> int:
         """Number of parameters; tied ones count once."""
@@ -395,6 +713,8 @@ class Llama(nn.Module):
         6 for each weight of a matrix product (the head is one, tied or not; the embedding is a look-up), and 12 L H D T
         for the scores and sums of attention, the causal half not subtracted (PaLM, arXiv 2204.02311, appendix B).
         """
-        matrices = self.parameter_groups(weight_decay=0.0)[0]["params"]  # those inside the blocks
-        products = sum(matrix.numel() for matrix in [*matrices, self.lm_head.weight])
-        return 6 * products + 12 * self.cfg.n_layer * self.cfg.n_head * self.cfg.head_width * T
+        decayed, _ = self.parameter_groups(weight_decay=0.0)
+        matrices = [*decayed["params"], self.lm_head.weight]
+        products = sum(matrix.numel() for matrix in matrices)
+        attention = 12 * self.cfg.n_layer * self.cfg.n_head * self.cfg.head_width * T
+        return 6 * products + attention

@@ -6,13 +6,14 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from conftest import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
-import model as model_module
 from hf_config import hf_config
 from model import (
     IGNORE,
@@ -23,7 +24,9 @@ from model import (
     ModelConfig,
     RMSNorm,
     RopeScaling,
+    TokenLogprobs,
     apply_rope,
+    chunks,
     rope_frequencies,
     rope_tables,
 )
@@ -57,7 +60,8 @@ def random_model(shape: ModelConfig) -> Llama:
 def pair(shape: ModelConfig) -> tuple[Llama, torch.nn.Module]:
     """Our model and transformers' with the same weights."""
     ours = random_model(shape)
-    theirs = AutoModelForCausalLM.from_config(AutoConfig.for_model(**hf_config(shape, 0)))
+    config = AutoConfig.for_model(**hf_config(shape, 0))
+    theirs = AutoModelForCausalLM.from_config(config)
     missing, unexpected = theirs.load_state_dict(ours.state_dict(), strict=False)
     assert not unexpected and set(missing) <= {"lm_head.weight"}
     return ours, theirs.eval()
@@ -65,40 +69,55 @@ def pair(shape: ModelConfig) -> tuple[Llama, torch.nn.Module]:
 
 def plain_logits(model: Llama, ids: list[int]) -> torch.Tensor:
     """Logits (T, V) of one sequence by the formulas, in float64, one head and one pair of features at a time."""
-    cfg, D = model.cfg, model.cfg.head_width
-    w = {name: tensor.detach().double() for name, tensor in model.state_dict().items()}
+    cfg = model.cfg
+    D = cfg.head_width
     T = len(ids)
+    w = {name: tensor.detach().double() for name, tensor in model.state_dict().items()}
+    future = torch.ones(T, T).triu(1).bool()
 
     def norm(x, name):
-        return x / (x.square().mean(-1, keepdim=True) + cfg.norm_eps).sqrt() * w[name + ".weight"]
+        root_mean_square = (x.square().mean(-1, keepdim=True) + cfg.norm_eps).sqrt()
+        return x / root_mean_square * w[f"{name}.weight"]
+
+    def project(x, name):
+        return x @ w[f"{name}.weight"].T + w.get(f"{name}.bias", 0)
 
     def turn(x):
         pairs = torch.complex(x[:, : D // 2], x[:, D // 2 :])
         frequencies = rope_frequencies(D, cfg.rope_theta, cfg.rope_scaling).double()
-        pairs = pairs * torch.exp(1j * torch.arange(T).double()[:, None] * frequencies)
+        angles = torch.arange(T).double()[:, None] * frequencies
+        pairs = pairs * torch.exp(1j * angles)
         return torch.cat((pairs.real, pairs.imag), dim=1)
+
+    def attention(x, at):
+        q = project(x, at + "q_proj")
+        k = project(x, at + "k_proj")
+        v = project(x, at + "v_proj")
+        heads = []
+        for head in range(cfg.n_head):
+            shared = head // (cfg.n_head // cfg.n_kv_head)  # the key/value head that serves this query head
+            qh = q[:, head * D : (head + 1) * D]
+            kh = k[:, shared * D : (shared + 1) * D]
+            vh = v[:, shared * D : (shared + 1) * D]
+            if cfg.qk_norm:
+                qh = norm(qh, at + "q_norm")
+                kh = norm(kh, at + "k_norm")
+            scores = turn(qh) @ turn(kh).T / math.sqrt(D)
+            scores = scores.masked_fill(future, -math.inf)
+            heads.append(scores.softmax(-1) @ vh)
+        return project(torch.cat(heads, dim=1), at + "o_proj")
+
+    def mlp(x, at):
+        gate = project(x, at + "gate_proj")
+        up = project(x, at + "up_proj")
+        return project(gate * gate.sigmoid() * up, at + "down_proj")
 
     x = w["model.embed_tokens.weight"][ids]
     for layer in range(cfg.n_layer):
         at = f"model.layers.{layer}."
-        h = norm(x, at + "input_layernorm")
-        q, k, v = (
-            h @ w[f"{at}self_attn.{name}_proj.weight"].T + w.get(f"{at}self_attn.{name}_proj.bias", 0) for name in "qkv"
-        )
-        heads = []
-        for head in range(cfg.n_head):
-            shared = head // (cfg.n_head // cfg.n_kv_head)  # the key/value head that serves this query head
-            qh, kh, vh = (t[:, i * D : (i + 1) * D] for t, i in ((q, head), (k, shared), (v, shared)))
-            if cfg.qk_norm:
-                qh, kh = norm(qh, at + "self_attn.q_norm"), norm(kh, at + "self_attn.k_norm")
-            scores = turn(qh) @ turn(kh).T / math.sqrt(D)
-            scores = scores.masked_fill(torch.ones(T, T).triu(1).bool(), -math.inf)
-            heads.append(scores.softmax(-1) @ vh)
-        x = x + torch.cat(heads, dim=1) @ w[at + "self_attn.o_proj.weight"].T
-        h = norm(x, at + "post_attention_layernorm")
-        gate, up = (h @ w[f"{at}mlp.{name}_proj.weight"].T for name in ("gate", "up"))
-        x = x + (gate * gate.sigmoid() * up) @ w[at + "mlp.down_proj.weight"].T
-    return norm(x, "model.norm") @ w["lm_head.weight"].T
+        x = x + attention(norm(x, at + "input_layernorm"), at + "self_attn.")
+        x = x + mlp(norm(x, at + "post_attention_layernorm"), at + "mlp.")
+    return project(norm(x, "model.norm"), "lm_head")
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -108,20 +127,23 @@ def test_logits_loss_and_gradients_equal_transformers(name):
     ids = torch.randint(0, shape.vocab_size, (3, shape.block_size))
     targets = torch.randint(0, shape.vocab_size, (3, shape.block_size))
     targets[0, :5] = IGNORE
+
     expected = theirs(ids).logits
-    scale = expected.abs().max()
-    assert (ours(ids) - expected).abs().max() < 1e-5 * scale
+    assert (ours(ids) - expected).abs().max() < 1e-5 * expected.abs().max()
+
     loss = ours(ids, targets)
     expected_loss = F.cross_entropy(expected.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="sum")
     assert loss.item() == pytest.approx(expected_loss.item(), rel=1e-6)
+
     loss.backward()
     expected_loss.backward()
-    gradients = {name: p.grad for name, p in theirs.named_parameters()}
+    gradients = {name: parameter.grad for name, parameter in theirs.named_parameters()}
     for key, parameter in ours.named_parameters():
-        assert (parameter.grad - gradients[key]).abs().max() < 1e-5 * gradients[key].abs().max() + 1e-6, key
+        expected = gradients[key]
+        assert (parameter.grad - expected).abs().max() < 1e-5 * expected.abs().max() + 1e-6, key
 
 
-@settings(max_examples=30, deadline=None)
+@examples(100)
 @given(
     n_kv_head=st.integers(1, 3),
     group=st.integers(1, 3),
@@ -145,11 +167,12 @@ def test_any_shape_equals_the_plain_formulas(n_kv_head, group, half, n_embd, fam
 def test_sliced_targets_and_single_tokens_work():
     ours = random_model(GROUPED)
     window = torch.randint(0, 96, (2, 33))
-    whole = ours(window[:, :-1], window[:, 1:])  # views that are not contiguous
-    logits = ours(window[:, :-1])
-    assert whole.item() == pytest.approx(
-        F.cross_entropy(logits.flatten(0, 1), window[:, 1:].flatten(), reduction="sum").item()
-    )
+    inputs = window[:, :-1]  # views that are not contiguous
+    targets = window[:, 1:]
+    logits = ours(inputs)
+    expected = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum").item()
+    assert ours(inputs, targets).item() == pytest.approx(expected)
+    assert ours.token_logprobs(inputs, targets).sum().item() == pytest.approx(-expected)
     assert ours(window[:, :1]).shape == (2, 1, 96)
 
 
@@ -158,14 +181,17 @@ def test_future_tokens_change_nothing_before_them():
     ids = torch.randint(0, 96, (1, 32))
     changed = ids.clone()
     changed[0, 20] = (ids[0, 20] + 1) % 96
-    a, b = ours(ids), ours(changed)
-    assert torch.equal(a[:, :20], b[:, :20]) and not torch.allclose(a[:, 20:], b[:, 20:])
+    before = ours(ids)
+    after = ours(changed)
+    assert torch.equal(before[:, :20], after[:, :20])
+    assert not torch.allclose(before[:, 20:], after[:, 20:])
 
 
 def fed(model: Llama, ids: torch.Tensor, sizes: list[int], padding: tuple[int, ...] = ()) -> torch.Tensor:
     """Logits (B, T, V) of `ids` taken in by a cache, sizes[0] tokens, then sizes[1], ... and again from the start."""
     cache = Cache(model, len(ids), ids.shape[1], padding)
-    logits, begin = [], 0
+    logits = []
+    begin = 0
     for size in itertools.cycle(sizes):
         if begin >= ids.shape[1]:
             return torch.cat(logits, dim=1)
@@ -174,30 +200,50 @@ def fed(model: Llama, ids: torch.Tensor, sizes: list[int], padding: tuple[int, .
         begin += size
 
 
-@pytest.mark.parametrize("sizes", [[1], [100], [7, 1, 1, 4]], ids=str)
 @pytest.mark.parametrize("name", SHAPES)
 @torch.no_grad()
-def test_cached_logits_equal_uncached_at_every_position(name, sizes):
+def test_cached_logits_equal_uncached_at_every_position(name):
     model = random_model(SHAPES[name])
     ids = torch.randint(0, model.cfg.vocab_size, (2, model.cfg.block_size))
     expected = model(ids)
-    assert (fed(model, ids, sizes) - expected).abs().max() < 1e-5 * expected.abs().max()
+    for sizes in ([1], [100], [7, 1, 1, 4]):
+        assert (fed(model, ids, sizes) - expected).abs().max() < 1e-5 * expected.abs().max(), sizes
 
 
 @pytest.mark.parametrize("sizes", [[1], [16], [100], [5, 1, 1, 4]], ids=str)
-@pytest.mark.parametrize("name", ["Llama 3.2: scaled, tied", "Qwen3", "multi-query"])
 @torch.no_grad()
-def test_prompts_of_mixed_lengths_equal_one_by_one(name, sizes):
+def test_prompts_of_mixed_lengths_equal_one_by_one(sizes):
     """Whatever the padding holds, and wherever the chunks cut it."""
-    model = random_model(SHAPES[name])
-    padding, T = (6, 0, 13), 24
-    for seed in (1, 2):
+    padding = (6, 0, 13)
+    for name, seed in (("Llama 3.2: scaled, tied", 1), ("Qwen3", 2), ("multi-query", 3)):
+        model = random_model(SHAPES[name])
         torch.manual_seed(seed)
-        ids = torch.randint(0, model.cfg.vocab_size, (3, T))
+        ids = torch.randint(0, model.cfg.vocab_size, (3, 24))
         logits = fed(model, ids, sizes, padding)
         for row, pad in enumerate(padding):
             expected = model(ids[row : row + 1, pad:])
-            assert (logits[row, pad:] - expected).abs().max() < 1e-5 * expected.abs().max(), (row, seed)
+            assert (logits[row, pad:] - expected).abs().max() < 1e-5 * expected.abs().max(), (name, row)
+
+
+@torch.no_grad()
+def test_the_mask_is_the_one_that_is_drawn():
+    """The picture in Cache's docstring: "a b c d" and "x y", then one token more."""
+    cache = Cache(random_model(GROUPED), 2, 10, padding=(0, 2))
+    drawn = [
+        ["1...", "11..", "111.", "1111"],
+        ["1...", ".1..", "..1.", "..11"],
+    ]
+    positions = cache.extend(4)
+    assert positions[:, 0].tolist() == [[0, 1, 2, 3], [-2, -1, 0, 1]]
+    assert cache.mask[:, 0].tolist() == [[[mark == "1" for mark in line] for line in row] for row in drawn]
+
+    positions = cache.extend(1)
+    assert positions[:, 0].tolist() == [[4], [2]]
+    assert cache.mask[:, 0, 0].tolist() == [[True] * 5, [False, False, True, True, True]]
+
+    without_padding = Cache(random_model(GROUPED), 2, 10)
+    without_padding.extend(4)
+    assert without_padding.mask is None, "rows of one length take the fast path of attention"
 
 
 @torch.no_grad()
@@ -266,6 +312,15 @@ def test_decoding_compiles_once():
             for i in range(9, 40):
                 logits = compiled(ids[:, i : i + 1].contiguous(), cache=cache)
                 assert (logits - expected[:, i - 8 : i - 7]).abs().max() < 1e-5 * expected.abs().max()
+
+
+def test_rope_turns_the_worked_example():
+    """The numbers in apply_rope's docstring."""
+    cos, sin = rope_tables(torch.tensor([2]), rope_frequencies(4, 10000.0))
+    out = apply_rope(torch.tensor([1.0, 1.0, 0.0, 0.0]).view(1, 1, 1, 4), cos, sin)
+    assert cos[0].tolist() == pytest.approx([-0.416, 1.000, -0.416, 1.000], abs=1e-3)
+    assert sin[0].tolist() == pytest.approx([-0.909, -0.020, 0.909, 0.020], abs=1e-3)
+    assert out.flatten().tolist() == pytest.approx([-0.416, 1.000, 0.909, 0.020], abs=1e-3)
 
 
 def test_rope_depends_on_distance_only():
@@ -340,20 +395,141 @@ def test_rms_norm_is_the_formula():
     assert low.dtype == torch.bfloat16 and torch.equal(low, norm(x.bfloat16().float()).bfloat16())
 
 
-@pytest.mark.parametrize("chunk", [1, 7 * 33, 1 << 20])
-def test_loss_in_chunks_equals_the_whole(chunk, monkeypatch):
-    monkeypatch.setattr(model_module, "LOGITS_CHUNK", chunk)
+def small_head():
+    """Rows (20, 6), a head (33, 6) and targets in float64; two are not scored."""
     torch.manual_seed(0)
     x = torch.randn(20, 6, dtype=torch.float64, requires_grad=True)
     w = torch.randn(33, 6, dtype=torch.float64, requires_grad=True)
-    t = torch.randint(0, 33, (20,))
-    t[[3, 7]] = IGNORE
-    assert torch.autograd.gradcheck(LinearCrossEntropy.apply, (x, w, t))
-    loss = LinearCrossEntropy.apply(x, w, t)
-    expected = F.cross_entropy(x @ w.t(), t, ignore_index=IGNORE, reduction="sum")
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
-    with torch.no_grad():
-        assert LinearCrossEntropy.apply(x, w, t).item() == pytest.approx(expected.item(), rel=1e-12)
+    targets = torch.randint(0, 33, (20,))
+    targets[[3, 7]] = IGNORE
+    return x, w, targets
+
+
+@pytest.mark.parametrize("rows", [1, 7, 100])
+def test_both_losses_in_chunks_equal_cross_entropy(rows, monkeypatch):
+    """Values to 12 digits in float64, gradients by finite differences and those of F.cross_entropy."""
+    monkeypatch.setattr("model.CHUNK_ROWS", rows)
+    monkeypatch.setattr("model.CHUNK_LOGITS", 0)
+    x, w, targets = small_head()
+    assert len(list(chunks(x, w))) == {1: 7, 7: 3, 100: 1}[rows]  # at least C / 2 = 3 rows
+    assert torch.autograd.gradcheck(LinearCrossEntropy.apply, (x, w, targets))
+    assert torch.autograd.gradcheck(TokenLogprobs.apply, (x, w, targets))
+
+    expected = F.cross_entropy(x @ w.t(), targets, ignore_index=IGNORE, reduction="none")
+    fused = LinearCrossEntropy.apply(x, w, targets)
+    each = TokenLogprobs.apply(x, w, targets)
+    torch.testing.assert_close(each, -expected)
+    assert each[[3, 7]].tolist() == [0, 0]
+    assert fused.item() == pytest.approx(expected.sum().item(), rel=1e-12)
+
+    gradients = [torch.autograd.grad(loss, (x, w)) for loss in (expected.sum(), fused, -each.sum())]
+    for computed in gradients[1:]:
+        torch.testing.assert_close(computed, gradients[0])
+
+
+@pytest.mark.parametrize("low", [False, True], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["Llama 3.2: scaled, tied", "Llama 3: grouped, theta 500000"])
+def test_token_logprobs_of_a_model_weighed_one_by_one(name, low):
+    """A sum with a weight for each token, as for preference learning, against log_softmax of the logits."""
+    model = random_model(SHAPES[name])
+    ids, targets = torch.randint(0, 96, (2, 3, 40))
+    targets[0, :5] = IGNORE
+    weights = torch.randn(3, 40)
+    with torch.autocast("cpu", torch.bfloat16, enabled=low):
+        each = model.token_logprobs(ids, targets)
+        loss = model(ids, targets)
+    assert each.shape == (3, 40) and each.dtype == torch.float32
+    assert not each[0, :5].any() and (each[0, 5:] < 0).all()
+    assert each.sum().item() == pytest.approx(-loss.item(), rel=1e-5)
+
+    expected = model(ids).log_softmax(-1).gather(2, targets.clamp(min=0)[:, :, None])[:, :, 0]
+    expected = expected.masked_fill(targets == IGNORE, 0)
+    parameters = list(model.parameters())
+    gradients = torch.autograd.grad((each * weights).sum(), parameters)
+    expected_gradients = torch.autograd.grad((expected * weights).sum(), parameters)
+    tolerance = 0.1 if low else 1e-4
+    assert (each - expected).abs().max() < tolerance
+    for computed, wanted in zip(gradients, expected_gradients, strict=True):
+        assert (computed - wanted).norm() < tolerance * wanted.norm()
+
+
+@pytest.mark.parametrize("C", [8, 128, 600])
+@pytest.mark.parametrize("V", [65, 4096, 49152, 1_000_000])
+def test_a_chunk_has_at_least_128_rows_whatever_the_vocabulary(V, C):
+    with torch.device("meta"):
+        x = torch.empty(1000, C)
+        w = torch.empty(V, C)
+    parts = list(chunks(x, w))
+    covered = [row for part in parts for row in range(1000)[part]]
+    assert covered == list(range(1000))
+    assert all(len(range(1000)[part]) >= 128 for part in parts[:-1])
+    if V >= 4096:
+        assert parts[0].stop < 1000, "in chunks, not as a whole"
+
+
+class MadeShapes(TorchDispatchMode):
+    """Notes the shape of each tensor that an operator returns."""
+
+    def __init__(self):
+        super().__init__()
+        self.shapes = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            self.shapes.add(tuple(result.shape))
+        return result
+
+
+def count_flops() -> FlopCounterMode:
+    """Counts products; torch's own list leaves addmm_ out."""
+
+    def addmm_flops(total, a, b, out_shape=None):
+        return 2 * a[0] * a[1] * b[1]
+
+    return FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: addmm_flops})
+
+
+@pytest.mark.parametrize("low", [False, True], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("x_learns", "head_learns", "fused_products", "each_products"),
+    [(True, True, 3, 4), (True, False, 2, 3), (False, True, 2, 3), (False, False, 1, 1)],
+)
+def test_a_frozen_head_or_input_costs_no_product_and_no_memory(
+    x_learns, head_learns, fused_products, each_products, low
+):
+    N, V, C = 300, 1000, 8
+    x = torch.randn(N, C, requires_grad=x_learns)
+    w = torch.randn(V, C, requires_grad=head_learns)
+    targets = torch.randint(0, V, (N,))
+    for function, products in ((LinearCrossEntropy, fused_products), (TokenLogprobs, each_products)):
+        made = MadeShapes()
+        with pytest.MonkeyPatch.context() as patch, count_flops() as counter, made:
+            patch.setattr("model.CHUNK_LOGITS", 0)
+            with torch.autocast("cpu", torch.bfloat16, enabled=low):
+                loss = function.apply(x, w, targets).sum()
+            if loss.requires_grad:
+                loss.backward()
+        assert counter.get_total_flops() == products * 2 * N * V * C
+        assert (N, V) not in made.shapes
+        # in bfloat16 the weight itself is converted
+        assert ((V, C) in made.shapes) == (head_learns or low)
+        assert (x.grad is not None) == x_learns
+        assert (w.grad is not None) == head_learns
+        x.grad = w.grad = None
+
+
+def test_evaluation_computes_no_gradients():
+    """Weights want gradients, but nobody will ask for them under no_grad."""
+    model = random_model(GROUPED)
+    ids, targets = torch.randint(0, 96, (2, 2, 32))
+    for context in (torch.no_grad, torch.inference_mode):
+        for per_token in (False, True):
+            with context(), count_flops() as logits_only:
+                model(ids)
+            with context(), count_flops() as loss:
+                model(ids, targets, per_token=per_token)
+            assert loss.get_total_flops() == logits_only.get_total_flops()
 
 
 @pytest.mark.parametrize("name", ["Llama 3.2: scaled, tied", "Qwen2", "Qwen3"])
@@ -397,7 +573,7 @@ def test_flops_by_formula_equal_torch_counting(name):
     model = random_model(SHAPES[name])
     T = model.cfg.block_size
     ids, targets = torch.randint(0, model.cfg.vocab_size, (2, 3, T))
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+    with count_flops() as counter, sdpa_kernel(SDPBackend.MATH):
         model(ids, targets).backward()
     assert counter.get_total_flops() == model.flops_per_token(T) * 3 * T
 
@@ -456,7 +632,11 @@ def test_impossible_shapes_are_refused_with_the_nearest_that_works(change, messa
         ModelConfig(**({"vocab_size": 64, "n_embd": 48, "n_head": 4, "n_kv_head": 2} | change))
 
 
-@pytest.mark.parametrize("wrong", [(0.5,), (8.0, 4.0, 4.0), (8.0, 0.0), (math.inf,), (8.0, 1.0, 4.0, 0)], ids=str)
+@pytest.mark.parametrize(
+    "wrong",
+    [(0.5,), (8.0, 4.0, 4.0), (8.0, 0.0), (math.inf,), (8.0, 1.0, 4.0, 0), (8.0, 1.0, 4.0, 10**400)],
+    ids=lambda wrong: str(wrong)[:30],
+)
 def test_impossible_scaling_is_refused_with_one_that_works(wrong):
     with pytest.raises(ValueError, match=r"cannot be; Llama 3.1 has RopeScaling\(factor=8.0, low_freq_factor=1.0"):
         RopeScaling(*wrong)
