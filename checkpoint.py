@@ -464,7 +464,8 @@ def prune(out_dir: Path, step: int, previous: int | None, keep: int) -> None:
     branch = sorted(own.keys() - abandoned)
     healthy = [other for other in branch if is_healthy(read_state(own[other]))]
     kept = {*branch[-keep:], *healthy[-1:]}
-    linked = {(out_dir / name).resolve().name for name in ("latest", "best")}
+    links = [out_dir / name for name in ("latest", "best")]
+    linked = {Path(os.readlink(link)).name for link in links if link.is_symlink()}
     for other, folder in own.items():
         if other not in kept and folder.name not in linked:
             delete(folder)
@@ -492,8 +493,8 @@ def read_state(folder: Path) -> State:
         if type(value) is not int or not least <= value < 2**53:
             raise ValueError(f"{path}: {key}={value!r:.80} is not a step")
     for key in ("val_loss", "best_val_loss"):
-        if type(state.get(key)) not in (int, float):
-            raise ValueError(f"{path}: {key}={state.get(key)!r:.80} is not a number")
+        if type(state.get(key)) is not float:  # infinity before the first evaluation, NaN after a bad one
+            raise ValueError(f"{path}: {key}={state.get(key)!r:.80} is not a loss")
     if type(state.get("settings")) is not dict:
         raise ValueError(f"{path}: settings={state.get('settings')!r:.80} is not an object")
     return state

@@ -261,6 +261,7 @@ def test_a_folder_in_the_way_is_kept_aside_when_it_is_not_ours(save_steps, tmp_p
     (tmp_path / "step_0000002").mkdir()
     (tmp_path / "step_0000002/thesis").write_text("mine")
     (tmp_path / "step_0000003").symlink_to("nowhere")
+    (tmp_path / "best").symlink_to("best")
     save_steps(1, 2, 3)
     assert (tmp_path / "step_0000002_old1/thesis").read_text() == "mine"
     assert os.readlink(tmp_path / "step_0000003_old1") == "nowhere"
@@ -597,8 +598,9 @@ def test_a_damaged_optimizer_file_is_refused_by_tensor_before_anything_is_loaded
         ({"step": -1}, "step=-1 is not a step"),
         ({"step": 10**30}, "step=10+ is not a step"),
         ({"evaluated": 1.5}, "evaluated=1.5 is not a step"),
-        ({"val_loss": "inf"}, "val_loss='inf' is not a number"),
-        ({"best_val_loss": None}, "best_val_loss=None is not a number"),
+        ({"val_loss": "inf"}, "val_loss='inf' is not a loss"),
+        ({"val_loss": 10**400}, "val_loss=10+ is not a loss"),
+        ({"best_val_loss": None}, "best_val_loss=None is not a loss"),
         ({"settings": []}, r"settings=\[\] is not an object"),
     ],
     ids=str,
