@@ -336,7 +336,7 @@ def save(
             atomic.link(out_dir / "latest", folder.name)
             return folder  # resumed and stopped again without a step between
         make_way(folder)
-        write(folder, weights, moments, files, state)
+        write_folder(folder, weights, moments, files, state)
         for name in ("latest", "best") if best else ("latest",):
             atomic.link(out_dir / name, folder.name)
     except (OSError, safetensors.SafetensorError) as error:
@@ -347,7 +347,7 @@ def save(
     return folder
 
 
-def write(
+def write_folder(
     folder: Path, weights: dict[str, torch.Tensor], moments: dict[str, torch.Tensor], files: Files, state: State
 ) -> None:
     """Write a checkpoint aside and rename it."""
@@ -368,9 +368,8 @@ def last_good(out_dir: Path) -> str:
     newest = newest_complete(out_dir)
     if newest is None:
         return "there is no complete checkpoint before it"
-    return (
-        f"the last complete checkpoint is {newest}; make room, or go on elsewhere: --resume_from={newest} --out_dir=..."
-    )
+    advice = f"make room, or go on elsewhere: --resume_from={newest} --out_dir=..."
+    return f"the last complete checkpoint is {newest}; {advice}"
 
 
 def latest_step(out_dir: Path) -> int | None:
@@ -383,7 +382,7 @@ def latest_step(out_dir: Path) -> int | None:
 def clear_staging(out_dir: Path) -> None:
     """Delete what a killed save, or a killed deletion, left behind."""
     for path in out_dir.glob("step_*.tmp"):
-        if STAGING_FOLDER.fullmatch(path.name) and path.is_dir():
+        if STAGING_FOLDER.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
 
 

@@ -518,6 +518,25 @@ def test_loading_holds_the_model_and_one_tensor_more(stored, tmp_path, monkeypat
     assert len(alive) == len(list(model.parameters())) > 11 and made == [True]
 
 
+def test_saving_copies_nothing_of_a_model_on_the_cpu(tokenizer, tmp_path, monkeypatch):
+    model, optimizer = trained(SMALL, 1)
+    written = {}
+
+    def spy(real):
+        def write(tensors, *args, **kwargs):
+            written.update(tensors)
+            return real(tensors, *args, **kwargs)
+
+        return write
+
+    for name in ("save_torch_state_dict", "save_file"):
+        monkeypatch.setattr(checkpoint, name, spy(getattr(checkpoint, name)))
+    save(tmp_path, model, optimizer, tokenizer, state_at(1))
+    for name, parameter in model.named_parameters():
+        assert written[name].data_ptr() == parameter.data_ptr()
+        assert written[f"{name}/exp_avg"].data_ptr() == optimizer.state[parameter]["exp_avg"].data_ptr()
+
+
 class Bomb:
     """Unpickling it leaves a file behind."""
 
