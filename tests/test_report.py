@@ -5,18 +5,23 @@ import pytest
 from matplotlib.figure import Figure
 
 from corpus.minhash import BANDS, ROWS
-from corpus.report import KINDS, found_probability, make_report, plot
+from corpus.report import KINDS, draw_clusters, draw_pairs, draw_text, found_probability, make_report, plot
 
 KIND = np.array([0, 0, 0, 1, 2, 2, 3, 3, 3, 3, 0, 3], np.int8)
 KEPT = np.array([0, 1, 2, 3, 0, 0, 0, 1, 2, 2, 10, 2])
 SIMILARITY = np.array([1, 1, 1, 1, 1, 1, 0.7, 0.75, 0.9, 0.96, 1, 0.8])
 SIZES = np.arange(1, 13)
-FURTHER = {"settings": {"threshold": 0.7}, "compared_by_similarity": [5, 0, 0, 2, 7], "compared": 14}
+DETAILS = {"settings": {"threshold": 0.7}, "compared_by_similarity": [5, 0, 0, 2, 7], "compared": 14}
+
+
+def report_of(count: int, kind: np.ndarray = KIND) -> dict:
+    """The report of the first documents."""
+    return make_report(kind[:count], KEPT[:count], SIMILARITY[:count], SIZES[:count], DETAILS)
 
 
 def test_counts_bytes_and_clusters_are_those_of_the_lists():
     assert list(KINDS) == ["against", "exact", "near"]
-    report = make_report(KIND, KEPT, SIMILARITY, SIZES, FURTHER)
+    report = report_of(12)
     assert [report[key] for key in ("documents", "against", "exact", "near", "kept")] == [12, 1, 2, 5, 4]
     assert report["bytes"] == 78 and report["bytes_removed"] == 78 - (1 + 2 + 3 + 11)
     assert report["bytes_by_kind"] == {"kept": 17, "against": 4, "exact": 11, "near": 7 + 8 + 9 + 10 + 12}
@@ -40,19 +45,31 @@ def test_the_curve_is_that_of_independent_bands():
         assert found_probability(s) == pytest.approx(1 - missed)
 
 
-@pytest.mark.parametrize("kind", [KIND, np.zeros(12, np.int8), np.zeros(0, np.int8)])
-def test_the_picture_shows_pairs_curve_clusters_and_bytes(tmp_path, monkeypatch, kind):
-    drawn = []
-    original = Figure.savefig
-    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (drawn.append(self), original(self, *a, **k)))
-    n = kind.size
-    report = make_report(kind, KEPT[:n], SIMILARITY[:n], SIZES[:n], FURTHER)
-    plot(report, tmp_path / "report.png")
-    assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
-    pairs, clusters, text, curve = drawn[0].axes
-    assert pairs.patches[0].get_data().values.tolist() == FURTHER["compared_by_similarity"]
+def check_panels(figure: Figure, report: dict) -> None:
+    """Pairs by similarity, the curve and the threshold, clusters, bytes."""
+    pairs, clusters, text, curve = figure.axes
+    assert pairs.patches[0].get_data().values.tolist() == DETAILS["compared_by_similarity"]
     x, y = curve.lines[0].get_data()
     assert np.allclose(y, found_probability(x)) and curve.lines[1].get_xdata() == [0.7, 0.7]
     assert [bar.get_height() for bar in clusters.patches] == list(report["clusters"].values())
     sizes = [size / 1e6 for name, size in report["bytes_by_kind"].items() if size or name == "kept"]
     assert [bar.get_width() for bar in text.patches] == sizes
+
+
+def test_the_picture_shows_pairs_curve_clusters_and_bytes(tmp_path, monkeypatch):
+    drawn = []
+    original = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (drawn.append(self), original(self, *a, **k)))
+    plot(report_of(12), tmp_path / "report.png")
+    assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
+    check_panels(drawn[0], report_of(12))
+
+
+@pytest.mark.parametrize("count", [12, 0])
+def test_without_duplicates_or_documents_there_is_something_to_draw(count):
+    report = report_of(count, kind=np.zeros(12, np.int8))
+    assert report["clusters"] == {"2": 0} and report["kept"] == count
+    figure = Figure()
+    for axes, draw in zip(figure.subplots(1, 3), (draw_pairs, draw_clusters, draw_text), strict=True):
+        draw(axes, report)
+    check_panels(figure, report)
