@@ -5,7 +5,9 @@ import contextlib
 import functools
 import itertools
 import multiprocessing
+import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
@@ -22,7 +24,8 @@ def worker_pool(num_workers: int, killed: str) -> Iterator[Callable[..., Future]
     killed: the message of the ValueError that says a worker was killed from outside.
     """
     # spawn: the same on every platform, and no thread of pyarrow or tokenizers is copied half-alive
-    pool = concurrent.futures.ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn"))
+    spawn = multiprocessing.get_context("spawn")
+    pool = concurrent.futures.ProcessPoolExecutor(num_workers, spawn, initializer=end_with_parent)
 
     def submit(work: Callable, *args: Any) -> Future:
         # Workers inherit that Ctrl-C is ignored: it reaches the parent, which stops them.
@@ -42,6 +45,16 @@ def worker_pool(num_workers: int, killed: str) -> Iterator[Callable[..., Future]
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def end_with_parent() -> None:
+    """In a worker: end when the parent was killed. Otherwise it would wait for its next job for ever."""
+
+    def watch() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def map_parts(
