@@ -48,7 +48,7 @@ from benchmarks.bench_config import BenchConfig, Figures, Record, Samples, TakeT
 from benchmarks.bench_figures import need
 from benchmarks.bench_model import Part
 from corpus.pool import worker_pool
-from sample import pick_device
+from device import pick_device
 
 # --- the parts ---
 

@@ -7,43 +7,83 @@ import json
 import math
 import secrets
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import atomic
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 
 class Journal:
-    """Appends lines to the files of a run in `out_dir`, rewound to `step`: after a resume no line stands twice.
+    """Appends lines to the files of a run in `out_dir`.
 
-    wandb_options: arguments of wandb.init, or None for no wandb; a resumed run continues under the same id.
+    resumed_at: the step at which the run in out_dir goes on; lines after it are dropped, so that none stands twice.
+    None: a run begins here, and lines that an earlier one left are dropped.
+    wandb_options: arguments of wandb.init, or None for no wandb. A run that goes on keeps its id.
     """
 
-    def __init__(self, out_dir: Path, step: int, wandb_options: dict[str, Any] | None = None):
-        self.out_dir, self.run = out_dir, None
-        for path in (out_dir / "metrics.jsonl", out_dir / "speed.jsonl"):
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-            atomic.write(path, "".join(line for line in lines if step and _step_of(line) <= step).encode())
+    def __init__(self, out_dir: Path, resumed_at: int | None, wandb_options: dict[str, Any] | None = None):
+        self.out_dir = out_dir
+        self.wandb_run = None
+        for name in ("metrics.jsonl", "speed.jsonl"):
+            rewind(out_dir / name, resumed_at)
+
         if wandb_options is not None:
             import wandb  # 0.4 s and a background process: only when asked
 
-            id_file = out_dir / "wandb_id"
-            run_id = id_file.read_text(encoding="utf-8") if id_file.is_file() else secrets.token_hex(4)
-            id_file.write_text(run_id, encoding="utf-8")
-            quiet = wandb.Settings(silent=True)
-            self.run = wandb.init(id=run_id, resume="allow", dir=out_dir, settings=quiet, **wandb_options)
+            options = {"id": wandb_id(out_dir, resumed_at is not None), "resume": "allow", "dir": out_dir}
+            self.wandb_run = wandb.init(settings=wandb.Settings(silent=True), **options, **wandb_options)
 
     def log(self, metrics: dict[str, Any], speed: dict[str, Any] | None = None) -> None:
-        """Append `metrics` (with its step) to metrics.jsonl, and `speed` with the same step to speed.jsonl."""
+        """Append `metrics` (with its step) to metrics.jsonl, and `speed` with the same step to speed.jsonl.
+
+        Numbers that are NaN or infinite become null: JSON has no other way to write them.
+        """
+        metrics = {key: value if _writable(value) else None for key, value in metrics.items()}
         _append(self.out_dir / "metrics.jsonl", metrics)
         if speed is not None:
             _append(self.out_dir / "speed.jsonl", {"step": metrics["step"], **speed})
-        if self.run is not None:
-            self.run.log(metrics | (speed or {}), step=metrics["step"])
+        if self.wandb_run is not None:
+            self.wandb_run.log(metrics | (speed or {}), step=metrics["step"])
 
     def close(self) -> None:
         """End the wandb run, if there is one."""
-        if self.run is not None:
-            self.run.finish()
+        if self.wandb_run is not None:
+            self.wandb_run.finish()
+
+
+class NoJournal:
+    """The journal of the processes other than the first: it writes nothing."""
+
+    def log(self, metrics: dict[str, Any], speed: dict[str, Any] | None = None) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+def rewind(path: Path, step: int | None) -> None:
+    """Keep the lines of a journal file up to `step`, and drop one that a kill cut off; None: drop all lines."""
+    kept = ""
+    if step is not None and path.is_file():
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = "".join(line for line in lines if _step_of(line) <= step)
+    atomic.write(path, kept.encode())
+
+
+def wandb_id(out_dir: Path, resumed: bool) -> str:
+    """The id of the run in out_dir, kept in its file wandb_id: a new one unless the run goes on."""
+    file = out_dir / "wandb_id"
+    if resumed and file.is_file():
+        return file.read_text(encoding="utf-8")
+    new_id = secrets.token_hex(4)
+    file.write_text(new_id, encoding="utf-8")
+    return new_id
+
+
+def _writable(value: Any) -> bool:
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _append(path: Path, values: dict[str, Any]) -> None:
@@ -65,21 +105,40 @@ def plot(out_dir: Path, yardsticks: dict[str, float], nats_per_bit_per_byte: flo
     """
     from matplotlib.figure import Figure  # 0.3 s, needed once a run
 
-    rows = [json.loads(line) for line in (out_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = (out_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+
     figure = Figure(figsize=(8, 5), dpi=120, layout="tight")
-    axes, scale = figure.subplots(), nats_per_bit_per_byte
-    styles = {"loss": ("training", {"lw": 0.8, "alpha": 0.7}), "val_loss": ("validation", {"marker": "o", "ms": 4})}
-    for key in sorted({key for row in rows for key in row if key.startswith("val_loss/")}):  # of several corpora
-        styles[key] = (f"validation, {key.partition('/')[2]}", {"marker": ".", "lw": 0.8})
-    for key, (label, style) in styles.items():
-        if points := [(row["step"], row[key]) for row in rows if key in row]:
-            axes.plot(*zip(*points, strict=True), label=label, **style)
+    axes = figure.subplots()
+    _draw_losses(axes, rows)
     for i, (name, bits) in enumerate(yardsticks.items()):
-        axes.axhline(bits * scale, color=f"C{i + 2}", ls="--", lw=1, label=f"{name}: {bits:.3f} bits per byte")
+        label = f"{name}: {bits:.3f} bits per byte"
+        axes.axhline(bits * nats_per_bit_per_byte, color=f"C{i + 2}", ls="--", lw=1, label=label)
+
     axes.set(xlabel="optimizer step", ylabel="loss (nats per token)", title=f"{out_dir.name}: loss")
-    right = axes.secondary_yaxis("right", functions=(lambda y: y / scale, lambda y: y * scale))
+    to_bits_and_back = (lambda nats: nats / nats_per_bit_per_byte, lambda bits: bits * nats_per_bit_per_byte)
+    right = axes.secondary_yaxis("right", functions=to_bits_and_back)
     right.set_ylabel("bits per byte of validation text")
     axes.grid(alpha=0.3)
     axes.legend()
     with atomic.new_file(out_dir / "loss.png") as temporary:
         figure.savefig(temporary, format="png")
+
+
+def _draw_losses(axes: "Axes", rows: list[dict[str, Any]]) -> None:
+    """A curve for the training loss, one for the validation loss, and one for each corpus of several."""
+    _draw_curve(axes, rows, "loss", "training", lw=0.8, alpha=0.7)
+    _draw_curve(axes, rows, "val_loss", "validation", marker="o", ms=4)
+    keys = {key for row in rows for key in row}
+    for key in sorted(keys):
+        kind, slash, corpus = key.partition("/")
+        if kind == "val_loss" and slash:
+            _draw_curve(axes, rows, key, f"validation, {corpus}", marker=".", lw=0.8)
+
+
+def _draw_curve(axes: "Axes", rows: list[dict[str, Any]], key: str, label: str, **style: Any) -> None:
+    """The values of `key` over the step; nothing where no row has it."""
+    points = [(row["step"], row[key]) for row in rows if key in row]
+    if points:
+        steps, values = zip(*points, strict=True)
+        axes.plot(steps, values, label=label, **style)

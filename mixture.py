@@ -1,32 +1,103 @@
 """The data of a run: one corpus, or several mixed by weight, as one endless sequence of training windows.
 
 The window at global position g follows from the settings and g alone: not from ranks, batch sizes or restarts.
+What the loop trains on is a Batch; which kind of batch, the corpus says (CORPUS_KINDS).
 """
 
+import dataclasses
+import hashlib
+import json
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
+import torch
 
 from sampler import IndexStream
-from shards import EvalWindows, Shards, Windows, read_meta
+from shards import IGNORE, EvalWindows, Shards, Windows, read_meta
 from tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
-class Corpus:
-    """One data folder: its training windows, its whole validation split, and that text's UTF-8 bytes per token."""
+class Batch:
+    """What one forward-backward pass is given: tensors by name, and the number of things that its loss is a sum over.
 
-    name: str
-    windows: Windows
-    val: EvalWindows
-    bytes_per_token: float
+    Each kind of batch is a subclass that names its tensors.
+    """
+
+    count: int  # scored tokens, or pairs; counted on the host, so that nobody waits for the device
+
+    def to(self, device: torch.device) -> Self:
+        """The batch with its tensors on `device`. The host does not wait for the copy to a CUDA device."""
+        moved = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if not isinstance(value, torch.Tensor):
+                continue
+            if device.type == "cuda":
+                value = value.pin_memory()
+            moved[field.name] = value.to(device, non_blocking=device.type == "cuda")
+        return dataclasses.replace(self, **moved)
+
+
+@dataclass(frozen=True)
+class TokenBatch(Batch):
+    """Windows of text: each target is the token that follows its input."""
+
+    inputs: torch.Tensor  # (B, T) int64 ids
+    targets: torch.Tensor  # (B, T) int64 ids, IGNORE where nothing is scored
+
+    @classmethod
+    def from_arrays(cls, inputs: np.ndarray, targets: np.ndarray) -> Self:
+        """The batch of int64 arrays (B, T), which are not copied."""
+        count = int((targets != IGNORE).sum())
+        return cls(count, torch.from_numpy(inputs), torch.from_numpy(targets))
+
+
+class TextCorpus:
+    """One data folder of plain text: training windows of block_size + 1 tokens, and the whole validation split.
+
+    Attributes: name; folder; content, a hash of what the shards hold; bytes_per_token, UTF-8 bytes of a validation
+    token. Another kind of corpus is a class with the same attributes and methods, and an entry in CORPUS_KINDS.
+    """
+
+    def __init__(
+        self, folder: Path, meta: dict[str, Any], tokenizer: Tokenizer, block_size: int, seed: int, read_ahead: bool
+    ):
+        self.folder = folder
+        self.name = folder.name
+        self.content = content_hash(meta)
+        self.note = meta.get("note")
+
+        train = Shards(folder, "train", meta, read_ahead=read_ahead)
+        val = Shards(folder, "val", meta, read_ahead=True)  # read from its beginning to its end
+        train.vocab_size = val.vocab_size = tokenizer.vocab_size
+        self.windows = Windows(train, block_size, seed)
+        self.val = EvalWindows(val, block_size)
+        self.bytes_per_token = text_bytes(val, tokenizer) / val.tokens
+
+    def rows(self, indices: np.ndarray, epochs: np.ndarray) -> np.ndarray:
+        """Training windows, int64 (B, block_size + 1)."""
+        return self.windows.get(indices, epochs)
+
+    def batch(self, rows: np.ndarray) -> TokenBatch:
+        """What the model is trained on, made of such rows."""
+        return TokenBatch.from_arrays(rows[:, :-1], rows[:, 1:])
+
+    def val_batches(self, batch_size: int, rank: int, world_size: int) -> Iterator[TokenBatch]:
+        """This rank's share of the whole validation split; all ranks get as many batches of the same sizes."""
+        for inputs, targets in self.val.batches(batch_size, rank, world_size):
+            yield TokenBatch.from_arrays(inputs, targets)
+
+
+CORPUS_KINDS = {"text": TextCorpus}  # by what meta.json says under "kind"; without it: text
 
 
 class Mixture:
-    """The corpora that `data` names, 'wiki' or 'wiki_en:0.8,wiki_zh:0.2', cut into windows of block_size + 1 tokens.
+    """The corpora that `data` names, 'wiki' or 'wiki_en:0.8,wiki_zh:0.2', as one sequence of training windows.
 
     run=G keeps groups of G neighbouring windows together in the shuffle, for disks that are slow to seek.
     Attributes: corpora; tokenizer, which they share; order, the IndexStream over them; shares, which sum to 1;
@@ -35,64 +106,119 @@ class Mixture:
     """
 
     def __init__(self, data: str, block_size: int, seed: int, run: int = 1):
-        wanted = parse(data)
-        metas = {folder: read_meta(folder) for folder in wanted}
-        self.tokenizer, self.corpora, self.block_size = open_tokenizer(metas), [], block_size
+        self.weights = parse(data)
+        self.block_size = block_size
+
+        metas = {folder: read_meta(folder) for folder in self.weights}
+        self.tokenizer = open_tokenizer(metas)
+        kind = common_kind(metas)
+        self.corpora = []
         for folder, meta in metas.items():
-            train = Shards(folder, "train", meta, read_ahead=run > 1)
-            val = Shards(folder, "val", meta, read_ahead=True)  # read from its beginning to its end
-            train.vocab_size = val.vocab_size = self.tokenizer.vocab_size
-            windows, val_windows = Windows(train, block_size, seed), EvalWindows(val, block_size)
-            self.corpora.append(Corpus(folder.name, windows, val_windows, text_bytes(val, self.tokenizer) / val.tokens))
-        self.order = IndexStream([len(corpus.windows) for corpus in self.corpora], list(wanted.values()), seed, run=run)
-        self.shares = [count / sum(self.order.counts) for count in self.order.counts]
+            self.corpora.append(kind(folder, meta, self.tokenizer, block_size, seed, read_ahead=run > 1))
+
+        sizes = [len(corpus.windows) for corpus in self.corpora]
+        self.order = IndexStream(sizes, list(self.weights.values()), seed, run=run)
+        total = sum(self.order.counts)
+        self.shares = [count / total for count in self.order.counts]
+
         pairs = zip(self.shares, self.corpora, strict=True)
-        self.nats_per_bit_per_byte = math.log(2) * sum(share * corpus.bytes_per_token for share, corpus in pairs)
+        bytes_per_token = sum(share * corpus.bytes_per_token for share, corpus in pairs)
+        self.nats_per_bit_per_byte = math.log(2) * bytes_per_token
 
     def get(self, positions: np.ndarray) -> np.ndarray:
         """The windows at global positions (B,), int64 (B, block_size + 1)."""
         sources, indices, epochs = self.order.at(positions)
-        out = np.empty((len(positions), self.block_size + 1), dtype=np.int64)
-        for k in np.unique(sources).tolist():
-            mine = sources == k
-            out[mine] = self.corpora[k].windows.get(indices[mine], epochs[mine])
-        return out
+        rows = np.empty((len(positions), self.block_size + 1), dtype=np.int64)
+        for source in np.unique(sources).tolist():
+            chosen = sources == source
+            rows[chosen] = self.corpora[source].rows(indices[chosen], epochs[chosen])
+        return rows
+
+    def batch(self, positions: np.ndarray) -> Batch:
+        """The windows at global positions (B,) as the kind of batch that the corpora yield, on the host."""
+        return self.corpora[0].batch(self.get(positions))
+
+    def content(self) -> list[dict[str, Any]]:
+        """What the data is, wherever it lies: name, weight and content hash of each corpus, for a checkpoint."""
+        described = []
+        for corpus, weight in zip(self.corpora, self.weights.values(), strict=True):
+            described.append({"name": corpus.name, "weight": weight, "content": corpus.content})
+        return described
 
     def progress(self, position: int) -> dict[str, float]:
         """Of the first `position` windows: each corpus' share, and the epochs of it that they are."""
-        drawn = list(zip(self.corpora, self.order.drawn(position).tolist(), strict=True))
-        if len(drawn) == 1:
+        if len(self.corpora) == 1:
             return {"epoch": position / len(self.corpora[0].windows)}
-        shares = {f"share/{corpus.name}": count / max(1, position) for corpus, count in drawn}
-        return shares | {f"epoch/{corpus.name}": count / len(corpus.windows) for corpus, count in drawn}
+
+        drawn = self.order.drawn(position).tolist()
+        shares, epochs = {}, {}
+        for corpus, count in zip(self.corpora, drawn, strict=True):
+            shares[f"share/{corpus.name}"] = count / max(1, position)
+            epochs[f"epoch/{corpus.name}"] = count / len(corpus.windows)
+        return shares | epochs
 
     def describe(self, position: int) -> str:
         """A line for each corpus: what a run over the first `position` windows takes from it."""
         lines = []
-        for corpus, share, count in zip(self.corpora, self.shares, self.order.drawn(position).tolist(), strict=True):
-            n, note = len(corpus.windows), corpus.windows.shards.meta.get("note")
+        drawn = self.order.drawn(position).tolist()
+        for corpus, share, count in zip(self.corpora, self.shares, drawn, strict=True):
+            n = len(corpus.windows)
             lines.append(f"data: {corpus.name}, {100 * share:.5g} %, {count / n:.2f} epochs of {n:,} windows")
-            lines += [f"note: {note}"] if note else []
+            if corpus.note is not None:
+                lines.append(f"note: {corpus.note}")
         return "\n".join(lines)
 
 
 def parse(data: str) -> dict[Path, float]:
     """Folder -> weight of 'wiki' (weight 1), 'out/x', or 'wiki_en:0.8,wiki_zh:0.2'; a bare name lies below data/."""
-    found, parts = dict[Path, float](), [part.strip() for part in data.split(",")]
+    weights: dict[Path, float] = {}
+    parts = [part.strip() for part in data.split(",")]
     for part in parts:
-        name, colon, weight = part.rpartition(":")
-        if len(parts) > 1 and not colon:
-            example = ",".join(f"{part.partition(':')[0]}:{1 / len(parts):.2g}" for part in parts)
-            raise ValueError(f"data={data}: each of several corpora needs a weight, for example --data={example}")
-        name, weight = (name, weight) if colon else (part, "1")
+        name, colon, weight_text = part.rpartition(":")
+        if not colon:
+            if len(parts) > 1:
+                example = ",".join(f"{each.partition(':')[0]}:{1 / len(parts):.2g}" for each in parts)
+                wrong = f"data={data}: each of several corpora needs a weight"
+                raise ValueError(f"{wrong}, for example --data={example}")
+            name, weight_text = part, "1"
+
         folder = Path(name) if "/" in name else Path("data") / name
-        if folder.name in (other.name for other in found):
+        if folder in weights:
             raise ValueError(f"data={data}: {folder.name} stands twice; give it once, with one weight")
+        for earlier in weights:
+            if earlier.name == folder.name:
+                wrong = f"data={data}: {earlier} and {folder} have the same name, by which the log tells them apart"
+                raise ValueError(f"{wrong}; rename one of the folders")
+
         try:
-            found[folder] = float(weight)
+            weights[folder] = float(weight_text)
         except ValueError:
-            raise ValueError(f"data={data}: {weight!r} is no weight; write name:number") from None
-    return found
+            raise ValueError(f"data={data}: {weight_text!r} is not a weight; write name:number") from None
+    return weights
+
+
+def common_kind(metas: dict[Path, dict[str, Any]]) -> type[TextCorpus]:
+    """The class of the corpora in these folders. Raises ValueError for an unknown kind, and for several kinds."""
+    kinds = {folder: meta.get("kind", "text") for folder, meta in metas.items()}
+    for folder, kind in kinds.items():
+        if kind not in CORPUS_KINDS:
+            raise ValueError(f"{folder}/meta.json says kind={kind!r}; known here: {', '.join(CORPUS_KINDS)}")
+
+    first, *others = kinds
+    for folder in others:
+        if kinds[folder] != kinds[first]:
+            wrong = f"{first} holds {kinds[first]}, {folder} holds {kinds[folder]}"
+            raise ValueError(f"{wrong}; corpora that are mixed must be of one kind")
+    return CORPUS_KINDS[kinds[first]]
+
+
+def content_hash(meta: dict[str, Any]) -> str:
+    """A hash of what the shards hold, from meta.json alone: their order, sizes and SHA-256 (a bare folder has none)."""
+    listed = {}
+    for split in ("train", "val"):
+        listed[split] = [[shard["tokens"], shard.get("sha256")] for shard in meta["splits"][split]]
+    text = json.dumps([meta["dtype"], listed])
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def open_tokenizer(metas: dict[Path, dict[str, Any]]) -> Tokenizer:
@@ -101,16 +227,19 @@ def open_tokenizer(metas: dict[Path, dict[str, Any]]) -> Tokenizer:
         if "note" in meta and not (folder / "tokenizer.json").is_file():
             wrong = f"{folder} has token ids but no tokenizer.json; put the one there that made them"
             raise ValueError(f"{wrong} (for GPT-2's ids that of huggingface.co/openai-community/gpt2)")
-    (first, tokenizer), *others = [(folder, Tokenizer.load(folder)) for folder in metas]
-    for folder, other in others:
-        if not other.same(tokenizer):
+
+    first, *others = metas
+    tokenizer = Tokenizer.load(first)
+    for folder in others:
+        if not Tokenizer.load(folder).same(tokenizer):
             raise ValueError(f"{folder} and {first} have different tokenizers; prepare one with --tokenizer={first}")
     return tokenizer
 
 
 def text_bytes(shards: Shards, tokenizer: Tokenizer) -> int:
-    """UTF-8 bytes of a split's text, end-of-text tokens apart; a bare folder does not say, so it is decoded."""
+    """UTF-8 bytes of a split's text without end-of-text tokens; a bare folder does not say, so it is decoded."""
     if shards.bytes is not None:
         return shards.bytes
     ids = shards.check_ids(shards.all())
-    return len(tokenizer.decode(ids[ids != tokenizer.end_of_text].tolist()).encode())
+    text = tokenizer.decode(ids[ids != tokenizer.end_of_text].tolist())
+    return len(text.encode())

@@ -12,7 +12,6 @@ import configurator  # before torch and the others: Ctrl-C during their import i
 # isort: split
 import contextlib
 import json
-import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,13 +22,11 @@ from typing import Literal
 import torch
 
 import checkpoint
+from device import pick_device, weight_dtype
 from errors import one_line
 from model import Cache, Llama
 from sampler import hash_key
 from tokenizer import TextStream, Tokenizer
-
-# What torch's errors say when memory is full: on a CPU, on CUDA and MPS, and for more bytes than int64 counts.
-OUT_OF_MEMORY_SIGNS = ("allocate memory", "out of memory", "Storage size calculation overflowed")
 
 
 @dataclass(frozen=True)
@@ -148,37 +145,6 @@ def check_prompts(prompts: Sequence[Sequence[int]], block_size: int) -> None:
     for n in map(len, prompts):
         if not 0 < n < block_size:
             raise ValueError(f"the prompt has {n} tokens, the model's context is {block_size}; shorten the prompt")
-
-
-def pick_device(name: str) -> torch.device:
-    """'auto' is cuda when there is one, else cpu. Raises ValueError for a device this machine lacks."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    with one_line(f"--device={name} cannot be used here: ", RuntimeError, AssertionError):
-        return torch.empty(0, device=name).device
-
-
-@contextlib.contextmanager
-def memory_advice(advice: str) -> Iterator[None]:
-    """Raise ValueError, in one line that ends with `advice`, for any error that says that the memory is full.
-
-    In a process that torchrun started, only process 0 of a machine says it in one line; the others raise RuntimeError.
-    """
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        first_line = (str(error) or "the host has no more").splitlines()[0]
-        known = any(sign in first_line for sign in OUT_OF_MEMORY_SIGNS)
-        if not known and not isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-            raise
-        kind = ValueError if os.environ.get("LOCAL_RANK", "0") == "0" else RuntimeError
-        raise kind(f"out of memory: {first_line:.200}; {advice}") from None
-
-
-def weight_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Of weights and cache: 'auto' is bfloat16 on CUDA, else float32."""
-    usual = "bfloat16" if device.type == "cuda" else "float32"
-    return getattr(torch, usual if name == "auto" else name)
 
 
 def read_prompts(cfg: SampleConfig) -> list[str]:

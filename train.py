@@ -7,6 +7,9 @@
     python train.py --init_from=path/to/SmolLM --data=wiki --block_size=1024    on from a Hugging Face folder's weights
 
 The same command resumes from the newest checkpoint in out_dir. Ctrl-C saves at the next step boundary and leaves.
+
+In the order of this file: what a step minimises, settings, set-up, evaluation, one step, log lines, checkpoints, and
+`main`, the loop itself.
 """
 
 import configurator  # before torch and the others: Ctrl-C during their import is one line too
@@ -15,37 +18,55 @@ import configurator  # before torch and the others: Ctrl-C during their import i
 import contextlib
 import functools
 import math
-import resource
 import signal
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.distributed.elastic.multiprocessing.errors import record
 from tqdm import tqdm
 
 import atomic
 import checkpoint
 import journal
-import sample
+from device import memory_advice, peak_flops, peak_memory, pick_device, pick_dtype
 from errors import read_json
-from mixture import Mixture
-from model import IGNORE, Llama, ModelConfig
-from optim import Optimizer, learning_rate
+from mixture import Batch, Mixture, TextCorpus, TokenBatch
+from model import Llama, ModelConfig
+from optim import SCHEDULES, Optimizer, learning_rate
 from parallel import World, accumulating, copy_full, full_tensor, replicate, shard
-from sample import decode, generate, pick_device
-from shards import EvalWindows
+from resume import RunState, Start, find_start
+from sample import decode, generate
 from tokenizer import Tokenizer
 
 LOCK_WAIT_S = 120  # for a run whose launcher was killed: it stops after the step that it is in
-# Of dense matrix products in bfloat16, by a part of the device's name: the makers' data sheets.
-PEAK_TFLOPS = {"B200": 2250, "H200": 989, "H100 PCIe": 756, "H100": 989, "A100": 312, "L40S": 362, "L4": 121}
-PEAK_TFLOPS |= {"A10": 125, "RTX 4090": 165, "RTX 3090": 71}
+
+
+# --- what a step minimises ---
+
+# An objective is a function of (model, batch). It returns the loss, summed over the batch's scored tokens (or pairs),
+# and named figures, summed likewise. The loop divides both by the count of all batches of the step (Batch.count), over
+# all micro-batches and processes; the figures go into metrics.jsonl and the log line under their names. Evaluation uses
+# the same function on the validation split; model.training is False there, so a term that only guides the training can
+# be left out.
+Objective = Callable[[torch.nn.Module, Batch], tuple[Tensor, dict[str, Tensor]]]
+
+
+def next_token_loss(model: torch.nn.Module, batch: TokenBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    """Cross-entropy of the scored targets in nats, summed; no figures."""
+    return model(batch.inputs, batch.targets), {}
+
+
+OBJECTIVES: dict[str, Objective] = {"next_token": next_token_loss}
+
+
+# --- settings ---
 
 
 @dataclass(frozen=True)
@@ -54,8 +75,11 @@ class TrainConfig:
 
     data: str = "pydocs"  # folder made by prepare_wiki.py (a name below data/, or a path), or several: a:0.8,b:0.2
     out_dir: str = "out/run"  # checkpoints, metrics.jsonl, loss.png
-    init_from: str | None = None  # start from these weights: a Hugging Face folder of the Llama family, or a run here
-    resume_from: str | None = None  # go on from this checkpoint, its optimizer and place in the data, in a new out_dir
+    init_from: str | None = None  # start with these weights: a Hugging Face folder of the Llama family, or a run here
+    resume_from: str | None = (
+        None  # go on from this checkpoint (weights, optimizer, place in the data) in a new out_dir
+    )
+    objective: Literal[*OBJECTIVES] = "next_token"  # what a step minimises
     # model; with init_from it is the folder's
     n_layer: int = 4
     n_head: int = 4  # query heads
@@ -66,419 +90,718 @@ class TrainConfig:
     rope_theta: float = 10000.0  # base of the rotary frequencies
     tie_embeddings: bool = True  # the output head is the embedding
     # the optimizer and its schedule
-    optimizer: Literal["adamw", "muon"] = "adamw"  # muon: for the blocks' matrices, AdamW for the rest
+    optimizer: Literal["adamw", "muon"] = "adamw"  # muon: for the matrices of the blocks, and AdamW for the rest
     batch_tokens: int = 1536  # tokens of one optimizer step, over all processes
-    batch_size: int = 12  # windows in one forward-backward of one process
+    batch_size: int = 12  # windows in one forward-backward pass of one process
     max_iters: int = 2000  # optimizer steps
-    learning_rate: float = 3e-3  # at its peak
-    muon_lr: float = 0.02  # Muon's at its peak
-    min_lr: float = 0.0  # at the end of the decay
-    warmup_iters: int = 100  # steps of linear increase from 0
+    learning_rate: float = 3e-3  # highest learning rate, reached after the warm-up
+    muon_lr: float = 0.02  # the same for Muon's matrices
+    min_lr: float = 0.0  # learning rate at the end of the decay
+    warmup_iters: int = 100  # steps in which the learning rate rises from 0
     lr_decay_iters: int | None = None  # step at which min_lr is reached; None: max_iters
-    schedule: Literal["linear", "cosine", "wsd"] = "linear"  # shape of the decay; wsd: at the end only
+    schedule: Literal[*SCHEDULES] = "linear"  # shape of the decay; wsd: constant, then a decay in the last steps
     decay_iters: int = 400  # wsd: steps of the decay; it can begin at any checkpoint: raise max_iters by these
-    weight_decay: float = 0.1  # on the matrices inside the blocks
-    beta1: float = 0.9
-    beta2: float = 0.95
-    grad_clip: float = 1.0  # largest global norm of the gradient; 0: no clipping
-    max_skipped: int = 10  # steps in a row with a loss or gradient that is no number, each skipped, until the run stops
+    weight_decay: float = 0.1  # on the matrices of the blocks
+    beta1: float = 0.9  # AdamW: share of the old mean of gradients that is kept in a step
+    beta2: float = 0.95  # AdamW: the same for the mean of squared gradients
+    grad_clip: float = 1.0  # scale the gradient down to this global norm where it is larger; 0: never
+    max_skipped: int = 10  # steps with NaN or infinite loss or gradient are skipped; so many in a row stop the run
     seed: int = 1337  # of the initial weights and the order of the data
-    shuffle_run: int = 1  # neighbouring windows that the shuffle keeps together; 16 for disks that are slow to seek
+    shuffle_run: int = 1  # shuffle groups of so many neighbouring windows; 16 for disks that are slow to seek
     # seeing and saving
     eval_interval: int = 250  # steps between evaluations on the whole validation split
     log_interval: int = 20  # steps between log lines
     checkpoint_interval: int = 250  # steps between checkpoints; one is written at the end as well
-    checkpoint_minutes: float | None = None  # also after so many minutes without one
-    keep_checkpoints: int = 2  # newest ones kept; the best is kept besides
-    sample_prompt: str = "Return the"  # text continued at each evaluation
+    checkpoint_minutes: float | None = None  # write a checkpoint also after so many minutes without one
+    keep_checkpoints: int = 2  # how many of the newest checkpoints to keep; the best is kept besides
+    sample_prompt: str = "Return the"  # text for the model to continue at each evaluation
     wandb: bool = False  # log to Weights & Biases too (WANDB_MODE=offline needs no account)
-    wandb_project: str = "nonllama"
+    wandb_project: str = "nonllama"  # project's name there
     # machine
     device: str = "auto"  # cpu, cuda, mps; auto: cuda if there is one
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of matrix products; auto: bfloat16 if the device has it
-    parallel: Literal["ddp", "fsdp"] = "ddp"  # each process has the whole model, or (fsdp) its share of it
+    parallel: Literal["ddp", "fsdp"] = "ddp"  # ddp: each process has the whole model; fsdp: its share of the model
     recompute: bool = False  # compute blocks again for the gradient: a third more work, much less memory
     compile: bool = False  # torch.compile (needs a C++ compiler; the first step takes 10-60 s)
     num_threads: int | None = None  # CPU threads of a process; None: torch's choice
 
     def check(self) -> None:
         """Raise ValueError for settings that cannot work."""
-        ones = ("max_iters", "batch_size", "batch_tokens", "block_size", "shuffle_run", "max_skipped", "num_threads")
-        ones += ("eval_interval", "log_interval", "checkpoint_interval", "keep_checkpoints")
-        zeros = ("learning_rate", "muon_lr", "min_lr", "weight_decay", "grad_clip", "warmup_iters", "decay_iters")
-        for key, value in (dict.fromkeys(ones, 1) | dict.fromkeys((*zeros, "checkpoint_minutes"), 0)).items():
-            if getattr(self, key) is not None and not getattr(self, key) >= value:
-                raise ValueError(f"{key} ({getattr(self, key)}) must be at least {value}")
+        self._check_at_least(2, "block_size")
+        self._check_at_least(1, "max_iters", "batch_size", "batch_tokens", "shuffle_run", "max_skipped", "num_threads")
+        self._check_at_least(1, "eval_interval", "log_interval", "checkpoint_interval", "keep_checkpoints")
+        self._check_at_least(0, "learning_rate", "muon_lr", "min_lr", "weight_decay", "grad_clip")
+        self._check_at_least(0, "warmup_iters", "decay_iters", "checkpoint_minutes")
+
         if self.optimizer == "muon" and self.parallel == "fsdp":
             raise ValueError("optimizer=muon needs whole matrices, fsdp divides them; choose --parallel=ddp or adamw")
         if self.optimizer == "muon" and not self.learning_rate:
             raise ValueError("optimizer=muon follows the schedule of learning_rate, which must be above 0")
 
-
-# What a resumed run may not change: the model, the data, and which tokens make a step.
-MODEL = ("n_layer", "n_head", "n_kv_head", "n_embd", "ffn_hidden", "rope_theta", "tie_embeddings")
-RESUME_FIXED = ("data", "init_from", *MODEL, "block_size", "optimizer", "batch_tokens", "seed", "shuffle_run")
+    def _check_at_least(self, smallest: float, *keys: str) -> None:
+        for key in keys:
+            value = getattr(self, key)
+            if value is not None and not value >= smallest:  # NaN is not at least anything
+                raise ValueError(f"{key} ({value}) must be at least {smallest}")
 
 
 def micro_steps(cfg: TrainConfig, world_size: int) -> int:
     """Forward-backward passes of one process in a step. Raises ValueError when the step cannot be cut evenly."""
-    row = cfg.block_size * world_size  # tokens of a window for each process
-    if cfg.batch_tokens % row:
-        nearest = max(1, round(cfg.batch_tokens / row)) * row
+    row_tokens = cfg.block_size * world_size  # one window for each process
+    if cfg.batch_tokens % row_tokens:
+        nearest = max(1, round(cfg.batch_tokens / row_tokens)) * row_tokens
         wanted = f"a multiple of block_size x processes ({cfg.block_size} x {world_size})"
         raise ValueError(f"batch_tokens ({cfg.batch_tokens}) must be {wanted}; try --batch_tokens={nearest}")
-    mine = cfg.batch_tokens // row
-    if mine % cfg.batch_size:
-        nearest = max(size for size in range(1, min(mine, cfg.batch_size) + 1) if mine % size == 0)
-        wrong = f"batch_size ({cfg.batch_size}) must divide a process' {mine} windows"
+
+    windows = cfg.batch_tokens // row_tokens
+    if windows % cfg.batch_size:
+        sizes = range(1, min(windows, cfg.batch_size) + 1)
+        nearest = max(size for size in sizes if windows % size == 0)
+        wrong = f"batch_size ({cfg.batch_size}) must divide a process' {windows} windows"
         raise ValueError(f"{wrong}; try --batch_size={nearest}")
-    return mine // cfg.batch_size
+    return windows // cfg.batch_size
 
 
-def batch(data: Mixture, first: int, batch_size: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, int]:
-    """The windows at global positions first, first + 1, ...: inputs and targets, each (batch_size, block_size).
+# --- set-up ---
 
-    Also how many of the targets are scored, counted before they leave for the device.
+
+@dataclass
+class Skips:
+    """Counts of skipped steps: scalars on the device, read together with the loss, since reading them waits for it."""
+
+    since_log: Tensor  # since the last log line
+    by_own_loss: Tensor  # of those: because of this process' own loss
+    in_a_row: Tensor  # up to now, without a good step between
+    longest_row: Tensor  # most in a row since the last log line
+
+    @classmethod
+    def none(cls, device: torch.device) -> "Skips":
+        """All counts 0."""
+        return cls(*[torch.zeros((), device=device) for _ in range(4)])
+
+    def count(self, finite: Tensor, own_finite: Tensor) -> None:
+        """Note a step. Bool scalars: all numbers are finite, so it was taken; this process' own loss is."""
+        skipped = ~finite
+        self.since_log += skipped
+        self.by_own_loss += ~own_finite
+        self.in_a_row = (self.in_a_row + 1) * skipped
+        self.longest_row = torch.maximum(self.longest_row, self.in_a_row)
+
+    def begin_line(self) -> None:
+        """A log line has been written."""
+        for count in (self.since_log, self.by_own_loss, self.longest_row):
+            count.zero_()
+
+
+class Pace:
+    """Seconds of optimizer steps since the last log line; evaluations and checkpoints do not count."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.steps = 0
+
+    @contextlib.contextmanager
+    def timed_step(self) -> Iterator[None]:
+        """Around one step."""
+        start_s = time.perf_counter()
+        yield
+        self.seconds += time.perf_counter() - start_s
+        self.steps += 1
+
+    def take(self) -> float:
+        """Seconds a step; the count begins anew."""
+        seconds_per_step = self.seconds / self.steps
+        self.seconds = 0.0
+        self.steps = 0
+        return seconds_per_step
+
+
+class StopSignal:
+    """While it is entered: a first Ctrl-C or SIGTERM sets `received`, which the loop reads; a second acts at once."""
+
+    def __init__(self) -> None:
+        self.received = False
+        self.handlers: dict[int, Any] = {}  # as they were before
+
+    def __enter__(self) -> "StopSignal":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self.handlers[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def _on_signal(self, number: int, frame: Any) -> None:
+        self.received = True
+        signal.signal(number, self.handlers[number])
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+
+
+@dataclass
+class Run:
+    """What the functions of the loop share. `setup` makes it."""
+
+    cfg: TrainConfig
+    world: World
+    device: torch.device
+    dtype: torch.dtype  # of matrix products
+    data: Mixture
+    tokenizer: Tokenizer
+    objective: Objective
+    model: Llama
+    compiled: torch.nn.Module  # the model, or torch.compile of it: for evaluation
+    parallel: torch.nn.Module  # DDP around that where there are several processes: for gradients
+    optimizer: Optimizer
+    files: checkpoint.Files  # of each checkpoint, besides weights and training state
+    state: RunState
+    skips: Skips
+    origin: Path | None  # the checkpoint that it went on from
+    log: journal.Journal | journal.NoJournal = field(default_factory=journal.NoJournal)
+    bar: tqdm | None = None
+    pace: Pace = field(default_factory=Pace)
+    stop_signal: StopSignal = field(default_factory=StopSignal)
+    saved_s: float = field(default_factory=time.monotonic)  # when the last checkpoint was written
+    text: str = ""  # what the model wrote at the last evaluation
+
+    @property
+    def step_windows(self) -> int:
+        """Windows of one optimizer step, over all processes."""
+        return self.cfg.batch_tokens // self.cfg.block_size
+
+    def precision(self) -> contextlib.AbstractContextManager:
+        """Around a forward pass: matrix products in `dtype`."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def say(self, line: str) -> None:
+        """Print a line, above the progress bar; process 0 only."""
+        if self.world.rank == 0:
+            self.bar.write(line)
+
+
+def setup(cfg: TrainConfig, on_exit: contextlib.ExitStack) -> Run:
+    """Everything up to the first step: check what can be checked before anything is slow, lock out_dir, build, fill.
+
+    on_exit: gives the lock back.
     """
-    tokens = torch.from_numpy(data.get(np.arange(first, first + batch_size)))  # (batch_size, block_size + 1)
-    scored = int((tokens[:, 1:] != IGNORE).sum())
-    if device.type == "cuda":
-        tokens = tokens.pin_memory().to(device, non_blocking=True)
-    return tokens[:, :-1], tokens[:, 1:], scored
-
-
-@torch.no_grad()
-def evaluate(model: torch.nn.Module, windows: EvalWindows, batch_size: int, precision: Callable, world: World) -> float:
-    """Mean loss in nats per token over the whole validation split; every process takes its share, then all reduce."""
-    device = next(model.parameters()).device
-    # nats, tokens scored
-    total = torch.zeros(2, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
-    model.eval()
-    for x, y in windows.batches(batch_size, world.rank, world.size):
-        x, y = torch.from_numpy(x).to(device), torch.from_numpy(y).to(device)
-        with precision():
-            total[0] += model(x, y)
-        total[1] += (y != IGNORE).sum()
-    model.train()
-    world.sum(total)
-    return (total[0] / total[1]).item()
-
-
-def validate(cfg: TrainConfig, model: Llama, data: Mixture, precision: Callable, world: World) -> dict[str, float]:
-    """Metrics of an evaluation: the corpora's losses in their shares, as bits per byte too; each one's if several."""
-    losses = {corpus.name: evaluate(model, corpus.val, cfg.batch_size, precision, world) for corpus in data.corpora}
-    val_loss = sum(share * loss for share, loss in zip(data.shares, losses.values(), strict=True))
-    each = {f"val_loss/{name}": loss for name, loss in losses.items() if len(losses) > 1}
-    return {"val_loss": val_loss, "val_bits_per_byte": val_loss / data.nats_per_bit_per_byte, **each}
-
-
-def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """bfloat16 on a device that multiplies it in hardware, else float32."""
-    if name != "auto":
-        return getattr(torch, name)
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    features = torch.cpu.get_capabilities() if device.type == "cpu" else {}
-    return torch.bfloat16 if features.get("avx512_bf16") or features.get("amx_bf16") else torch.float32
-
-
-def check_resume(cfg: TrainConfig, folder: Path, saved: dict[str, Any], tokenizer: Tokenizer) -> None:
-    """Refuse to continue a run with another model, data or step, and name the setting."""
-    for key in RESUME_FIXED:
-        had = saved["settings"].get(key, getattr(TrainConfig, key))  # a setting that came later had its default
-        if had != getattr(cfg, key):
-            wrong = f"checkpoint {folder} has {key}={had} but the settings say {getattr(cfg, key)}"
-            raise ValueError(f"{wrong}; give --{key}={had} to resume, or another --out_dir")
-    if not Tokenizer.load(folder).same(tokenizer):
-        raise ValueError(f"checkpoint {folder} has another tokenizer than the data has now; give another --out_dir")
-
-
-def model_shape(cfg: TrainConfig, vocab_size: int) -> ModelConfig:
-    """The decoder that the settings describe, for a tokenizer of `vocab_size` ids."""
-    shape = {key: getattr(cfg, key) for key in (*MODEL, "block_size")}
-    shape["vocab_size"] = -(-vocab_size // 64) * 64  # padded: GPUs multiply multiples of 64 faster
-    shape["ffn_hidden"] = -(-8 * cfg.n_embd // (3 * 64)) * 64 if cfg.ffn_hidden is None else cfg.ffn_hidden
-    return ModelConfig(**shape)
-
-
-def adopt(cfg: TrainConfig, folder: Path, data: Tokenizer) -> tuple[TrainConfig, ModelConfig, Tokenizer]:
-    """The settings with the model of a Hugging Face folder, its shape (with a longer context, maybe), its tokenizer.
-
-    Raises ValueError for a setting that asks for another model, and for data of another tokenizer.
-    """
-    shape, tokenizer = checkpoint.read_config(folder), Tokenizer.load(folder)
-    checkpoint.check_vocabulary(shape, tokenizer)
-    if not tokenizer.same(data):
-        raise ValueError(f"the data has another tokenizer than {folder}; prepare it with --tokenizer={folder}")
-    for key in MODEL:
-        if getattr(cfg, key) not in (getattr(TrainConfig, key), getattr(shape, key)):
-            raise ValueError(f"{key}={getattr(cfg, key)}, but {folder} has {getattr(shape, key)}; leave --{key} out")
-    if cfg.block_size > shape.block_size:
-        advice = f"try --block_size={shape.block_size}"
-        raise ValueError(f"block_size ({cfg.block_size}) is longer than {folder}'s; {advice}")
-    return replace(cfg, **{key: getattr(shape, key) for key in MODEL}), shape, tokenizer
-
-
-def memory_advice(cfg: TrainConfig) -> contextlib.AbstractContextManager[None]:
-    """Raise ValueError with the numbers to change for any error that says the memory of the device is full."""
-    advice = f"lower --batch_size ({cfg.batch_size}; the steps stay the same) or block_size ({cfg.block_size}), "
-    advice += "or give --recompute=True, or --parallel=fsdp on more devices"
-    return sample.memory_advice(advice)
-
-
-def continuation(cfg: TrainConfig, model: Llama, tokenizer: Tokenizer, precision: Callable, max_new_tokens: int) -> str:
-    """sample_prompt and the text that the model continues it with; with fsdp every process must ask."""
-    ids = (tokenizer.encode_prompt(cfg.sample_prompt) or [tokenizer.start])[: cfg.block_size - 1]
-    model.eval()
-    steps = torch.no_grad()(decode) if cfg.parallel == "fsdp" else generate
-    steps = steps(model, [ids], max_new_tokens, tokenizer.vocab_size, tokenizer.stops, [cfg.seed], temperature=0.8)
-    with precision():
-        new = [token for (token,) in steps]
-    model.train()
-    return tokenizer.decode(ids + new)
-
-
-def draw_loss(cfg: TrainConfig, data: Mixture) -> dict[str, dict[str, float]]:
-    """Draw loss.png; returns the yardsticks of each corpus."""
-    files = {corpus.name: corpus.val.shards.folder / "yardsticks.json" for corpus in data.corpora}
-    yardsticks = {name: read_json(path) for name, path in files.items() if path.is_file()}
-    one = yardsticks.get(data.corpora[0].name, {}) if len(files) == 1 else {}
-    journal.plot(Path(cfg.out_dir), one, data.nats_per_bit_per_byte)
-    return yardsticks
-
-
-def report(cfg: TrainConfig, step: int, val_loss: float, data: Mixture, text: str) -> None:
-    """Draw the plot, then print the result beside the yardsticks, and a few generated lines."""
-    yardsticks, bits = draw_loss(cfg, data), val_loss / data.nats_per_bit_per_byte
-    print(f"\nstep {step}: validation loss {val_loss:.4f} nats per token = {bits:.4f} bits per byte")
-    for name, found in yardsticks.items():
-        values = ", ".join(f"{key} {value:.3f}" for key, value in found.items())
-        print(f"on {'the same text' if len(data.corpora) == 1 else f'the text of {name}'}: {values} bits per byte")
-    print(f"\n--- {cfg.sample_prompt!r}, continued at temperature 0.8 ---\n{text}\n---")
-    print(f"wrote {cfg.out_dir}/latest (a Hugging Face Llama folder), metrics.jsonl and loss.png beside it")
-
-
-def peak_flops(device: torch.device) -> float | None:
-    """What the device could do, None where it is not known."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-    return next((tflops * 1e12 for part, tflops in PEAK_TFLOPS.items() if part in name), None)
-
-
-def peak_memory(device: torch.device) -> str:
-    """The most memory that this process has had, on its device or else on the host."""
-    if device.type == "cuda":
-        return f"{torch.cuda.max_memory_allocated(device) / 1e9:.2f} GB on the GPU of process 0"
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return f"{peak / 1e6:,.0f} MB of process 0"
-
-
-def main(cfg: TrainConfig) -> None:
-    """One training run, or the rest of one; no other may write to its out_dir meanwhile."""
-    with contextlib.ExitStack() as held:
-        train(cfg, held)
-
-
-def train(cfg: TrainConfig, held: contextlib.ExitStack) -> None:
-    """The run, top to bottom; `held` gives back what it enters there."""
-    # setup: check what can be checked before anything is slow
     cfg.check()
-    world, out_dir = World(), Path(cfg.out_dir)
-    accumulate, step_windows = micro_steps(cfg, world.size), cfg.batch_tokens // cfg.block_size
+    world = World()
+    micro_steps(cfg, world.size)
     data = Mixture(cfg.data, cfg.block_size, cfg.seed, cfg.shuffle_run)
-    device = pick_device(cfg.device)
-    if device.type == "cuda" and world.size > 1:
-        device = pick_device(f"cuda:{world.local_rank}")
-        torch.cuda.set_device(device)
+    device = choose_device(cfg, world)
+    if not Path(cfg.out_dir).is_dir():
+        find_start(cfg, data)  # only for its errors: a mistake leaves no folder behind
     world.start(device)
-    lock = functools.partial(atomic.lock, out_dir, LOCK_WAIT_S)
-    locked = world.rank == 0 and out_dir.is_dir()
-    world.all_succeed(lambda: held.enter_context(lock()) if locked else None)
-    folder = None  # the checkpoint to resume from
-    if (out_dir / "latest").exists():
-        folder = out_dir / (out_dir / "latest").resolve().name
-    elif cfg.resume_from is not None:
-        folder = checkpoint.resolve(cfg.resume_from).resolve()
-    if cfg.init_from is None:
-        shape, carried = model_shape(cfg, data.tokenizer.vocab_size), {}
-    else:
-        origin = folder or checkpoint.resolve(cfg.init_from)
-        cfg, shape, data.tokenizer = adopt(cfg, origin, data.tokenizer)
-        carried = checkpoint.companions(origin)
+    world.all_succeed(lock_out_dir, cfg, world, on_exit)
+    start = find_start(cfg, data)  # after the lock: another run may have written there while this one waited
+    cfg = start.cfg
+
     dtype = pick_dtype(cfg.dtype, device)
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
     if cfg.num_threads is not None:
         torch.set_num_threads(cfg.num_threads)
-    state = {"step": 0, "evaluated": -1, "val_loss": math.inf, "best_val_loss": math.inf}
-    if folder is not None:
-        saved = checkpoint.read_state(folder)
-        check_resume(cfg, folder, saved, data.tokenizer)
-        state = {key: saved[key] for key in state}
-    precision = functools.partial(torch.autocast, device.type, dtype, enabled=dtype != torch.float32)
+    model = build_model(cfg, start.shape, world, device, dtype)
+    optimizer = Optimizer(model, cfg, device)
+    fill_model(model, optimizer, start)
 
-    # model and optimizer: made without memory, divided, then filled
+    divided = is_divided(cfg, world)
+    compiled = torch.compile(model) if cfg.compile and not divided else model
+    run = Run(
+        cfg=cfg,
+        world=world,
+        device=device,
+        dtype=dtype,
+        data=data,
+        tokenizer=start.tokenizer,
+        objective=OBJECTIVES[cfg.objective],
+        model=model,
+        compiled=compiled,
+        parallel=compiled,
+        optimizer=optimizer,
+        files=checkpoint.small_files(model, start.tokenizer, start.carried),
+        state=start.state,
+        skips=Skips.none(device),
+        origin=start.checkpoint,
+    )
+    if start.state.step < cfg.max_iters:
+        prepare_loop(run, start)
+    return run
+
+
+def prepare_loop(run: Run, start: Start) -> None:
+    """Wrap the model for several processes, open the journal, say what is going to happen."""
+    cfg = run.cfg
+    if run.world.size > 1 and not is_divided(cfg, run.world):
+        zeros = torch.zeros((cfg.batch_size, cfg.block_size), dtype=torch.int64, device=run.device)
+        with advice_for_full_memory(cfg):
+            run.parallel = replicate(run.compiled, zeros, run.precision)
+
+    run.world.all_succeed(open_journal, run, start)
+    no_bar = True if run.world.rank > 0 else None  # None: no bar where the output is not a terminal
+    run.bar = tqdm(total=cfg.max_iters, initial=run.state.step, unit=" steps", desc="train", disable=no_bar)
+
+
+def choose_device(cfg: TrainConfig, world: World) -> torch.device:
+    """The device of this process: of several on CUDA, each has its own."""
+    device = pick_device(cfg.device)
+    if device.type == "cuda" and world.size > 1:
+        device = pick_device(f"cuda:{world.local_rank}")
+        torch.cuda.set_device(device)
+    return device
+
+
+def lock_out_dir(cfg: TrainConfig, world: World, on_exit: contextlib.ExitStack) -> None:
+    """Process 0 creates out_dir and locks it, before anybody looks for a checkpoint in it."""
+    if world.rank == 0:
+        out_dir = Path(cfg.out_dir)
+        out_dir.mkdir(parents=True, exist_ok=True)
+        print_now = functools.partial(print, flush=True)
+        on_exit.enter_context(atomic.lock(out_dir, LOCK_WAIT_S, print_now))
+
+
+def is_divided(cfg: TrainConfig, world: World) -> bool:
+    """Whether each process has a share of the model only."""
+    return cfg.parallel == "fsdp" and world.size > 1
+
+
+def build_model(cfg: TrainConfig, shape: ModelConfig, world: World, device: torch.device, dtype: torch.dtype) -> Llama:
+    """The model on its device, its weights not yet filled in; divided before it takes memory."""
     with torch.device("meta"):
         model = Llama(shape)
     model.model.recompute_blocks = cfg.recompute
-    if divided := cfg.parallel == "fsdp" and world.size > 1:
-        for layer in model.model.layers if cfg.compile else ():
-            layer.compile()
+    if is_divided(cfg, world):
+        if cfg.compile:
+            for layer in model.model.layers:
+                layer.compile()
         shard(model, device, dtype)
-    model.to_empty(device=device)
-    optimizer, files = Optimizer(model, cfg, device), checkpoint.small_files(model, data.tokenizer, carried)
-    if folder is not None:
-        checkpoint.restore(folder, model, optimizer)
-    elif cfg.init_from is not None:
-        checkpoint.load_weights(model, origin)
+    return model.to_empty(device=device)
+
+
+def fill_model(model: Llama, optimizer: Optimizer, start: Start) -> None:
+    """Give the weights, and the optimizer of a run that goes on, their values."""
+    if start.checkpoint is not None:
+        checkpoint.restore(start.checkpoint, model, optimizer)
+    elif start.weights is not None:
+        checkpoint.load_weights(model, start.weights)
     else:
-        torch.manual_seed(cfg.seed)
+        torch.manual_seed(start.cfg.seed)
         with torch.no_grad():
             for parameter, value in model.initial_weights():
                 copy_full(parameter, value)
-    if state["step"] >= cfg.max_iters:
-        text = continuation(cfg, model, data.tokenizer, precision, 100)
-        if world.rank == 0:
-            print(f"{folder} has had its {cfg.max_iters} steps; raise --max_iters to go on, or give another --out_dir")
-            report(cfg, state["step"], state["val_loss"], data, text)
-        world.stop()
+
+
+def open_journal(run: Run, start: Start) -> None:
+    """Process 0 writes settings.json, opens the journal, and prints what the run is."""
+    if run.world.rank > 0:
         return
-    parallel = compiled = torch.compile(model) if cfg.compile and not divided else model
-    if world.size > 1 and not divided:
-        zeros = torch.zeros((cfg.batch_size, cfg.block_size), dtype=torch.int64, device=device)
-        with memory_advice(cfg):
-            parallel = replicate(compiled, zeros, precision)
+    cfg = run.cfg
+    out_dir = Path(cfg.out_dir)
+    settings = asdict(cfg)
+    atomic.write_json(out_dir / "settings.json", settings)
+    wandb_options = None
+    if cfg.wandb:
+        wandb_options = {"project": cfg.wandb_project, "name": out_dir.name, "config": settings}
+    run.log = journal.Journal(out_dir, run.state.step if start.resumed else None, wandb_options)
 
-    # the journal of rank 0
-    settings, threads = asdict(cfg), torch.get_num_threads()
-    if world.rank == 0:
-        out_dir.mkdir(parents=True, exist_ok=True)
-        if not locked:
-            held.enter_context(lock())
-        atomic.write_json(out_dir / "settings.json", settings)
-        wandb = {"project": cfg.wandb_project, "name": out_dir.name, "config": settings} if cfg.wandb else None
-        log = journal.Journal(out_dir, state["step"], wandb)
-        on = f"{device.type}, {str(dtype).removeprefix('torch.')}, processes: {world.size}, threads in each: {threads}"
-        print(f"{model.num_parameters():,} parameters; {cfg.max_iters:,} steps of {cfg.batch_tokens:,} tokens; {on}")
-        print(data.describe(cfg.max_iters * step_windows))
-        if folder is not None:
-            print(f"resumed from {folder}", flush=True)
-            if saved.get("threads", threads) != threads:
-                print(f"note: it ran with --num_threads={saved['threads']}; the last bits of the results will differ")
-    # disable=None: no bar where the output is no terminal
-    bar = tqdm(total=cfg.max_iters, initial=state["step"], unit=" steps", desc="train", disable=world.rank > 0 or None)
-    interrupted: list[int] = []
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    dtype = str(run.dtype).removeprefix("torch.")
+    processes = f"processes: {run.world.size}, threads in each: {torch.get_num_threads()}"
+    plan = f"{cfg.max_iters:,} steps of {cfg.batch_tokens:,} tokens"
+    print(f"{run.model.num_parameters():,} parameters; {plan}; {run.device.type}, {dtype}, {processes}")
+    print(run.data.describe(cfg.max_iters * run.step_windows))
+    for note in start.notes:
+        print(note, flush=True)
 
-    def on_signal(number: int, frame: Any) -> None:
-        interrupted.append(number)
-        signal.signal(number, previous[number])  # a second one acts at once
 
-    for number in previous:
-        signal.signal(number, on_signal)
+def advice_for_full_memory(cfg: TrainConfig) -> contextlib.AbstractContextManager[None]:
+    """Raise ValueError with the numbers to change for any error that says the memory of the device is full."""
+    advice = f"lower --batch_size ({cfg.batch_size}; the steps stay the same) or block_size ({cfg.block_size}), "
+    advice += "or give --recompute=True, or --parallel=fsdp on more devices"
+    return memory_advice(advice)
 
-    # loop
-    update_s, logged_step, saved_s = 0.0, state["step"], time.monotonic()
-    skips = torch.zeros(4, device=device)  # since the last log line; in a row; most in a row; of this process' making
-    while True:
-        # once in a while: evaluate, save, stop
-        step = state["step"]
-        last = step >= cfg.max_iters
-        if (step % cfg.eval_interval == 0 or last) and step > state["evaluated"]:
-            scores = validate(cfg, compiled, data, precision, world)
-            state |= {"evaluated": step, "val_loss": scores["val_loss"]}
-            text = continuation(cfg, model, data.tokenizer, precision, 100 if last else 40)
-            if divided:
-                model.reshard()  # without a backward pass the root's parameters are left whole
-            if world.rank == 0:
-                log.log({"step": step, **scores})
-                val_loss, bits = scores["val_loss"], scores["val_bits_per_byte"]
-                bar.write(f"step {step:>6} | validation loss {val_loss:.4f} | {bits:.4f} bits per byte")
-                if not last:
-                    bar.write(f"step {step:>6} | {text!r}")
-                    draw_loss(cfg, data)
-        overdue = cfg.checkpoint_minutes is not None and time.monotonic() - saved_s >= 60 * cfg.checkpoint_minutes
-        # a signal may have reached one process only, and clocks differ: all stop, and save, at the same step
-        stop, due = world.agree(bool(interrupted) or world.orphaned(), overdue and world.rank == 0)
-        if last or stop or due or (step and step % cfg.checkpoint_interval == 0):
-            if best := state["evaluated"] == step and state["val_loss"] < state["best_val_loss"]:
-                state["best_val_loss"] = state["val_loss"]
-            saved = {**state, "position": step * step_windows, "settings": settings, "threads": threads}
-            # all succeed, or all stop: the disk may be full
-            world.all_succeed(
-                checkpoint.save, out_dir, step, model, optimizer, files, saved, best, cfg.keep_checkpoints
-            )
-            saved_s = time.monotonic()
-        if last or stop:
-            break
 
-        # one optimizer step on the windows at positions [step * step_windows, (step + 1) * step_windows)
-        start_s = time.perf_counter()
-        first, stride = step * step_windows + world.rank * cfg.batch_size, world.size * cfg.batch_size
-        batches = [batch(data, first + i * stride, cfg.batch_size, device) for i in range(accumulate)]
-        scored = max(1, *world.agree(sum(n for _, _, n in batches)))
-        loss = torch.zeros((), device=device)
-        with memory_advice(cfg):
-            for i, (x, y, _) in enumerate(batches):
-                with accumulating(parallel, last=i == accumulate - 1):
-                    with precision():
-                        part = parallel(x, y) / scored  # summed over the micro-batch, divided by the step's count
-                    (part * world.size).backward()  # the mean over processes is taken; the loss is a sum
-                loss += part.detach()
-            mine = loss.isfinite()
-            world.sum(loss)
-            norm = full_tensor(torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip or math.inf))
-            finite, rate = loss.isfinite() & norm.isfinite(), learning_rate(step, cfg)
-            optimizer.step(rate, finite)
-        skipped, in_a_row, most, own = skips.unbind()
-        in_a_row.add_(1).mul_(~finite)
-        torch.maximum(most, in_a_row, out=most)
-        skipped.add_(~finite)
-        own.add_(~mine)
-        state["step"] = step = step + 1
+# --- evaluation ---
 
-        # log
-        if logging := step % cfg.log_interval == 0 or step == cfg.max_iters:
-            values = torch.stack([loss, norm, *skips]).tolist()  # the device is waited for here only
-            found = [value if math.isfinite(value) else None for value in values]  # JSON has no NaN
-            metrics = {"step": step, "loss": found[0], "lr": rate, "grad_norm": found[1]}
-            metrics |= data.progress(step * step_windows) | ({"skipped": values[2]} if values[2] else {})
-            if values[4] >= cfg.max_skipped:
-                guilty = world.agree(*[bool(values[5]) and rank == world.rank for rank in range(world.size)])
-                ranks = ", ".join(str(rank) for rank, bad in enumerate(guilty) if bad) or "none, the gradient alone"
-                now = f"at step {step} the loss is {values[0]} and the gradient's norm {values[1]}"
-                wrong = f"{values[4]:.0f} steps in a row were skipped (rank: {ranks}); {now}; lower --learning_rate"
-                raise ValueError(f"{wrong} ({cfg.learning_rate}); the newest checkpoint is {out_dir}/latest")
-            skips[[0, 2, 3]] = 0
-        update_s += time.perf_counter() - start_s
-        bar.update(1)
-        if world.rank == 0 and logging:
-            dt_s = update_s / (step - logged_step)
-            tokens_per_s, left_s = cfg.batch_tokens / dt_s, round((cfg.max_iters - step) * dt_s)
-            speed = {"tokens_per_s": round(tokens_per_s, 1), "dt_ms": round(1000 * dt_s, 3)}
-            if peak := peak_flops(device) if dtype == torch.bfloat16 else None:
-                speed["mfu"] = model.flops_per_token(cfg.block_size) * tokens_per_s / (peak * world.size)
-            log.log(metrics, speed)
-            line = f"step {step:>6} | loss {values[0]:.4f} | lr {rate:.2e} | grad norm {values[1]:.2f} | "
-            line += f"{tokens_per_s:,.0f} tokens/s | " + (f"MFU {100 * speed['mfu']:.1f} % | " if peak else "")
-            line += f"skipped {values[2]:.0f} | " if values[2] else ""
-            bar.write(line + f"{left_s // 60}:{left_s % 60:02d} left")
-            update_s, logged_step = 0.0, step
 
-    # end
-    for number, handler in previous.items():
-        signal.signal(number, handler)
-    del parallel
-    world.stop()
-    if world.rank == 0:
-        bar.close()
-        log.close()
-        if last:
-            report(cfg, step, state["val_loss"], data, text)
-            print(f"peak memory: {peak_memory(device)}")
-    if stop and not last:
-        if world.rank == 0:
-            raise KeyboardInterrupt(f"stopped at step {step}, saved in {out_dir}/latest; the same command continues")
-        sys.exit(130)
+@torch.no_grad()
+def mean_loss(run: Run, corpus: TextCorpus) -> float:
+    """The objective on a whole validation split, divided by its count; each process takes its share of the batches."""
+    # MPS has no float64
+    wide = torch.float32 if run.device.type == "mps" else torch.float64
+    loss = torch.zeros((), dtype=wide, device=run.device)
+    count = 0
+    run.compiled.eval()
+    for batch in corpus.val_batches(run.cfg.batch_size, run.world.rank, run.world.size):
+        with run.precision():
+            batch_loss, _ = run.objective(run.compiled, batch.to(run.device))
+        loss += batch_loss
+        count += batch.count
+    run.compiled.train()
+
+    total = torch.stack([loss, torch.tensor(count, dtype=wide, device=run.device)])
+    run.world.sum(total)
+    return (total[0] / total[1]).item()
+
+
+def validation_scores(run: Run) -> dict[str, float]:
+    """The corpora's losses, weighted by their shares, also as bits per byte; of several corpora each one's loss too."""
+    losses = {corpus.name: mean_loss(run, corpus) for corpus in run.data.corpora}
+    pairs = zip(run.data.shares, losses.values(), strict=True)
+    val_loss = sum(share * loss for share, loss in pairs)
+
+    scores = {"val_loss": val_loss, "val_bits_per_byte": val_loss / run.data.nats_per_bit_per_byte}
+    if len(losses) > 1:
+        for name, loss in losses.items():
+            scores[f"val_loss/{name}"] = loss
+    return scores
+
+
+def evaluate(run: Run, last: bool) -> None:
+    """Measure the validation loss, let the model continue sample_prompt, log both. All processes work on it."""
+    scores = validation_scores(run)
+    run.state.evaluated = run.state.step
+    run.state.val_loss = scores["val_loss"]
+    run.text = continuation(run, max_new_tokens=100 if last else 40)
+    if is_divided(run.cfg, run.world):
+        run.model.reshard()  # without a backward pass the root's parameters are left whole
+
+    place = f"step {run.state.step:>6} | "
+    run.world.all_succeed(run.log.log, {"step": run.state.step, **scores})
+    run.say(f"{place}validation loss {scores['val_loss']:.4f} | {scores['val_bits_per_byte']:.4f} bits per byte")
+    if not last:
+        run.say(f"{place}{run.text!r}")
+        run.world.all_succeed(draw_loss, run)
+
+
+def continuation(run: Run, max_new_tokens: int) -> str:
+    """sample_prompt with the text that the model continues it with, or why there is none.
+
+    With fsdp every process must ask.
+    """
+    if not math.isfinite(run.state.val_loss):
+        return f"(no text: the validation loss is {run.state.val_loss})"
+
+    cfg, tokenizer = run.cfg, run.tokenizer
+    ids = tokenizer.encode_prompt(cfg.sample_prompt) or [tokenizer.start]
+    ids = ids[: cfg.block_size - 1]
+    steps = torch.no_grad()(decode) if cfg.parallel == "fsdp" else generate
+    run.model.eval()
+    try:
+        with run.precision():
+            arguments = (max_new_tokens, tokenizer.vocab_size, tokenizer.stops, [cfg.seed])
+            new = [token for (token,) in steps(run.model, [ids], *arguments, temperature=0.8)]
+    except (ValueError, IndexError) as error:  # logits that are not numbers
+        return f"(no text: {error})"
+    finally:
+        run.model.train()
+    return tokenizer.decode(ids + new)
+
+
+def draw_loss(run: Run) -> dict[str, dict[str, float]]:
+    """Draw loss.png (process 0); returns the yardsticks of each corpus that has some."""
+    if run.world.rank > 0:
+        return {}
+    yardsticks = {}
+    for corpus in run.data.corpora:
+        path = corpus.folder / "yardsticks.json"
+        if path.is_file():
+            yardsticks[corpus.name] = read_json(path)
+
+    alone = len(run.data.corpora) == 1
+    lines = yardsticks.get(run.data.corpora[0].name, {}) if alone else {}
+    journal.plot(Path(run.cfg.out_dir), lines, run.data.nats_per_bit_per_byte)
+    return yardsticks
+
+
+def report(run: Run) -> None:
+    """Draw the plot, then print the result beside the yardsticks, and a few generated lines."""
+    cfg, state = run.cfg, run.state
+    yardsticks = draw_loss(run)
+    bits = state.val_loss / run.data.nats_per_bit_per_byte
+    print(f"\nstep {state.step}: validation loss {state.val_loss:.4f} nats per token = {bits:.4f} bits per byte")
+    for name, measured in yardsticks.items():
+        values = ", ".join(f"{key} {value:.3f}" for key, value in measured.items())
+        text = "the same text" if len(run.data.corpora) == 1 else f"the text of {name}"
+        print(f"on {text}: {values} bits per byte")
+    print(f"\n--- {cfg.sample_prompt!r}, continued at temperature 0.8 ---\n{run.text}\n---")
+    print(f"wrote {cfg.out_dir}/latest (a Hugging Face Llama folder), metrics.jsonl and loss.png beside it")
+
+
+def show_finished(run: Run) -> None:
+    """For a run that has had its steps: say so, and show the result as at its end."""
+    cfg, state = run.cfg, run.state
+    if state.evaluated != state.step:  # it was stopped at this step, which then became the last one
+        state.val_loss = validation_scores(run)["val_loss"]
+    run.text = continuation(run, 100)
+    if run.world.rank == 0:
+        print(f"{run.origin} has had its {cfg.max_iters} steps; raise --max_iters to go on, or give another --out_dir")
+        report(run)
+    run.world.stop()
+
+
+# --- one step ---
+
+
+@dataclass
+class StepResult:
+    """What an optimizer step computed: scalars on the device, the same on all processes."""
+
+    loss: Tensor  # mean over all scored tokens of the step
+    grad_norm: Tensor  # before clipping
+    rate: float  # learning rate
+    figures: dict[str, Tensor]  # the objective's, divided like the loss
+
+
+def next_batches(run: Run) -> list[Batch]:
+    """This process' micro-batches of the step, of batch_size windows each.
+
+    All processes together read the windows at positions [step * step_windows, (step + 1) * step_windows). With 2
+    processes and 2 micro-batches of 3 windows, step 0 reads 0-11: process 0 has 0-2 and 6-8, process 1 3-5 and 9-11.
+    """
+    size = run.cfg.batch_size
+    first = run.state.step * run.step_windows + run.world.rank * size
+    stride = run.world.size * size
+    batches = []
+    for i in range(micro_steps(run.cfg, run.world.size)):
+        begin = first + i * stride
+        positions = np.arange(begin, begin + size)
+        batches.append(run.data.batch(positions).to(run.device))
+    return batches
+
+
+def take_step(run: Run) -> StepResult:
+    """One optimizer step: gradients of all micro-batches and processes summed, clipped, applied if they are finite."""
+    cfg, world = run.cfg, run.world
+    batches = next_batches(run)
+    own_count = sum(batch.count for batch in batches)
+    count = max(1, *world.agree(own_count))
+
+    loss = torch.zeros((), device=run.device)
+    figures: dict[str, Tensor] = {}
+    with advice_for_full_memory(cfg):
+        for i, batch in enumerate(batches):
+            with accumulating(run.parallel, last=i == len(batches) - 1):
+                with run.precision():
+                    batch_loss, batch_figures = run.objective(run.parallel, batch)
+                    part = batch_loss / count
+                (part * world.size).backward()  # processes average their gradients; the loss is a sum
+            loss += part.detach()
+            for name, value in batch_figures.items():
+                figures[name] = figures.get(name, 0) + value.detach() / count
+
+        own_finite = loss.isfinite()
+        world.sum(loss)
+        for name in figures:
+            world.sum(figures[name])
+        grad_norm = full_tensor(torch.nn.utils.clip_grad_norm_(run.model.parameters(), cfg.grad_clip or math.inf))
+
+        rate = learning_rate(run.state.step, cfg)
+        finite = loss.isfinite() & grad_norm.isfinite()
+        run.optimizer.step(rate, finite)
+
+    run.skips.count(finite, own_finite)
+    run.state.step += 1
+    return StepResult(loss, grad_norm, rate, figures)
+
+
+# --- log lines ---
+
+
+@dataclass
+class StepNumbers:
+    """What a log line shows, on the host."""
+
+    loss: float
+    grad_norm: float
+    rate: float
+    figures: dict[str, float]
+    skipped: float  # steps since the last log line
+    skipped_by_own_loss: float
+    longest_row: float  # most skipped steps in a row
+
+
+def read_numbers(run: Run, result: StepResult) -> StepNumbers:
+    """Copy a step's numbers to the host. Only here the host waits for the device."""
+    skips = run.skips
+    scalars = [result.loss, result.grad_norm, skips.since_log, skips.by_own_loss, skips.longest_row]
+    scalars += [figure.to(result.loss.dtype) for figure in result.figures.values()]
+    loss, grad_norm, skipped, by_own_loss, longest_row, *values = torch.stack(scalars).tolist()
+    skips.begin_line()
+    figures = dict(zip(result.figures, values, strict=True))
+    return StepNumbers(loss, grad_norm, result.rate, figures, skipped, by_own_loss, longest_row)
+
+
+def check_skipped(run: Run, numbers: StepNumbers) -> None:
+    """Raise ValueError in all processes when max_skipped steps in a row were skipped."""
+    if numbers.longest_row < run.cfg.max_skipped:
+        return
+    world = run.world
+    flags = [numbers.skipped_by_own_loss > 0 and rank == world.rank for rank in range(world.size)]
+    ranks = [str(rank) for rank, bad in enumerate(world.agree(*flags)) if bad]
+    where = ", ".join(ranks) or "none, the gradient alone"
+    wrong = f"{numbers.longest_row:.0f} steps in a row were skipped (rank: {where})"
+    now = f"at step {run.state.step} the loss is {numbers.loss} and the gradient's norm {numbers.grad_norm}"
+    advice = f"lower --learning_rate ({run.cfg.learning_rate})"
+    raise ValueError(f"{wrong}; {now}; {advice}; {checkpoints_left(run)}")
+
+
+def log_line(run: Run, numbers: StepNumbers) -> None:
+    """Write a step's numbers to metrics.jsonl and speed.jsonl, and print them."""
+    cfg, step = run.cfg, run.state.step
+    metrics = {"step": step, "loss": numbers.loss, "lr": numbers.rate, "grad_norm": numbers.grad_norm}
+    metrics |= run.data.progress(step * run.step_windows)
+    metrics |= numbers.figures
+    if numbers.skipped:
+        metrics["skipped"] = numbers.skipped
+
+    seconds_per_step = run.pace.take()
+    tokens_per_s = cfg.batch_tokens / seconds_per_step
+    speed = {"tokens_per_s": round(tokens_per_s, 1), "dt_ms": round(1000 * seconds_per_step, 3)}
+    peak = peak_flops(run.device) if run.dtype == torch.bfloat16 else None
+    if peak is not None:
+        flops = run.model.flops_per_token(cfg.block_size) * tokens_per_s
+        speed["mfu"] = flops / (peak * run.world.size)
+    run.world.all_succeed(run.log.log, metrics, speed)
+
+    parts = [f"step {step:>6}", f"loss {numbers.loss:.4f}"]
+    parts += [f"{name} {value:.4f}" for name, value in numbers.figures.items()]
+    parts += [f"lr {numbers.rate:.2e}", f"grad norm {numbers.grad_norm:.2f}", f"{tokens_per_s:,.0f} tokens/s"]
+    if peak is not None:
+        parts.append(f"MFU {100 * speed['mfu']:.1f} %")
+    if numbers.skipped:
+        parts.append(f"skipped {numbers.skipped:.0f}")
+    left_s = round((cfg.max_iters - step) * seconds_per_step)
+    parts.append(f"{left_s // 60}:{left_s % 60:02d} left")
+    run.say(" | ".join(parts))
+
+
+# --- checkpoints ---
+
+
+def save_if_due(run: Run, last: bool) -> bool:
+    """Write a checkpoint if one is due. Returns whether the run was asked to stop: then one was written."""
+    cfg, state = run.cfg, run.state
+    on_interval = state.step > 0 and state.step % cfg.checkpoint_interval == 0
+    overdue = cfg.checkpoint_minutes is not None and time.monotonic() - run.saved_s >= 60 * cfg.checkpoint_minutes
+
+    # A signal may have reached one process only, and clocks differ: all agree, so that all save at the same step.
+    asked = run.stop_signal.received or run.world.orphaned()
+    stop, due = run.world.agree(asked, overdue and run.world.rank == 0)
+    if last or stop or due or on_interval:
+        save(run)
+    return bool(stop)
+
+
+def save(run: Run) -> None:
+    """Write a checkpoint of this step. All processes take part.
+
+    Raises ValueError when a weight is NaN or infinite: such a checkpoint could not be loaded.
+    """
+    cfg, state, world = run.cfg, run.state, run.world
+    if not all_finite(run.model, world):
+        wrong = f"at step {state.step} a weight is NaN or infinite, so no checkpoint is written"
+        raise ValueError(f"{wrong}; lower --learning_rate ({cfg.learning_rate}); {checkpoints_left(run)}")
+
+    is_best = state.evaluated == state.step and state.val_loss < state.best_val_loss
+    if is_best:
+        state.best_val_loss = state.val_loss
+
+    saved = asdict(state)
+    saved["position"] = state.step * run.step_windows
+    saved["settings"] = asdict(cfg)
+    saved["threads"] = torch.get_num_threads()
+    saved["data"] = run.data.content()
+    skipped = int(run.skips.in_a_row.item())
+    if skipped > 0:
+        saved["skipped_in_a_row"] = skipped  # then the last checkpoint without any is not deleted
+    arguments = (state.step, run.model, run.optimizer, run.files, saved, is_best, cfg.keep_checkpoints)
+    world.all_succeed(checkpoint.save, Path(cfg.out_dir), *arguments)
+    run.saved_s = time.monotonic()
+
+
+def all_finite(model: Llama, world: World) -> bool:
+    """Whether no weight is NaN or infinite, in any process."""
+    with torch.no_grad():
+        flags = []
+        for parameter in model.parameters():
+            local = parameter.to_local() if hasattr(parameter, "to_local") else parameter  # fsdp: this process' share
+            flags.append(local.isfinite().all())
+    broken = not torch.stack(flags).all()
+    return not any(world.agree(broken))
+
+
+def checkpoints_left(run: Run) -> str:
+    """Which checkpoints a run has, for the end of an error: the newest, and the newest with a finite loss."""
+    out_dir = Path(run.cfg.out_dir)
+    if checkpoint.newest_complete(out_dir) is None:
+        return "there is no checkpoint yet"
+
+    latest = out_dir / "latest"
+    newest = f"the newest checkpoint is {latest}"
+    own = checkpoint.own_checkpoints(out_dir)
+    healthy = [step for step, folder in own.items() if checkpoint.is_healthy(checkpoint.read_state(folder))]
+    if not healthy:
+        return f"{newest}, and its loss is NaN or infinite as well"
+    good = own[max(healthy)]
+    if good.name == latest.resolve().name:
+        return newest
+    return f"{newest}, the newest with a finite loss is {good}"
+
+
+# --- the loop ---
+
+
+def main(cfg: TrainConfig) -> None:
+    """One training run, or the rest of one; no other may write to its out_dir meanwhile."""
+    with contextlib.ExitStack() as on_exit:  # gives back the lock and the signals, however the run ends
+        # Set up
+        run = setup(cfg, on_exit)
+        cfg, state = run.cfg, run.state
+        if state.step >= cfg.max_iters:
+            show_finished(run)
+            return
+        on_exit.enter_context(run.stop_signal)
+
+        while True:
+            # Once in a while: evaluate, save, stop
+            last = state.step >= cfg.max_iters
+            evaluation_due = last or state.step % cfg.eval_interval == 0
+            if evaluation_due and state.step > state.evaluated:
+                evaluate(run, last)
+            stop = save_if_due(run, last)
+            if last or stop:
+                break
+
+            # One optimizer step
+            numbers = None
+            with run.pace.timed_step():
+                result = take_step(run)
+                if state.step % cfg.log_interval == 0 or state.step == cfg.max_iters:
+                    numbers = read_numbers(run, result)
+
+            # Log
+            if numbers is not None:
+                check_skipped(run, numbers)
+                log_line(run, numbers)
+            run.bar.update(1)
+
+        # End
+        run.parallel = None  # DDP must be gone before the processes part
+        run.world.stop()
+        run.bar.close()
+        run.log.close()
+        if last and run.world.rank == 0:
+            report(run)
+            print(f"peak memory: {peak_memory(run.device)}")
+        if not last:
+            leave_early(run)
+
+
+def leave_early(run: Run) -> None:
+    """End the process of a run that was asked to stop; process 0 says where it stands."""
+    if run.world.rank == 0:
+        saved = f"stopped at step {run.state.step}, saved in {run.cfg.out_dir}/latest"
+        raise KeyboardInterrupt(f"{saved}; the same command continues")
+    sys.exit(130)
 
 
 if __name__ == "__main__":

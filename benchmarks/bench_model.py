@@ -15,10 +15,10 @@ import torch
 
 from benchmarks.bench_config import BenchConfig
 from benchmarks.bench_figures import need
+from device import pick_device, pick_dtype, weight_dtype
 from hf_config import hf_config
 from model import Llama, ModelConfig
-from sample import generate, pick_device, weight_dtype
-from train import pick_dtype
+from sample import generate
 
 NEW_TOKENS, PROMPT_TOKENS = 256, 32  # of a text in the part sample
 MEMORY_CALLS = 3  # the first allocates gradients and optimizer state, the others show what a steady state adds

@@ -16,6 +16,7 @@ import checkpoint
 import prepare_wiki
 import train
 from model import Llama
+from resume import MODEL
 from shards import Shards
 from tokenizer import END_OF_TEXT, Tokenizer
 
@@ -28,7 +29,7 @@ FAMILIES = {
     "qwen3": Qwen3Config(**SIZES, head_dim=16, tie_word_embeddings=False),
 }
 # The model is the folder's: these settings stay at their defaults.
-SETTINGS = {key: value for key, value in TINY.items() if key not in train.MODEL} | {"max_iters": 6}
+SETTINGS = {key: value for key, value in TINY.items() if key not in MODEL} | {"max_iters": 6}
 
 
 @pytest.fixture(scope="module")

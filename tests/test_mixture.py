@@ -112,9 +112,9 @@ def test_data_names_folders_and_weights(data, found):
     ("data", "message"),
     [
         ("en,zh:0.2", "each of several corpora needs a weight, for example --data=en:0.5,zh:0.5"),
-        ("en:0.8,zh:o.2", "'o.2' is no weight; write name:number"),
+        ("en:0.8,zh:o.2", "'o.2' is not a weight; write name:number"),
         ("en:0.8,en:0.2", "en stands twice"),
-        ("a/en:0.8,b/en:0.2", "en stands twice"),
+        ("a/en:0.8,b/en:0.2", "a/en and b/en have the same name, .*; rename one of the folders"),
         ("{a}:0.8,{b}:-0.2", "weight -0.2 must be a finite number"),
         ("{a}:0.8,{b}:nan", "weight nan must be a finite number"),
         ("{a}:0,{b}:0", "sum to 0"),

@@ -22,9 +22,8 @@ import checkpoint
 import configurator
 import train
 from mixture import Mixture
-from parallel import World
 from sampler import permute
-from shards import EvalWindows, Shards, Windows
+from shards import Shards, Windows
 
 CONFIGS = sorted(path for path in (REPO / "config").glob("*.py") if not path.name.startswith("data_"))
 
@@ -126,14 +125,15 @@ def test_batches_follow_the_permutation_whatever_the_split(data_dir):
     """Global position g is window permute(g % n) of epoch g // n; accumulation and ranks only cut the sequence."""
     cfg = config(data_dir, "unused", batch_size=4)
     windows = Windows(Shards(data_dir, "train"), cfg.block_size, cfg.seed)
-    n, cpu = len(windows), torch.device("cpu")
-    first = n - 2  # the batch crosses the end of the first epoch
-    x, y, scored = train.batch(Mixture(cfg.data, cfg.block_size, cfg.seed), first, 4, cpu)
-    for row, g in enumerate(range(first, first + 4)):
+    n = len(windows)
+    positions = np.arange(n - 2, n + 2)  # the batch crosses the end of the first epoch
+    batch = Mixture(cfg.data, cfg.block_size, cfg.seed).batch(positions)
+    for row, g in enumerate(positions.tolist()):
         index = np.array([permute(g % n, n, cfg.seed, g // n)])
         tokens = windows.get(index, np.array([g // n]))[0]
-        assert x[row].tolist() == tokens[:-1].tolist() and y[row].tolist() == tokens[1:].tolist()
-    assert scored == 4 * cfg.block_size
+        assert batch.inputs[row].tolist() == tokens[:-1].tolist()
+        assert batch.targets[row].tolist() == tokens[1:].tolist()
+    assert batch.count == 4 * cfg.block_size
 
 
 def test_evaluation_is_the_mean_over_every_target_of_the_split(data_dir, run_dir):
@@ -147,13 +147,9 @@ def test_evaluation_is_the_mean_over_every_target_of_the_split(data_dir, run_dir
             nats += F.cross_entropy(model(part[None, :-1])[0], part[1:], reduction="none").tolist()
     assert len(nats) == shards.tokens - len(shards.sizes)
 
-    def precision():
-        return torch.autocast("cpu", enabled=False)
-
-    found = train.evaluate(model, EvalWindows(shards, 32), 7, precision, World())
-    assert found == pytest.approx(sum(nats) / len(nats), rel=1e-6)
-    assert metrics(run_dir)[-1]["val_loss"] == pytest.approx(found, rel=1e-6)
-    bits = found / math.log(2) * shards.tokens / shards.bytes
+    mean = sum(nats) / len(nats)
+    assert metrics(run_dir)[-1]["val_loss"] == pytest.approx(mean, rel=1e-6)
+    bits = mean / math.log(2) * shards.tokens / shards.bytes
     assert metrics(run_dir)[-1]["val_bits_per_byte"] == pytest.approx(bits, rel=1e-6)
 
 

@@ -1,0 +1,96 @@
+"""The device that a program runs on: which one, in which number format, how fast it is, how full it may get."""
+
+import contextlib
+import os
+import resource
+import sys
+from collections.abc import Iterator
+
+import torch
+
+from errors import one_line
+
+# What torch's errors say when memory is full: on a CPU, on CUDA and MPS, and for more bytes than int64 counts.
+OUT_OF_MEMORY_SIGNS = ("allocate memory", "out of memory", "Storage size calculation overflowed")
+# Of dense matrix products in bfloat16, by a part of the device's name: the makers' data sheets. The first that fits
+# counts, so "H100 PCIe" stands before "H100".
+PEAK_TFLOPS = {
+    "B200": 2250,
+    "H200": 989,
+    "H100 PCIe": 756,
+    "H100": 989,
+    "A100": 312,
+    "L40S": 362,
+    "L4": 121,
+    "A10": 125,
+    "RTX 4090": 165,
+    "RTX 3090": 71,
+}
+
+
+def pick_device(name: str) -> torch.device:
+    """'auto' is cuda when there is one, else cpu. Raises ValueError for a device this machine lacks."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    with one_line(f"--device={name} cannot be used here: ", RuntimeError, AssertionError):
+        device = torch.empty(0, device=name).device
+    if device.type == "meta":
+        raise ValueError("--device=meta holds shapes and no numbers; choose cpu, cuda or mps")
+    return device
+
+
+@contextlib.contextmanager
+def memory_advice(advice: str) -> Iterator[None]:
+    """Raise ValueError, in one line that ends with `advice`, for any error that says that the memory is full.
+
+    In a process that torchrun started, only process 0 of a machine says it in one line; the others raise RuntimeError.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        first_line = (str(error) or "the host has no more").splitlines()[0]
+        known = any(sign in first_line for sign in OUT_OF_MEMORY_SIGNS)
+        if not known and not isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+            raise
+        kind = ValueError if os.environ.get("LOCAL_RANK", "0") == "0" else RuntimeError
+        raise kind(f"out of memory: {first_line:.200}; {advice}") from None
+
+
+def weight_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Of weights and cache: 'auto' is bfloat16 on CUDA, else float32."""
+    usual = "bfloat16" if device.type == "cuda" else "float32"
+    return getattr(torch, usual if name == "auto" else name)
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """bfloat16 on a device that multiplies it in hardware, else float32."""
+    if name != "auto":
+        return getattr(torch, name)
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif device.type == "cpu":
+        features = torch.cpu.get_capabilities()
+        fast = features.get("avx512_bf16") or features.get("amx_bf16")
+    else:
+        fast = False
+    return torch.bfloat16 if fast else torch.float32
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """What the device could do in a second, None where it is not known."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    for part, tflops in PEAK_TFLOPS.items():
+        if part in name:
+            return tflops * 1e12
+    return None
+
+
+def peak_memory(device: torch.device) -> str:
+    """The most memory that this process has had, on its device or else on the host."""
+    if device.type == "cuda":
+        return f"{torch.cuda.max_memory_allocated(device) / 1e9:.2f} GB on the GPU of process 0"
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return f"{peak / 1e6:,.0f} MB of process 0"

@@ -1,0 +1,196 @@
+"""Where a run begins: with new weights, those of a folder, or at a checkpoint; what a resumed run may not change."""
+
+import math
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+import checkpoint
+from mixture import Mixture
+from model import ModelConfig
+from tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from train import TrainConfig
+
+# What a resumed run may not change, besides the text: the model, and which tokens make a step.
+MODEL = ("n_layer", "n_head", "n_kv_head", "n_embd", "ffn_hidden", "rope_theta", "tie_embeddings")
+STEP = ("objective", "block_size", "optimizer", "batch_tokens", "seed", "shuffle_run")
+RESUME_FIXED = ("init_from", *MODEL, *STEP)
+
+
+@dataclass
+class RunState:
+    """Where a run stands. With weights, optimizer and settings it is all that a restart needs (training/state.json)."""
+
+    step: int = 0  # optimizer steps taken
+    evaluated: int = -1  # step of the newest evaluation
+    val_loss: float = math.inf  # that it found
+    best_val_loss: float = math.inf  # of the checkpoint that `best` points to
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run begins, found out before anything is built."""
+
+    cfg: "TrainConfig"  # with init_from the model's settings are the folder's
+    shape: ModelConfig
+    tokenizer: Tokenizer
+    carried: checkpoint.Files  # small files that came with the weights and go into each checkpoint
+    weights: Path | None  # start with these weights; None: new ones
+    checkpoint: Path | None  # go on from here, optimizer included
+    resumed: bool  # the checkpoint is one of out_dir
+    state: RunState
+    notes: list[str]  # what the user should know
+
+
+def find_start(cfg: "TrainConfig", data: Mixture) -> Start:
+    """Look for a checkpoint in out_dir, then at resume_from and init_from; nothing is written.
+
+    Raises ValueError when the settings, the data or the tokenizer are not those of what was found.
+    """
+    folder, notes = find_own_checkpoint(Path(cfg.out_dir))
+    resumed = folder is not None
+    if folder is None and cfg.resume_from is not None:
+        folder = checkpoint.resolve(cfg.resume_from).resolve()
+
+    if cfg.init_from is None:
+        weights = None
+        tokenizer = data.tokenizer
+        shape = model_shape(cfg, tokenizer.vocab_size)
+        carried = {}
+    else:
+        weights = folder or checkpoint.resolve(cfg.init_from)
+        cfg, shape, tokenizer = use_folder_model(cfg, weights, data.tokenizer)
+        carried = checkpoint.companions(weights)
+
+    state = RunState()
+    if folder is not None:
+        saved = checkpoint.read_state(folder)
+        check_resume(cfg, folder, saved, tokenizer, data)
+        state = RunState(**{key: saved[key] for key in asdict(state)})
+        notes.append(f"resumed from {folder}")
+        threads = cfg.num_threads or torch.get_num_threads()
+        if saved.get("threads", threads) != threads:
+            notes.append(
+                f"note: it ran with --num_threads={saved['threads']}; the last bits of the results will differ"
+            )
+
+        if resumed:
+            check_resume_from(cfg, folder, saved)
+        elif state.step >= cfg.max_iters:
+            wrong = f"checkpoint {folder} is at step {state.step}, so --max_iters={cfg.max_iters} leaves nothing to do"
+            raise ValueError(f"{wrong}; raise --max_iters")
+    return Start(cfg, shape, tokenizer, carried, weights, folder, resumed, state, notes)
+
+
+def find_own_checkpoint(out_dir: Path) -> tuple[Path | None, list[str]]:
+    """The checkpoint in out_dir to go on from, None without one, and notes for the user.
+
+    Where `latest` is missing or points nowhere it is the newest complete one. Raises ValueError when there are
+    checkpoints and none is complete: a run that began anew would delete them.
+    """
+    latest = out_dir / "latest"
+    if latest.exists():
+        return out_dir / latest.resolve().name, []
+
+    newest = checkpoint.newest_complete(out_dir)
+    if newest is not None:
+        state = "points nowhere" if latest.is_symlink() else "is missing"
+        return newest, [f"note: {latest} {state}; {newest.name} is the newest complete checkpoint"]
+
+    steps = sorted(out_dir.glob("step_*[0-9]"))
+    if steps:
+        wrong = f"{out_dir} has no `latest`, and no complete checkpoint ({steps[-1].name} is damaged)"
+        raise ValueError(f"{wrong}; move the step_... folders away to begin anew, or give another --out_dir")
+    return None, []
+
+
+def check_resume(cfg: "TrainConfig", folder: Path, saved: dict[str, Any], tokenizer: Tokenizer, data: Mixture) -> None:
+    """Refuse to continue a run with another model, data or step, and name the setting."""
+    for key in RESUME_FIXED:
+        had = saved["settings"].get(key, getattr(type(cfg), key))  # a setting that came later had its default
+        if had != getattr(cfg, key):
+            raise ValueError(another_setting(folder, key, had, getattr(cfg, key)))
+    check_content(cfg, folder, saved, data)
+    if not Tokenizer.load(folder).same(tokenizer):
+        raise ValueError(f"checkpoint {folder} has another tokenizer than the data has now; give another --out_dir")
+
+
+def another_setting(folder: Path, key: str, had: Any, asked: Any) -> str:
+    """The error for a setting that a resumed run may not change."""
+    wrong = f"checkpoint {folder} has {key}={had} but the settings say {asked}"
+    return f"{wrong}; give --{key}={had} to resume, or another --out_dir"
+
+
+def check_content(cfg: "TrainConfig", folder: Path, saved: dict[str, Any], data: Mixture) -> None:
+    """Refuse another text than the checkpoint was trained on. The same text may lie elsewhere."""
+    had = saved["settings"]["data"]
+    if "data" not in saved:  # checkpoints from before the content was noted: the same name must do
+        if had != cfg.data:
+            raise ValueError(another_setting(folder, "data", had, cfg.data))
+        return
+
+    corpora = data.content()
+    then = [(corpus["weight"], corpus["content"]) for corpus in saved["data"]]
+    now = [(corpus["weight"], corpus["content"]) for corpus in corpora]
+    if then == now:
+        return
+    if had != cfg.data:
+        raise ValueError(another_setting(folder, "data", had, cfg.data))
+    names = [corpus["name"] for corpus, old, new in zip(corpora, then, now, strict=True) if old != new]
+    wrong = f"the text of {', '.join(names)} is not the one that checkpoint {folder} was trained on"
+    raise ValueError(f"{wrong}; put the old data folder back, or give another --out_dir")
+
+
+def check_resume_from(cfg: "TrainConfig", folder: Path, saved: dict[str, Any]) -> None:
+    """Refuse a resume_from that has no effect. Where the run in out_dir began is no such: the same command goes on."""
+    if cfg.resume_from is None:
+        return
+    began_from = saved["settings"].get("resume_from")
+    if began_from is None or Path(began_from).absolute() != Path(cfg.resume_from).absolute():
+        wrong = (
+            f"{cfg.out_dir} has a checkpoint already ({folder.name}), so --resume_from={cfg.resume_from} has no effect"
+        )
+        raise ValueError(f"{wrong}; leave it out to go on, or give another --out_dir")
+
+
+def use_folder_model(
+    cfg: "TrainConfig", folder: Path, data_tokenizer: Tokenizer
+) -> tuple["TrainConfig", ModelConfig, Tokenizer]:
+    """The settings with the model of a Hugging Face folder, its shape (with a longer context, maybe), its tokenizer.
+
+    Raises ValueError for a setting that asks for another model, and for data of another tokenizer.
+    """
+    shape = checkpoint.read_config(folder)
+    tokenizer = Tokenizer.load(folder)
+    checkpoint.check_vocabulary(shape, tokenizer)
+    if not tokenizer.same(data_tokenizer):
+        raise ValueError(f"the data has another tokenizer than {folder}; prepare it with --tokenizer={folder}")
+
+    for key in MODEL:
+        asked = getattr(cfg, key)
+        if asked not in (getattr(type(cfg), key), getattr(shape, key)):
+            raise ValueError(f"{key}={asked}, but {folder} has {getattr(shape, key)}; leave --{key} out")
+    if cfg.block_size > shape.block_size:
+        advice = f"try --block_size={shape.block_size}"
+        raise ValueError(f"block_size ({cfg.block_size}) is longer than {folder}'s; {advice}")
+
+    model_settings = {key: getattr(shape, key) for key in MODEL}
+    return replace(cfg, **model_settings), shape, tokenizer
+
+
+def model_shape(cfg: "TrainConfig", vocab_size: int) -> ModelConfig:
+    """The decoder that the settings describe, for a tokenizer of `vocab_size` ids."""
+    settings = {key: getattr(cfg, key) for key in (*MODEL, "block_size")}
+    settings["vocab_size"] = round_up(vocab_size, 64)  # GPUs multiply multiples of 64 faster
+    if cfg.ffn_hidden is None:
+        settings["ffn_hidden"] = round_up(8 * cfg.n_embd / 3, 64)
+    return ModelConfig(**settings)
+
+
+def round_up(number: float, multiple: int) -> int:
+    """The next multiple: round_up(341.3, 64) is 384."""
+    return math.ceil(number / multiple) * multiple
