@@ -5,7 +5,8 @@ import unicodedata
 from collections import Counter
 
 import pytest
-from hypothesis import example, given, settings
+from conftest import examples
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from corpus.clean import (
@@ -68,14 +69,14 @@ TEXTS = NASTY | st.text(max_size=40) | st.text(st.characters(codec=None), max_si
 
 @given(TEXTS)
 @example("e\x00\u0301")  # a control character between a letter and its accent
-@settings(max_examples=400, deadline=None)
+@examples(400)
 def test_normalise_equals_the_reference(text):
     assert normalise(text) == reference(text)
 
 
 @given(TEXTS)
 @example("e\x00\u0301")
-@settings(max_examples=400, deadline=None)
+@examples(400)
 def test_clean_text_stays_as_it_is(text):
     clean = normalise(text)
     assert normalise(clean) == clean
@@ -110,7 +111,7 @@ def test_each_rule(text, expected):
         min_size=1,
     )
 )
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_chinese_is_untouched(text):
     assert normalise(f"“{text}”") == f"“{text}”"
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from conftest import examples
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from configurator import describe, load, read_config_file
@@ -70,7 +71,7 @@ VALUES = st.one_of(
 
 
 @given(st.lists(st.tuples(st.booleans(), VALUES), max_size=6))
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_last_assignment_wins_wherever_it_stands(tmp_path, assignments):
     """Files and --key=value in any order: as if the assignments were made one after the other."""
     argv, expected = [], {}
@@ -231,7 +232,7 @@ EXPRESSIONS = st.recursive(
 
 
 @given(EXPRESSIONS)
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_arithmetic_gives_what_python_gives(tmp_path, expression):
     path = tmp_path / "config.py"
     path.write_text(f"learning_rate = {expression}\n")

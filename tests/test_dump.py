@@ -123,7 +123,7 @@ def test_streams_may_be_cut_anywhere(tmp_path, pages, size, monkeypatch):
 
 
 @pytest.mark.parametrize("packed", ["xml", "xml.bz2", "xml.gz", "multistream"])
-@pytest.mark.parametrize("share", [0.3, 0.6, 0.9, 0.99])
+@pytest.mark.parametrize("share", [0.3, 0.9, 0.99])
 def test_of_a_dump_cut_off_what_comes_before_is_kept_on_demand(tmp_path, pages, packed, share, monkeypatch):
     monkeypatch.setattr(sources, "PART_BYTES", 100_000)
     monkeypatch.setattr(sources, "STREAM_BYTES", 50_000)

@@ -24,9 +24,9 @@ from tokenizers import ByteLevelBPETokenizer
 
 import configurator
 import prepare_wiki
-from corpus import sources
+from corpus import clean, sources
 from corpus.clean import normalise
-from prepare_wiki import PrepareConfig, main
+from prepare_wiki import SPLITS, PrepareConfig, main
 from shards import Shards, read_meta, verify
 from tokenizer import END_OF_TEXT, Tokenizer
 
@@ -34,7 +34,7 @@ REPO = Path(__file__).parents[1]
 PART_BYTES = sources.PART_BYTES
 pytestmark = pytest.mark.usefixtures("no_plot")
 SHAKESPEARE = Path(__file__).parents[2] / "shared/data/other/tinyshakespeare.txt.gz"
-SETTINGS = {"vocab_size": 300, "val_fraction": 0.2, "min_chars": 20, "num_workers": 1}
+SETTINGS = {"vocab_size": 300, "val_fraction": 0.2, "min_chars": 20, "num_workers": 1, "yardsticks": False}
 PLANTED = {"in": 66, "empty": 2, "too_short": 4, "exact": 5, "near": 7, "kept": 48}
 
 
@@ -86,9 +86,19 @@ def prepare(source: str | Path, out: Path, **settings) -> Path:
     return out
 
 
+@pytest.fixture(scope="module")
+def finished_once(corpus, tmp_path_factory) -> Path:
+    """A finished folder, which no test may change."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sources, "PART_BYTES", 1)
+        patch.setattr(sys, "argv", ["prepare_wiki.py"])
+        return prepare(corpus[0], tmp_path_factory.mktemp("finished") / "data")
+
+
 @pytest.fixture
-def finished(corpus, tmp_path) -> Path:
-    return prepare(corpus[0], tmp_path / "data")
+def finished(finished_once, tmp_path) -> Path:
+    """A finished folder of the test's own."""
+    return shutil.copytree(finished_once, tmp_path / "data")
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -155,7 +165,7 @@ def test_decoding_the_shards_gives_back_exactly_the_kept_documents(corpus, finis
 def test_documents_come_in_the_order_of_the_source_and_end_with_the_end_of_text(finished):
     removed = {row["id"] for row in pq.read_table(finished / "dedup/duplicates.parquet").to_pylist()}
     texts = [text for document_id, text in stored(finished).items() if document_id not in removed]
-    for split in ("train", "val"):
+    for split in SPLITS:
         found = documents_of(finished, split)
         assert found == [text for text in texts if text in set(found)]
         entries = json.loads((finished / "meta.json").read_text())["splits"][split]
@@ -194,7 +204,7 @@ def test_meta_tells_what_the_files_are(corpus, finished):
 
 def test_shards_are_cut_between_documents_and_hold_the_same_tokens(corpus, finished, tmp_path):
     out = prepare(corpus[0], tmp_path / "cut", shard_tokens=500)
-    for split in ("train", "val"):
+    for split in SPLITS:
         whole, cut = Shards(finished, split), Shards(out, split)
         assert np.array_equal(whole.all(), cut.all()) and documents_of(out, split) == documents_of(finished, split)
     assert len(cut.sizes) >= 2 and len(Shards(out, "train").sizes) >= 3
@@ -380,23 +390,18 @@ def test_a_second_run_of_a_complete_folder_changes_nothing(corpus, tmp_path, cap
     assert "is complete" in last and len(again) > 10 and again == shown[1:-1]  # the same table
 
 
-STAGES = {  # function: the call of it that is interrupted
-    "make_documents_part": 2,
-    "find_duplicates": 1,
-    "make_tokenizer": 1,
-    "train_bpe": 1,
-    "encode_part": 3,
-    "join_parts": 2,
-    "summary": 1,
-}
+AGAIN = [  # function, the call of it that is interrupted, workers of the second run
+    ("make_documents_part", 2, 1),
+    ("find_duplicates", 1, 2),
+    ("encode_part", 3, 2),
+    ("join_parts", 2, 1),
+    ("summary", 1, 1),
+]
 
 
-AGAIN = [(stage, 1) for stage in STAGES] + [(stage, 2) for stage in ("find_duplicates", "encode_part", "join_parts")]
-
-
-@pytest.mark.parametrize("stage, workers", AGAIN)
+@pytest.mark.parametrize("stage, call, workers", AGAIN)
 def test_the_same_command_after_an_interrupt_gives_the_same_bytes(
-    corpus, finished, tmp_path, monkeypatch, stage, workers
+    corpus, finished_once, tmp_path, monkeypatch, stage, call, workers
 ):
     """Ctrl-C in the middle of each stage; what was finished is not made again, by one worker or by two."""
     out, calls, real = tmp_path / "stopped", 0, getattr(prepare_wiki, stage)
@@ -404,7 +409,7 @@ def test_the_same_command_after_an_interrupt_gives_the_same_bytes(
     def stop(*args):
         nonlocal calls
         calls += 1
-        if calls == STAGES[stage]:
+        if calls == call:
             raise KeyboardInterrupt
         return real(*args)
 
@@ -416,16 +421,18 @@ def test_the_same_command_after_an_interrupt_gives_the_same_bytes(
             read_meta(out)
     done = {p: p.stat().st_mtime_ns for p in [*out.glob("documents/*"), *out.glob("tok*")] if p.suffix != ".tmp"}
     prepare(corpus[0], out, num_workers=workers)
-    assert tree(out) == tree(finished)
+    assert tree(out) == tree(finished_once)
     assert all(path.stat().st_mtime_ns == mtime for path, mtime in done.items() if path.is_file())
 
 
 KILLER = """
 import contextlib, io, os, shutil, signal, sys
 from pathlib import Path
-import prepare_wiki; from corpus import sources
+import atomic, dedup, prepare_wiki; from corpus import sources
 
 sources.PART_BYTES = 1
+atomic._fsync = lambda path: None
+dedup.plot = lambda report, path: path.write_text("no picture")
 source, base, rmtree = sys.argv[1], Path(sys.argv[2]), shutil.rmtree
 sys.argv = ["prepare_wiki.py"]
 settings = dict(source=source, vocab_size=300, val_fraction=0.2, min_chars=20, num_workers=1)
@@ -495,7 +502,7 @@ sources.PART_BYTES = 1
 source, out = sys.argv[1:]
 sys.argv = ["prepare_wiki.py"]
 cfg = prepare_wiki.PrepareConfig(
-    source=source, data_dir=out, vocab_size=300, val_fraction=0.2, min_chars=20, num_workers=1
+    source=source, data_dir=out, vocab_size=300, val_fraction=0.2, min_chars=20, num_workers=1, yardsticks=False
 )
 most = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
 limits = dict.fromkeys(["make_documents", "find_duplicates", "make_tokenizer", "make_shards"], 0)
@@ -541,67 +548,80 @@ def test_a_full_disk_in_any_stage_is_an_error_and_the_same_command_goes_on(corpu
     assert again == whole
 
 
-def test_a_full_disk_is_one_line_with_two_processes_too(corpus, tmp_path):
+def test_the_command_line_with_two_processes_and_a_full_disk_on_the_way(corpus, finished_once, tmp_path):
+    """Started as a script: workers import prepare_wiki.py as their main module. First no file may grow beyond 3 kB."""
     write_large(corpus[0], tmp_path)
     flags = [f"--{key}={value}" for key, value in (SETTINGS | {"num_workers": 2}).items()]
     limit = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (3000, resource.RLIM_INFINITY))
     failed = command_line(f"--source={tmp_path}/*.jsonl", f"--data_dir={tmp_path}/data", *flags, preexec_fn=limit)
     assert failed.returncode == 1 and failed.stderr.count("\n") == 1 and "File too large" in failed.stderr
     done = command_line(f"--source={tmp_path}/*.jsonl", f"--data_dir={tmp_path}/data", *flags)
-    assert done.returncode == 0 and "documents read" in done.stdout
+    assert done.returncode == 0 and done.stderr == "" and "documents read" in done.stdout
+    assert len(list((tmp_path / "data/documents").iterdir())) == 3
+    for split in SPLITS:
+        assert Shards(tmp_path / "data", split).all().tolist() == Shards(finished_once, split).all().tolist()
 
 
 # --- what is refused ---
 
-OTHER = {
-    "text_column": "body",
-    "id_column": None,
-    "clean": False,
-    "min_chars": 21,
-    "drop_disambiguation": True,
-    "max_list_chars": 0.9,
-    "max_repeated_lines": 0.3,
-    "max_repeated_ngrams": 1.0,
-    "script": "LATIN",
-    "min_script": 0.6,
-    "english": True,
+# no finished file depends on these
+FREE = {"source", "data_dir", "num_workers", "until", "allow_truncated", "yardsticks", "verify"}
+# another value of each other setting; where any will do, it is this word
+OTHER = {field.name: "another" for field in dataclasses.fields(PrepareConfig) if field.name not in FREE} | {
     "dedup_threshold": 0.8,
-    "against": str(Path(__file__).parents[1] / "requirements.txt"),
+    "against": str(REPO / "requirements.txt"),
     "tokenizer": "char",
     "vocab_size": 301,
     "val_fraction": 0.3,
     "split_by": "file",
     "shard_tokens": 1000,
+    "min_chars": 21,
 }
 
 
-FREE = {
-    "source",
-    "data_dir",
-    "num_workers",
-    "until",
-    "allow_truncated",
-    "yardsticks",
-    "verify",
-}  # nothing depends on them
-
-
-@pytest.mark.parametrize("key", OTHER)
 @pytest.mark.parametrize("complete", [True, False])
-def test_a_changed_setting_is_refused_with_its_name_and_the_ways_out(corpus, finished, key, complete):
+def test_a_changed_setting_is_refused_with_its_name_and_the_ways_out(corpus, finished, complete):
+    """Every setting that decides what is written."""
     if not complete:
         (finished / "meta.json").unlink()
     before = tree(finished)
-    message = refusal(corpus[0], finished, **{key: OTHER[key]})
-    old = getattr(PrepareConfig(**SETTINGS), key)
-    assert f"{key}={old!r}, not {OTHER[key]!r}" in message
-    assert "another --data_dir" in message and f"delete {finished}" in message and "earlier settings" in message
+    for key, value in OTHER.items():
+        message = refusal(corpus[0], finished, **{key: value})
+        old = getattr(PrepareConfig(**SETTINGS), key)
+        assert f"{key}={old!r}, not {value!r}" in message
+        assert "another --data_dir" in message and f"delete {finished}" in message and "earlier settings" in message
     assert tree(finished) == before
 
 
-def test_every_setting_that_decides_what_is_written_is_compared():
-    compared = {field.name for field in dataclasses.fields(PrepareConfig)} - FREE
-    assert compared == set(OTHER)
+@dataclasses.dataclass(frozen=True)
+class NewerConfig(PrepareConfig):
+    """A later version, with a filter of its own."""
+
+    max_digits: float | None = None  # largest share of the characters
+
+
+def test_a_new_filter_is_a_function_and_a_setting(corpus, finished, tmp_path, monkeypatch):
+    """It drops what it should and is counted by name; a folder that was finished before it existed is not refused."""
+    monkeypatch.setattr(clean, "FILTERS", filters := dict(clean.FILTERS))
+    monkeypatch.setattr(prepare_wiki, "FILTERS", filters)
+    monkeypatch.setattr(prepare_wiki, "PrepareConfig", NewerConfig)
+
+    @clean.drops("mostly_digits", "max_digits")
+    def mostly_digits(page: clean.Page, max_digits: float) -> bool:
+        return sum(map(str.isdigit, page.text)) > max_digits * len(page.text)
+
+    before = tree(finished)
+    settings = SETTINGS | {"source": corpus[0], "data_dir": str(finished)}
+    main(NewerConfig(**settings))
+    assert tree(finished) == before
+    with pytest.raises(ValueError, match="was begun with max_digits=None, not 0.5; give"):
+        main(NewerConfig(**settings, max_digits=0.5))
+
+    rows = [json.dumps({"text": text}) + "\n" for text in ["12345 67890 " * 3, *corpus[1]]]
+    (tmp_path / "in.jsonl").write_text("".join(rows))
+    main(NewerConfig(**settings | {"source": f"{tmp_path}/in.jsonl", "data_dir": f"{tmp_path}/new"}, max_digits=0.5))
+    report = json.loads((tmp_path / "new/report.json").read_text())
+    assert report["documents"]["mostly_digits"] == 1 and report["dropped"]["mostly_digits"][0][2].startswith("12345")
 
 
 REMEDIES = {
@@ -787,7 +807,7 @@ def command_line(*arguments: str, **options) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, timeout=200, **options)
 
 
-@pytest.mark.parametrize("kind", ["binary as text", "vocabulary too large"])
+@pytest.mark.parametrize("kind", ["vocabulary too large"])
 def test_a_bad_input_on_the_command_line_is_one_line_and_exit_code_1(tmp_path, kind):
     (tmp_path / "in").mkdir()
     pattern, settings = bad_source(tmp_path / "in", kind)
@@ -796,17 +816,6 @@ def test_a_bad_input_on_the_command_line_is_one_line_and_exit_code_1(tmp_path, k
     assert failed.returncode == 1
     assert failed.stderr.startswith("error: ") and failed.stderr.count("\n") == 1 and BAD[kind] in failed.stderr
     assert not (tmp_path / "data/meta.json").exists()
-
-
-def test_the_command_line_prepares_a_folder_with_two_processes(corpus, finished, tmp_path):
-    """Started as a script: workers import prepare_wiki.py as their main module."""
-    write_large(corpus[0], tmp_path)
-    flags = [f"--{key}={value}" for key, value in (SETTINGS | {"num_workers": 2}).items()]
-    done = command_line(f"--source={tmp_path}/*.jsonl", f"--data_dir={tmp_path}/by command", *flags)
-    assert done.returncode == 0 and done.stderr == "" and "documents read" in done.stdout
-    assert len(list((tmp_path / "by command/documents").iterdir())) == 3
-    for split in ("train", "val"):
-        assert Shards(tmp_path / "by command", split).all().tolist() == Shards(finished, split).all().tolist()
 
 
 def test_verify_compares_the_shards_with_their_checksums(finished):
@@ -823,12 +832,12 @@ def test_verify_compares_the_shards_with_their_checksums(finished):
 
 
 def test_yardsticks_are_written_before_the_folder_is_complete_unless_they_are_switched_off(corpus, tmp_path, capsys):
-    out = prepare(corpus[0], tmp_path / "with")
+    out = prepare(corpus[0], tmp_path / "with", yardsticks=True)
     found = json.loads((out / "yardsticks.json").read_text())
     assert list(found) == ["xz -9", "bigram", "trigram"]
     assert f"trigram, bits per byte of validation {found['trigram']:.3f}" in " ".join(capsys.readouterr().out.split())
     assert (out / "yardsticks.json").stat().st_mtime_ns <= (out / "meta.json").stat().st_mtime_ns
-    out = prepare(corpus[0], tmp_path / "without", yardsticks=False)
+    out = prepare(corpus[0], tmp_path / "without")
     assert not (out / "yardsticks.json").exists() and "bits per byte" not in capsys.readouterr().out
 
 

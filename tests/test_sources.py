@@ -510,19 +510,6 @@ def test_a_killed_worker_is_an_error_that_says_what_to_try():
         map_parts(os._exit, [(9, 1), (9, 1)], 2, "work", 2)
 
 
-def test_parts_are_read_by_workers_as_by_one_process(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "PART_BYTES", 1)
-    for i in range(4):
-        (tmp_path / f"{i}.txt").write_text(f"text {i}")
-    parts = parts_of(f"{tmp_path}/*.txt")
-    results = [map_parts(read_list, [(part, 1) for part in parts], workers, "read", 4) for workers in (1, 2)]
-    assert results[0] == results[1] and [part[0].text for part in results[0]] == [f"text {i}" for i in range(4)]
-
-
-def read_list(part: list[Piece]) -> list[Document]:
-    return list(read_part(part))
-
-
 def test_a_byte_order_mark_and_brackets_in_a_name_do_no_harm(tmp_path):
     path = tmp_path / "part [1].jsonl"
     path.write_text('{"text": "hello"}\n', encoding="utf-8-sig")

@@ -4,8 +4,8 @@ import re
 from collections import Counter
 
 import pytest
-from conftest import SHARED
-from hypothesis import given, settings
+from conftest import SHARED, examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.wikitext_reference import careful_text, hidden_of, marks, pages, words
@@ -160,7 +160,7 @@ TOKENS = [
 
 
 @given(st.lists(st.sampled_from(TOKENS), max_size=30).map("".join))
-@settings(max_examples=1500, deadline=None)
+@examples(1500)
 def test_no_mixture_of_marks_leaves_one(wikitext):
     left = marks(normalise(plain_text(wikitext)), wikitext, HIDDEN)
     assert not left, left

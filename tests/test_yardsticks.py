@@ -10,8 +10,8 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from conftest import TINY
-from hypothesis import example, given, settings
+from conftest import TINY, examples
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import train
@@ -47,7 +47,7 @@ def nats(train: list[int], val: list[int], V: int, order: int, dtype: str = "<u2
 
 @pytest.mark.parametrize("order", [1, 2, 3])
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_ngrams_equal_dictionaries_counted_one_by_one(order, data):
     V = data.draw(st.integers(2, 5))
     tokens = st.integers(0, V - 1)
@@ -61,7 +61,7 @@ def test_ngrams_equal_dictionaries_counted_one_by_one(order, data):
 @example([], [0])
 @example([1], [1, 1])
 @example([0, 1], [0])
-@settings(max_examples=30, deadline=None)
+@examples(30)
 def test_texts_shorter_than_the_order_use_the_orders_that_fit(order, train, val):
     assert nats(train, val, 3, order) == pytest.approx(reference_nats(train, val, 3, order), rel=1e-12)
 
