@@ -98,7 +98,7 @@ def read_meta(folder: str | Path) -> dict[str, Any]:
         return _bare_meta(folder)
 
     config = f"config/data_{folder.name}.py"
-    arguments = config if Path(config).is_file() else f"--source=... --data_dir={folder}"
+    arguments = config if (Path(__file__).resolve().parent / config).is_file() else f"--source=... --data_dir={folder}"
     raise ValueError(f"{folder} has no meta.json; make it with: python prepare_wiki.py {arguments}")
 
 

@@ -13,6 +13,7 @@ from conftest import examples
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
+import configurator
 from configurator import describe, load, read_config_file
 
 REPO = Path(__file__).parents[1]
@@ -186,6 +187,33 @@ def test_booleans_in_any_case(config_file, word):
     for argument in (f"--compile={word}", config_file(f"compile = {word}\n")):
         cfg, _ = load(Config, [f"--compile={not expected}", argument])
         assert cfg.compile is expected
+
+
+def test_a_config_that_is_not_here_is_taken_from_beside_the_scripts(tmp_path, monkeypatch):
+    """And the place of each setting says which file it was."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(configurator, "SCRIPTS", tmp_path / "scripts")
+    beside, here = tmp_path / "scripts/config/a.py", tmp_path / "config/a.py"
+    for path, n_layer in ((beside, 7), (here, 8)):
+        path.parent.mkdir(parents=True)
+        path.write_text(f"n_layer = {n_layer}\n")
+    assert load(Config, ["config/a.py"]) == (Config(n_layer=8), {"n_layer": "config/a.py:1"})
+    here.unlink()
+    cfg, origins = load(Config, ["config/a.py"])
+    assert cfg.n_layer == 7 and origins == {"n_layer": f"{beside}:1"} and f"# {beside}:1" in describe(cfg, origins)
+    assert refusal("config/b.py").startswith(f"config/b.py: no such config file, here or in {tmp_path}/scripts")
+
+
+def test_the_named_configs_are_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path in sorted((REPO / "config").glob("*.py")):
+        found = read_config_file(f"config/{path.name}")
+        assert found and {origin.rpartition(":")[0] for _, _, origin in found} == {str(path)}
+
+
+def test_a_line_separator_inside_a_string_shifts_no_line(config_file):
+    path = config_file('name = "a\u2028b"\nn_layer = [1]\n')
+    assert refusal(path) == f"{path}:2: not a number, a string, True, False or None: n_layer = [1]"
 
 
 def test_a_bare_flag_of_a_boolean_means_true():
