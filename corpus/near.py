@@ -207,7 +207,7 @@ class Shingles:
 #
 # Order the shingles of each document from rare to common: those with the village's name come first, those of the
 # template alone last. Two documents with k common shingles have the first of these, in this order, among the first
-# n - k + 1 shingles of either, where n is the number of its shingles: only k - 1 common ones come after it. When J >= t,
+# n - k + 1 shingles of either, n being its number of shingles: only k - 1 common ones come after it. When J >= t,
 #
 #     the larger document shares at least ceil(t n)                   of its n shingles,
 #     the smaller one shares at least     ceil(2 t / (1 + t) n)       of its n shingles.
