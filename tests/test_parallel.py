@@ -159,7 +159,7 @@ def test_tensors_of_any_size_are_divided_and_gathered(processes):
 
 def test_fsdp_in_bfloat16_is_ddp_under_autocast(data_dir, tmp_path):
     """The same losses to bfloat16's precision; the master weights stay float32."""
-    settings = TINY | {"data": data_dir, "batch_size": 4, "dtype": "bfloat16"}
+    settings = TINY | {"data": data_dir, "batch_size": 4, "dtype": "bfloat16", "max_iters": 10}
     for mode in ("ddp", "fsdp"):
         finished(2, settings | {"out_dir": tmp_path / mode, "parallel": mode})
     for key in ("loss", "val_loss"):
