@@ -147,7 +147,7 @@ def load_weights(model: Llama, folder: Path) -> None:
 
 def check_vocabulary(cfg: ModelConfig, tokenizer: Tokenizer) -> None:
     """Raise ValueError when the tokenizer has ids that the embedding has no row for."""
-    ids, rows = tokenizer.vocab_size, cfg.vocab_size
+    ids, rows = tokenizer.needed_rows, cfg.vocab_size
     if ids > rows:
         raise ValueError(f"the tokenizer has {ids} ids, but the model's embedding {rows} rows (vocab_size): no pair")
 

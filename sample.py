@@ -114,7 +114,7 @@ def decode(
     """
     device, block_size, stops = model.lm_head.weight.device, model.cfg.block_size, set(stops)
     lengths = [len(prompt) for prompt in prompts]
-    check_prompts(prompts, block_size)
+    check_prompts(prompts, block_size, model.cfg.vocab_size)
     ended, longest = set() if ended is None else ended, max(lengths)
     steps = min(max_new_tokens, block_size - min(lengths))
     generators = [torch.Generator().manual_seed(seed) for seed in seeds or range(len(prompts))]
@@ -140,11 +140,15 @@ def decode(
 generate = torch.inference_mode()(decode)  # decode itself, under no_grad, for models whose buffers training needs again
 
 
-def check_prompts(prompts: Sequence[Sequence[int]], block_size: int) -> None:
-    """Raise ValueError for a prompt that is empty, or leaves no room in a context of block_size tokens."""
-    for n in map(len, prompts):
+def check_prompts(prompts: Sequence[Sequence[int]], block_size: int, rows: int) -> None:
+    """Raise ValueError for a prompt that is empty, leaves no room in a context of block_size tokens, or has an id that
+    the embedding has no row for (of a token that the folder adds without a row, such as <pad>)."""
+    for prompt in prompts:
+        n = len(prompt)
         if not 0 < n < block_size:
             raise ValueError(f"the prompt has {n} tokens, the model's context is {block_size}; shorten the prompt")
+        if max(prompt) >= rows:
+            raise ValueError(f"the prompt has a token of id {max(prompt)}, but the model's embedding {rows} rows")
 
 
 def read_prompts(cfg: SampleConfig) -> list[str]:
@@ -188,7 +192,7 @@ def main(cfg: SampleConfig) -> None:
     tokenizer, shape, prompts = Tokenizer.load(Path(folder)), checkpoint.read_config(folder), read_prompts(cfg)
     checkpoint.check_vocabulary(shape, tokenizer)
     ids = [tokenizer.encode_prompt(prompt) or [tokenizer.start] for prompt in prompts]
-    check_prompts(ids, shape.block_size)
+    check_prompts(ids, shape.block_size, shape.vocab_size)
     model = checkpoint.load_model(folder, device, weight_dtype(cfg.dtype, device)).eval()
     wanted = [i for i in range(len(prompts)) for _ in range(cfg.num_samples)]  # the prompt of each text
     options = {"max_new_tokens": cfg.max_new_tokens, "vocab_size": tokenizer.vocab_size, "stops": tokenizer.stops}

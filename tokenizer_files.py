@@ -1,0 +1,350 @@
+"""What other people's tokenizer files say: special tokens beside tokenizer.json, and what is refused in it.
+
+Special tokens become what transformers' AutoTokenizer makes of them (5.23, class TokenizersBackend, which is
+PreTrainedTokenizerFast): the same tokens, the same ids, the same flags. docs/tokenizer.md tells how.
+"""
+
+import base64
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken
+from tokenizers import Tokenizer as HFTokenizer
+
+from errors import one_line, read_json
+
+# --- tokenizer.json, before `tokenizers` opens it ---
+
+MOST_IDS = 1 << 24  # 16 million; the largest vocabularies that are published have 1 million
+MOST_GROWTH = 1000  # characters that one character may become; SentencePiece's and Unicode's own tables stay below 20
+
+# Characters that one becomes, at most.
+GROWTH_OF_TYPE = {
+    "NFC": 3,
+    "NFD": 4,
+    "NFKC": 18,  # U+FDFA is a phrase of 18 letters
+    "NFKD": 18,
+    "Lowercase": 2,
+    "BertNormalizer": 8,  # NFD and lower case, or spaces around Chinese
+    "ByteLevel": 4,  # a character for each byte
+    "Metaspace": 2,  # a mark before each word
+    "WordPiece": 2,
+}
+
+
+def read_spec(text: str) -> tuple[dict[str, Any], str]:
+    """The content of a tokenizer.json, checked, and the text to give to `tokenizers`. Raises ValueError.
+
+    Refused are what ends the interpreter or fills the memory: see `_refuse_prefix`, `check_ids` and `check_growth`.
+    """
+    repeated = []
+
+    def collect(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        _refuse_prefix(pairs)
+        content = dict(pairs)
+        if len(content) < len(pairs):
+            repeated.append(content)
+        return content
+
+    spec = json.loads(text, object_pairs_hook=collect)
+    if not isinstance(spec, dict):
+        raise ValueError(f"it holds a {type(spec).__name__}, not an object")
+    check_ids(spec)
+    check_growth(spec)
+    # JSON readers differ about a key that stands twice: `tokenizers` gets what was checked.
+    return spec, json.dumps(spec) if repeated else text
+
+
+def _refuse_prefix(pairs: list[tuple[str, Any]]) -> None:
+    """Refuse a BPE model with a continuing_subword_prefix: tokenizers 0.23 cuts text inside a character there, which
+    ends the interpreter. (WordPiece, which has no merges, may have one.)"""
+    has_prefix = any(key == "continuing_subword_prefix" and value for key, value in pairs)
+    has_merges = any(key == "merges" for key, _ in pairs)
+    if has_prefix and has_merges:
+        raise ValueError("a BPE with a continuing_subword_prefix is not supported")
+
+
+def check_ids(spec: dict[str, Any]) -> None:
+    """Refuse ids that no embedding has a row for. (`tokenizers` gives added tokens the ids after the vocabulary's.)"""
+    model = spec.get("model")
+    vocab = model.get("vocab") if isinstance(model, dict) else None
+    if not isinstance(vocab, dict):
+        return
+    for token, i in vocab.items():
+        if isinstance(i, int) and i >= MOST_IDS:
+            raise ValueError(f"its token {token[:40]!r} has the id {i}; ids must be below {MOST_IDS}")
+
+
+def check_growth(spec: dict[str, Any]) -> None:
+    """Refuse steps that together make more than MOST_GROWTH characters of one: they would fill the memory.
+
+    Ten steps that replace each "a" by "aaaaaaaaaa" make 10,000,000,000 of it.
+    """
+    encoding = growth(spec.get("normalizer")) * growth(spec.get("pre_tokenizer"))
+    decoding = growth(spec.get("decoder"))
+    for what, most in (("normalizer and pre-tokenizer", encoding), ("decoder", decoding)):
+        if most > MOST_GROWTH:
+            number = f"{most:,.0f}" if most < 1e18 else f"{most:.0e}"
+            raise ValueError(f"its {what} may make {number} characters of one; at most {MOST_GROWTH:,} are allowed")
+
+
+def growth(step: Any) -> float:
+    """An upper bound of the characters that one character becomes in a step of tokenizer.json, or a sequence of steps.
+
+    A step is known by its keys: `tokenizers` reads older files, whose steps have no "type", by them as well.
+    """
+    if not isinstance(step, dict):
+        return 1
+    most: float = GROWTH_OF_TYPE.get(str(step.get("type")), 1)
+    for key in ("normalizers", "pretokenizers", "decoders"):
+        if isinstance(step.get(key), list):
+            most *= math.prod(map(growth, step[key]))
+    if "prepend" in step:
+        most *= 1 + len(str(step["prepend"]))
+    if "pattern" in step and "content" in step:
+        most *= _growth_of_replace(step["pattern"], str(step["content"]))
+    if "precompiled_charsmap" in step:
+        most *= _growth_of_charsmap(str(step["precompiled_charsmap"]))
+    return most
+
+
+def _growth_of_replace(pattern: Any, content: str) -> float:
+    """Replacing "ab" by "xyz" makes 3 characters of 2. A regular expression may match between characters as well:
+    one character has two such places."""
+    string = pattern.get("String") if isinstance(pattern, dict) else None
+    if isinstance(string, str) and string:
+        return max(1, len(content) / len(string))
+    return 1 + 2 * len(content)
+
+
+def _growth_of_charsmap(charsmap: str) -> int:
+    """SentencePiece's table: the size of a trie (4 bytes), the trie, then replacements, each ended by a zero byte."""
+    with one_line("its precompiled_charsmap is damaged: "):
+        table = base64.b64decode(charsmap)
+        trie_size = int.from_bytes(table[:4], "little")
+        replacements = table[4 + trie_size :].split(b"\0")
+    return max(len(text.decode("utf-8", "replace")) for text in replacements) or 1
+
+
+# --- the files beside tokenizer.json ---
+
+# transformers knows these names; any other key that ends with _token names a special token of one model's own.
+NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+# Special tokens without a name, by the key of transformers 5 and of older ones.
+EXTRA, OLD_EXTRA = "extra_special_tokens", "additional_special_tokens"
+FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
+Token = str | AddedToken
+
+
+@dataclass
+class FolderSettings:
+    """What the files beside a tokenizer.json say of its tokens."""
+
+    names: dict[str, Token] = field(default_factory=dict)  # eos_token: </s>; in the order in which they are added
+    extra: list[Token] = field(default_factory=list)  # special tokens without a name
+    listed: dict[int, AddedToken] = field(default_factory=dict)  # by the id that the file gives them
+    listed_in: str = ""  # the file that lists them
+    config_lists: bool = False  # tokenizer_config.json has an added_tokens_decoder
+    split_special_tokens: bool = False  # prompts, too, take a special token as text
+    eos_ids: list[int] = field(default_factory=list)  # ids that end a text, by generation_config.json or config.json
+
+
+def read_settings(folder: Path) -> FolderSettings:
+    """Read the files of `folder`, in the steps of transformers. Raises ValueError that names the file and the key."""
+    file = folder / "tokenizer_config.json"
+    said = _read_if_there(file)
+    if OLD_EXTRA in said and not said.get(EXTRA):
+        said[EXTRA] = said.pop(OLD_EXTRA)
+    # Names of the model's own: they come after the usual ones.
+    own = {key: said.pop(key) for key in list(said) if _is_own_name(key) and isinstance(said[key], str)}
+    own |= _pop_named_extra(said, file)
+
+    found = FolderSettings(split_special_tokens=said.get("split_special_tokens") is True, eos_ids=_eos_ids(folder))
+    if "added_tokens_decoder" in said:
+        found.config_lists = True
+        found.listed_in = f"{file}: added_tokens_decoder"
+        found.listed = _listed(said["added_tokens_decoder"], found.listed_in)
+    else:
+        own |= _add_special_map(said, folder / "special_tokens_map.json")
+        found.listed_in = str(folder / "added_tokens.json")
+        found.listed = _listed_in_added_tokens(folder / "added_tokens.json", _plain_special_tokens(said))
+
+    said = _with_tokens(said, file)
+    usual = {key: said[key] for key in NAMED if said.get(key)}
+    flagged = {key: token for key, token in said.items() if _is_own_name(key) and isinstance(token, Token)}
+    found.names = usual | flagged | own
+    found.extra = said[EXTRA] if EXTRA in said else said.get(OLD_EXTRA)
+    found.extra = found.extra or []
+    return found
+
+
+def _is_own_name(key: str) -> bool:
+    return key.endswith("_token") and key not in NAMED
+
+
+def _add_special_map(said: dict[str, Any], file: Path) -> dict[str, Token]:
+    """Add what special_tokens_map.json says, which wins, to what the config said; returns extra tokens with names."""
+    special_map = _with_tokens(_read_if_there(file), file, special=True)
+    named = _pop_named_extra(special_map, file)
+    extra = special_map.get(EXTRA)
+    if isinstance(extra, list):
+        before = said.get(EXTRA) or []
+        special_map[EXTRA] = [*before, *(token for token in extra if token not in before)]
+    said.update(special_map)
+    return named
+
+
+def _pop_named_extra(said: dict[str, Any], file: Path) -> dict[str, Token]:
+    """Extra tokens that have names, {"image_token": "<image>"}; a list of them stays where it is."""
+    if not isinstance(said.get(EXTRA), dict):
+        return {}
+    return {name: _token(value, f"{file}: {EXTRA}: {name}") for name, value in said.pop(EXTRA).items()}
+
+
+def _with_tokens(said: dict[str, Any], file: Path, special: bool = False) -> dict[str, Any]:
+    """A file's content with AddedToken for each special token that has flags. Raises ValueError for what is none."""
+    said = dict(said)
+    for key, value in said.items():
+        where = f"{file}: {key}"
+        if value is None or value == "":
+            continue
+        if key in NAMED or (_is_own_name(key) and isinstance(value, dict)):
+            said[key] = _token(value, where, special)
+        elif key in (EXTRA, OLD_EXTRA) and not isinstance(value, dict):
+            if not isinstance(value, list):
+                raise ValueError(f"{where} is {value!r:.80}, not a list of tokens")
+            said[key] = [_token(token, where, special) for token in value]
+    return said
+
+
+def _plain_special_tokens(said: dict[str, Any]) -> set[str]:
+    """The spellings that make a token of added_tokens.json special. (In a config, a token with flags does not.)"""
+    extra = said.get(EXTRA)
+    tokens = [said.get(key) for key in NAMED] + (extra if isinstance(extra, list) else [])
+    return {str(token) for token in tokens if isinstance(token, Token)}
+
+
+def _listed_in_added_tokens(file: Path, special: set[str]) -> dict[int, AddedToken]:
+    """added_tokens.json: {"<|user|>": 512} -> {512: AddedToken(...)}, special if it is one of `special`."""
+    listed = {}
+    for content, i in _read_if_there(file).items():
+        if type(i) is not int:
+            raise ValueError(f"{file}: the id of {content[:40]!r} is {i!r:.80}, not a number")
+        is_special = content in special
+        listed[i] = AddedToken(content, normalized=not is_special, special=is_special)
+    return listed
+
+
+def _read_if_there(file: Path) -> dict[str, Any]:
+    return read_json(file) if file.is_file() else {}
+
+
+def _eos_ids(folder: Path) -> list[int]:
+    """The ids that end a text: generation_config.json's eos_token_id, or config.json's if it does not speak of it."""
+    files = [folder / "generation_config.json", folder / "config.json"]
+    contents = [(file, _read_if_there(file)) for file in files]
+    for file, content in contents:
+        if "eos_token_id" not in content:
+            continue
+        ids = content["eos_token_id"]
+        if ids is None:
+            return []
+        ids = ids if isinstance(ids, list) else [ids]
+        if any(type(i) is not int for i in ids):
+            raise ValueError(f"{file}: eos_token_id is {content['eos_token_id']!r:.80}, not an id or a list of ids")
+        return ids
+    return []
+
+
+def _listed(values: Any, where: str) -> dict[int, AddedToken]:
+    """added_tokens_decoder: {"512": {"content": "<|user|>", "special": true, ...}} -> {512: AddedToken(...)}."""
+    if not isinstance(values, dict):
+        raise ValueError(f"{where} is {values!r:.80}, not an object")
+    listed = {}
+    for i, value in values.items():
+        token = _token(value, f"{where}: {i[:40]}")
+        if not i.isdecimal() or isinstance(token, str):
+            raise ValueError(f"{where} has {i[:40]!r}: {value!r:.80}, not an id and a token with its flags")
+        listed[int(i)] = token
+    return listed
+
+
+def _token(value: Any, where: str, special: bool = False) -> Token:
+    """A token's text, or its text and flags (special: whatever its flags say). Raises ValueError that says `where`."""
+    if isinstance(value, Token):
+        return value
+    if not isinstance(value, dict) or not isinstance(value.get("content"), str):
+        raise ValueError(f"{where} is {value!r:.80}, not a token")
+    flags = {key: value[key] for key in FLAGS if key in value}
+    if special:
+        flags["special"] = True
+    with one_line(f"{where} is {value!r:.80}, not a token: "):
+        return AddedToken(value["content"], **flags)
+
+
+# --- adding them ---
+
+
+def add_special_tokens(hf: HFTokenizer, settings: FolderSettings) -> dict[str, str]:
+    """Add to `hf` the tokens of the settings, in the order of transformers; returns those with a name, as text.
+
+    A token that `hf` has keeps its id, and gets the flags of the settings. A new one gets the next id.
+    """
+    listed = dict(settings.listed)
+    if not settings.config_lists:
+        listed |= hf.get_added_tokens_decoder()  # transformers adds them again: a named one becomes special thereby
+
+    by_content = {token.content: token for token in listed.values()}
+    names = {key: by_content.get(str(token), token) if key in NAMED else token for key, token in settings.names.items()}
+
+    tokens: list[Token] = [token for _, token in sorted(listed.items(), key=lambda item: item[0])]
+    known = set(by_content) | {token.content for token in hf.get_added_tokens_decoder().values()}
+    for token in [*names.values(), *settings.extra]:
+        if str(token) not in known and token not in tokens:
+            tokens.append(token)
+
+    hf.add_tokens([_as_special(token, set(map(str, names.values()))) for token in tokens])
+    return {key: str(token) for key, token in names.items()}
+
+
+def _as_special(token: Token, names: set[str]) -> AddedToken:
+    """A token with its flags: plain text is special, and so is what has a name."""
+    if isinstance(token, str):
+        return AddedToken(token, special=True)
+    if token.content in names:
+        token.special = True
+    return token
+
+
+def check_listed_ids(hf: HFTokenizer, settings: FolderSettings) -> None:
+    """Raise ValueError, with the file's name, when a file beside tokenizer.json gives a token another id than `hf`."""
+    for i, token in settings.listed.items():
+        actual = hf.token_to_id(token.content)
+        if actual != i:
+            reason = f"gives {token.content[:40]!r} the id {i}, but with this tokenizer.json its id is {actual}"
+            raise ValueError(f"{settings.listed_in} {reason}")
+
+
+Flags = dict[int, dict[str, Any]]
+
+
+def flags_by_id(hf: HFTokenizer) -> Flags:
+    """The added tokens of a tokenizer: {2: {"content": "</s>", "special": True, "rstrip": False, ...}, ...}."""
+    return {i: token.__getstate__() for i, token in hf.get_added_tokens_decoder().items()}
+
+
+def config_of(names: dict[str, str], settings: FolderSettings, before: Flags, after: Flags) -> dict[str, Any]:
+    """What a tokenizer_config.json has to say so that the same tokenizer.json gives the same ids again.
+
+    before, after: the added tokens of tokenizer.json alone, and with the settings.
+    """
+    config: dict[str, Any] = dict(names)
+    changed = {str(i): flags for i, flags in sorted(after.items()) if before.get(i) != flags}
+    if changed or settings.config_lists:
+        config["added_tokens_decoder"] = changed
+    if settings.split_special_tokens:
+        config["split_special_tokens"] = True
+    return config
