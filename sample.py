@@ -17,16 +17,20 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 import checkpoint
-from device import pick_device, weight_dtype
+from device import memory_advice, pick_device, weight_dtype
 from errors import one_line
-from model import Cache, Llama
+from model import Cache, Llama, ModelConfig
 from sampler import hash_key
 from tokenizer import TextStream, Tokenizer
+
+SMALLEST_TEMPERATURE = torch.finfo(torch.float32).tiny  # below it float32 may be 0, and 0 / 0 is NaN
+NOT_FINITE = -1  # stands for the next id of a text whose logits are NaN or infinite
+SEPARATOR = "\n\n---"  # between two texts
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,8 @@ class SampleConfig:
         if not 0 <= self.temperature < float("inf"):
             raise ValueError(f"temperature ({self.temperature}) must be at least 0")
         for key in ("num_samples", "batch_size", "max_new_tokens", "top_k"):
-            if (value := getattr(self, key)) is not None and value < 1:
+            value = getattr(self, key)
+            if value is not None and value < 1:
                 raise ValueError(f"{key} ({value}) must be at least 1")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p ({self.top_p}) must be above 0 and at most 1")
@@ -65,7 +70,11 @@ class SampleConfig:
 
 
 def probabilities(
-    logits: torch.Tensor, temperature: float = 1.0, top_k: int | None = None, top_p: float = 1.0, min_p: float = 0.0
+    logits: torch.Tensor,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
 ) -> torch.Tensor:
     """What a next token is drawn from: logits (B, V) -> probabilities (B, V), filtered in the order of the arguments.
 
@@ -73,24 +82,54 @@ def probabilities(
     fewest likeliest that together reach top_p (Holtzman et al. 2020, arXiv 1904.09751, 3.1), min_p those with at least
     min_p times the largest probability (Nguyen et al. 2024, arXiv 2407.01082). temperature: above 0.
     """
-    logits = logits.float() / temperature
+    # The largest logit becomes 0: the probabilities stay, and a tiny temperature makes -inf of the others, never NaN.
+    logits = logits.float()
+    logits = logits - logits.amax(1, keepdim=True)
+    logits = logits / max(temperature, SMALLEST_TEMPERATURE)
+
     if top_k is not None and top_k < logits.shape[1]:
-        logits = logits.masked_fill(logits < logits.topk(top_k).values[:, -1:], -torch.inf)
+        last_kept = logits.topk(top_k).values[:, -1:]  # (B, 1)
+        logits = logits.masked_fill(logits < last_kept, -torch.inf)
+
     p = logits.softmax(1)
     if top_p < 1:
-        ordered, places = p.sort(dim=1, descending=True, stable=True)
-        beyond = ordered.cumsum(1) - ordered >= top_p  # those before it have top_p already
-        p = torch.zeros_like(p).scatter_(1, places, ordered.masked_fill(beyond, 0))
-    p = p.masked_fill(p < min_p * p.amax(1, keepdim=True), 0)
+        p = keep_top_p(p, top_p)
+
+    largest = p.amax(1, keepdim=True)  # (B, 1)
+    p = p.masked_fill(p < min_p * largest, 0)
     return p / p.sum(1, keepdim=True)
 
 
+def keep_top_p(p: torch.Tensor, top_p: float) -> torch.Tensor:
+    """p (B, V) with 0 for all but the fewest likeliest tokens that together reach top_p.
+
+    Example, five tokens and top_p = 0.7:
+
+        p            0.10  0.40  0.05  0.25  0.20
+        sorted       0.40  0.25  0.20  0.10  0.05
+        sum before   0.00  0.40  0.65  0.85  0.95    from 0.7 on the others before have enough
+        kept         0.40  0.25  0.20  0     0
+        out          0     0.40  0     0.25  0.20
+    """
+    ordered, places = p.sort(dim=1, descending=True, stable=True)
+    sum_before = ordered.cumsum(1) - ordered
+    kept = ordered.masked_fill(sum_before >= top_p, 0)
+    return torch.zeros_like(p).scatter_(1, places, kept)
+
+
 def draw(p: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
-    """The token at which the summed probabilities pass u: p (B, V), u (B,) float32 in [0, 1). Returns (B,) ids."""
+    """The token at which the summed probabilities pass u: p (B, V), u (B,) float32 in [0, 1). Returns (B,) ids.
+
+    Example: the sums of p = 0.25, 0.50, 0.25 are 0.25, 0.75, 1.00. So u = 0.1 draws token 0, u = 0.25 and u = 0.6 draw
+    token 1, u = 0.75 draws token 2.
+    """
     if p.device.type == "mps":  # has no float64, in which u * total stays below total
         return draw(p.cpu(), u.cpu()).to(p.device)
-    total = p.double().cumsum(1)
-    return torch.searchsorted(total, u.double()[:, None] * total[:, -1:], right=True)[:, 0]
+
+    sums = p.double().cumsum(1)  # (B, V)
+    total = sums[:, -1:]  # (B, 1): 1, but for rounding
+    target = u.double()[:, None] * total  # (B, 1)
+    return torch.searchsorted(sums, target, right=True)[:, 0]
 
 
 def decode(
@@ -110,119 +149,269 @@ def decode(
     when the caller adds its row to `ended`. seeds: one a prompt (default 0, 1, ...); a text follows from its prompt and
     seed, not from the others in the batch (but for the rounding of sums in another order). Ids from vocab_size on
     (padding of the embedding) are never drawn. filters: temperature, top_k and so on of `probabilities`; with
-    temperature=0 or top_k=1 always the likeliest. Raises ValueError for a prompt that is empty or leaves no room.
+    temperature=0 or top_k=1 always the likeliest.
+
+    Raises ValueError for a prompt that is empty, leaves no room or has an unknown id, and for logits that are NaN or
+    infinite.
     """
-    device, block_size, stops = model.lm_head.weight.device, model.cfg.block_size, set(stops)
-    lengths = [len(prompt) for prompt in prompts]
+    block_size = model.cfg.block_size
+    device = model.lm_head.weight.device
     check_prompts(prompts, block_size, model.cfg.vocab_size)
-    ended, longest = set() if ended is None else ended, max(lengths)
+    stop_ids = set(stops)
+    ended = set() if ended is None else ended
+    greedy = filters.get("temperature") == 0 or filters.get("top_k") == 1
+
+    # Prompts: padded on the left, so that all end together.
+    lengths = [len(prompt) for prompt in prompts]
+    longest = max(lengths)
+    padding = [longest - length for length in lengths]
+    padded = [[0] * pad + list(prompt) for pad, prompt in zip(padding, prompts, strict=True)]
+    tokens = torch.tensor(padded, device=device)  # (B, T)
+
+    # Room and random numbers for all steps; the shortest prompt has the most of them before it.
     steps = min(max_new_tokens, block_size - min(lengths))
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds or range(len(prompts))]
-    uniform = torch.stack([torch.rand(steps, generator=generator) for generator in generators]).to(device)  # (B, steps)
-    padding = [longest - n for n in lengths]
-    ids = [[0] * pad + list(prompt) for pad, prompt in zip(padding, prompts, strict=True)]
-    tokens = torch.tensor(ids, device=device)  # (B, T), prompts end together
     cache = Cache(model, len(prompts), longest + steps, padding)
-    forward = torch.compile(model, dynamic=True) if compile else model
+    uniform = uniform_numbers(seeds or range(len(prompts)), steps).to(device)  # (B, steps)
+
+    compiled = torch.compile(model, dynamic=True) if compile else model
     for step in range(steps):
-        logits = (model if step == 0 else forward)(tokens, cache=cache, last=True)[:, -1, :vocab_size]  # (B, V)
-        if filters.get("temperature") == 0 or filters.get("top_k") == 1:
-            tokens = logits.argmax(1, keepdim=True)  # (B, 1)
+        forward = model if step == 0 else compiled  # the prompts have a shape of their own
+        logits = forward(tokens, cache=cache, last=True)  # (B, 1, V)
+        logits = logits[:, -1, :vocab_size]  # (B, vocab_size)
+
+        if greedy:
+            next_ids = logits.argmax(1)  # (B,)
         else:
-            tokens = draw(probabilities(logits, **filters), uniform[:, step])[:, None]
-        found = tokens[:, 0].tolist()
-        ended.update(row for row, token in enumerate(found) if token in stops or lengths[row] + step >= block_size)
+            next_ids = draw(probabilities(logits, **filters), uniform[:, step])
+        finite = logits.isfinite().all(1)  # (B,)
+        next_ids = next_ids.masked_fill(~finite, NOT_FINITE)
+        tokens = next_ids[:, None]  # (B, 1)
+
+        ids = next_ids.tolist()  # waits for the device, once a step
+        if NOT_FINITE in ids:
+            raise ValueError("the logits are not finite (NaN or infinity): training diverged, or weights are damaged")
+        for row, token in enumerate(ids):
+            is_full = lengths[row] + step >= block_size
+            if token in stop_ids or is_full:
+                ended.add(row)
         if len(ended) == len(prompts):
             return
-        yield [None if row in ended else token for row, token in enumerate(found)]
+        yield [None if row in ended else token for row, token in enumerate(ids)]
 
 
 generate = torch.inference_mode()(decode)  # decode itself, under no_grad, for models whose buffers training needs again
 
 
-def check_prompts(prompts: Sequence[Sequence[int]], block_size: int, rows: int) -> None:
+def uniform_numbers(seeds: Iterable[int], steps: int) -> torch.Tensor:
+    """Random numbers in [0, 1) for each step of each text, (B, steps) float32; a row follows from its seed alone."""
+    rows = []
+    for seed in seeds:
+        generator = torch.Generator().manual_seed(seed)
+        rows.append(torch.rand(steps, generator=generator))
+    return torch.stack(rows)
+
+
+def check_prompts(prompts: Sequence[Sequence[int]], block_size: int, vocab_size: int) -> None:
     """Raise ValueError for a prompt that is empty, leaves no room in a context of block_size tokens, or has an id that
-    the embedding has no row for (of a token that the folder adds without a row, such as <pad>)."""
+    the embedding has no row for (a token that a folder added without a row, such as <pad>)."""
     for prompt in prompts:
-        n = len(prompt)
-        if not 0 < n < block_size:
-            raise ValueError(f"the prompt has {n} tokens, the model's context is {block_size}; shorten the prompt")
-        if max(prompt) >= rows:
-            raise ValueError(f"the prompt has a token of id {max(prompt)}, but the model's embedding {rows} rows")
+        length = len(prompt)
+        if not 0 < length < block_size:
+            raise ValueError(f"the prompt has {length} tokens, the model's context is {block_size}; shorten the prompt")
+        largest = max(prompt)
+        if largest >= vocab_size:
+            raise ValueError(f"the prompt has a token of id {largest}, but the model's embedding {vocab_size} rows")
 
 
 def read_prompts(cfg: SampleConfig) -> list[str]:
-    """The prompts that the settings name. A file's last line end is not part of its prompt."""
+    """The prompts that the settings name. A file's last line end is not part of its prompt.
+
+    Half an emoji (a lone surrogate, which has no UTF-8) becomes U+FFFD, so that it can be printed.
+    """
     if cfg.prompt_file is None:
-        return [cfg.prompt]
-    name = "standard input" if cfg.prompt_file == "-" else cfg.prompt_file
-    data = sys.stdin.buffer.read() if cfg.prompt_file == "-" else Path(cfg.prompt_file).read_bytes()
+        return [replace_lone_surrogates(cfg.prompt)]
+
+    if cfg.prompt_file == "-":
+        name = "standard input"
+        data = sys.stdin.buffer.read()
+    else:
+        name = cfg.prompt_file
+        data = Path(cfg.prompt_file).read_bytes()
     with one_line(f"{name}: not UTF-8 text: ", UnicodeDecodeError):
-        text = data.decode("utf-8")
-    if not cfg.prompt_file.endswith(".jsonl"):
-        return [text.removesuffix("\n").removesuffix("\r")]
-    prompts = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        found = None
-        with contextlib.suppress(ValueError):
-            found = json.loads(line)
-        prompts.append(found.get("prompt") if isinstance(found, dict) else found)
-        if not isinstance(prompts[-1], str):
-            raise ValueError(f'{name}:{number}: not a JSON string, nor an object with a string "prompt": {line:.80}')
-    if not prompts:
+        text = data.decode("utf-8-sig")  # with or without a byte order mark
+
+    if cfg.prompt_file.endswith(".jsonl"):
+        return read_prompt_lines(name, text)
+    return [text.removesuffix("\n").removesuffix("\r")]
+
+
+def read_prompt_lines(name: str, text: str) -> list[str]:
+    """The prompts of a .jsonl file: each line a JSON string, or an object with a string "prompt".
+
+    Lines end with a line feed only: U+2028 and U+0085, at which str.splitlines cuts, may stand in a JSON string.
+    """
+    lines = text.removesuffix("\n").split("\n")
+    if lines == [""]:
         raise ValueError(f"{name} holds no prompt")
+
+    prompts = []
+    for number, line in enumerate(lines, start=1):
+        prompt = parse_json(line)
+        if isinstance(prompt, dict):
+            prompt = prompt.get("prompt")
+        if not isinstance(prompt, str):
+            raise ValueError(f'{name}:{number}: not a JSON string, nor an object with a string "prompt": {line:.80}')
+        prompts.append(replace_lone_surrogates(prompt))
     return prompts
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text; None when it is no JSON, or nested too deeply to be read."""
+    with contextlib.suppress(ValueError, RecursionError):
+        return json.loads(text)
+    return None
+
+
+def replace_lone_surrogates(text: str) -> str:
+    """`text` with U+FFFD for half a surrogate pair, as the tokenizer reads it."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def stop_strings(stop: str | None) -> list[str]:
     """The strings that --stop names: one, or a JSON list of them."""
-    if not stop or not stop.startswith("["):
-        return [stop] if stop else []
-    with contextlib.suppress(ValueError):
-        found = json.loads(stop)
-        if all(isinstance(text, str) and text for text in found):
-            return found
-    raise ValueError(f"--stop={stop} looks like a JSON list, but is no list of strings that are not empty")
+    if not stop:
+        return []
+    if not stop.startswith("["):
+        return [stop]
+
+    strings = parse_json(stop)
+    if strings is None or not all(isinstance(text, str) and text for text in strings):
+        raise ValueError(f"--stop={stop:.80} looks like a JSON list, but is no list of strings that are not empty")
+    return strings
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A text to continue, and its ids."""
+
+    text: str
+    ids: list[int]
+
+
+def prompts_to_continue(cfg: SampleConfig, tokenizer: Tokenizer, shape: ModelConfig) -> list[Prompt]:
+    """What to generate: each prompt num_samples times. Raises ValueError for prompts that the model cannot take."""
+    prompts = []
+    for text in read_prompts(cfg):
+        ids = tokenizer.encode_prompt(text) or [tokenizer.start]
+        prompts += [Prompt(text, ids)] * cfg.num_samples
+    check_prompts([prompt.ids for prompt in prompts], shape.block_size, shape.vocab_size)
+    return prompts
+
+
+class Text:
+    """One text that is being written: its tokens, and what is not on the screen yet."""
+
+    def __init__(self, prompt: Prompt, tokenizer: Tokenizer, stops: Sequence[str]):
+        self.stream = TextStream(tokenizer, prompt.ids, stops)
+        self.unseen = prompt.text
+        self.new_tokens = 0
+
+    def add(self, token: int) -> None:
+        """Take the next token in."""
+        self.new_tokens += 1
+        self.unseen += self.stream.feed(token)
+
+    def take(self) -> str:
+        """What is to be printed now."""
+        text = self.unseen
+        self.unseen = ""
+        return text
+
+    def finish(self) -> str:
+        """All the rest, when no token follows."""
+        return self.take() + self.stream.finish()
+
+
+def write_batch(texts: list[Text], steps: Iterable[list[int | None]], ended: set[int], is_last: bool) -> None:
+    """Print the texts in their order while `steps` brings their tokens: the first as it comes, others in their turn.
+
+    steps: what `decode` yields, and `ended` the set that it was given. is_last: no batch follows.
+    """
+    shown = 0  # the text that is being printed; the others wait
+    for step in steps:
+        for text, token in zip(texts, step, strict=True):
+            if token is not None:
+                text.add(token)
+        ended.update(row for row, text in enumerate(texts) if text.stream.stopped)
+
+        print(texts[shown].take(), end="", flush=True)
+        while shown in ended and shown < len(texts) - 1:
+            print(texts[shown].finish() + SEPARATOR)
+            shown += 1
+
+    for row in range(shown, len(texts)):
+        end_of_all = is_last and row == len(texts) - 1
+        print(texts[row].finish() + ("" if end_of_all else SEPARATOR), flush=True)
+
+
+def closing_lines(texts: list[Text], prompts: list[Prompt], block_size: int, cfg: SampleConfig, took_s: float) -> str:
+    """How many tokens in how many seconds; and whether a text stopped because the context was full."""
+    lines = []
+    for text, prompt in zip(texts, prompts, strict=True):
+        room = block_size - len(prompt.ids)
+        if text.new_tokens == room < cfg.max_new_tokens:
+            lines = [f"(stopped: the context of {block_size} tokens is full)"]
+    tokens = sum(text.new_tokens for text in texts)
+    lines.append(f"({tokens} tokens in {took_s:.1f} s, {tokens / took_s:,.1f} tokens/s)")
+    return "\n".join(lines)
 
 
 def main(cfg: SampleConfig) -> None:
     """Load, continue the prompts, print as the text comes."""
+    # Settings, tokenizer, prompts: what can be wrong is found before the weights are read.
     cfg.check()
-    stops, folder, device = stop_strings(cfg.stop), checkpoint.resolve(cfg.checkpoint), pick_device(cfg.device)
-    tokenizer, shape, prompts = Tokenizer.load(Path(folder)), checkpoint.read_config(folder), read_prompts(cfg)
+    stops = stop_strings(cfg.stop)
+    folder = checkpoint.resolve(cfg.checkpoint)
+    device = pick_device(cfg.device)
+    dtype = weight_dtype(cfg.dtype, device)
+    tokenizer = Tokenizer.load(Path(folder))
+    shape = checkpoint.read_config(folder)
     checkpoint.check_vocabulary(shape, tokenizer)
-    ids = [tokenizer.encode_prompt(prompt) or [tokenizer.start] for prompt in prompts]
-    check_prompts(ids, shape.block_size, shape.vocab_size)
-    model = checkpoint.load_model(folder, device, weight_dtype(cfg.dtype, device)).eval()
-    wanted = [i for i in range(len(prompts)) for _ in range(cfg.num_samples)]  # the prompt of each text
-    options = {"max_new_tokens": cfg.max_new_tokens, "vocab_size": tokenizer.vocab_size, "stops": tokenizer.stops}
-    options |= {key: getattr(cfg, key) for key in ("temperature", "top_k", "top_p", "min_p", "compile")}
-    tokens, start_s, full = 0, time.perf_counter(), False
-    for begin in range(0, len(wanted), cfg.batch_size):
-        rows = wanted[begin : begin + cfg.batch_size]
-        texts = [TextStream(tokenizer, ids[i], stops) for i in rows]
-        unseen, new, ended = [prompts[i] for i in rows], [0] * len(rows), set[int]()
-        seeds = [hash_key(cfg.seed, begin + row) for row in range(len(rows))]
-        shown = 0  # the text that is being written; the others wait for their turn
-        for step in generate(model, [ids[i] for i in rows], seeds=seeds, ended=ended, **options):
-            for row, token in enumerate(step):
-                if token is not None:
-                    new[row] += 1
-                    unseen[row] += texts[row].feed(token)
-            ended.update(row for row, text in enumerate(texts) if text.stopped)
-            print(unseen[shown], end="", flush=True)
-            unseen[shown] = ""
-            while shown in ended and shown < len(rows) - 1:
-                print(unseen[shown] + texts[shown].finish() + "\n\n---")
-                shown += 1
-        for row in range(shown, len(rows)):
-            print(unseen[row] + texts[row].finish() + ("\n\n---" if begin + row + 1 < len(wanted) else ""), flush=True)
-        tokens += sum(new)
-        full |= any(n == shape.block_size - len(ids[i]) < cfg.max_new_tokens for n, i in zip(new, rows, strict=True))
+    prompts = prompts_to_continue(cfg, tokenizer, shape)
+
+    # Model
+    with memory_advice("give --dtype=bfloat16, or a device with more memory"):
+        model = checkpoint.load_model(folder, device, dtype).eval()
+
+    # Texts, a batch at a time
+    start_s = time.perf_counter()
+    texts: list[Text] = []
+    advice = f"lower --batch_size ({cfg.batch_size}) or --max_new_tokens ({cfg.max_new_tokens})"
+    for begin in range(0, len(prompts), cfg.batch_size):
+        end = min(begin + cfg.batch_size, len(prompts))
+        batch = [Text(prompt, tokenizer, stops) for prompt in prompts[begin:end]]
+        ended: set[int] = set()
+        steps = generate(
+            model,
+            [prompt.ids for prompt in prompts[begin:end]],
+            cfg.max_new_tokens,
+            tokenizer.vocab_size,
+            stops=tokenizer.stops,
+            seeds=[hash_key(cfg.seed, number) for number in range(begin, end)],
+            ended=ended,
+            compile=cfg.compile,
+            temperature=cfg.temperature,
+            top_k=cfg.top_k,
+            top_p=cfg.top_p,
+            min_p=cfg.min_p,
+        )
+        with memory_advice(advice), one_line(f"{folder}: ", ValueError):
+            write_batch(batch, steps, ended, is_last=end == len(prompts))
+        texts += batch
+
+    # The last lines go to standard error, so that standard output is the text alone.
     took_s = time.perf_counter() - start_s
-    if full:
-        print(f"(stopped: the context of {shape.block_size} tokens is full)", file=sys.stderr)
-    print(f"({tokens} tokens in {took_s:.1f} s, {tokens / took_s:,.1f} tokens/s)", file=sys.stderr)
+    print(closing_lines(texts, prompts, shape.block_size, cfg, took_s), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -2,22 +2,25 @@
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 
 import pytest
 import torch
-from conftest import PYTHON, REPO, SHARED
-from hypothesis import given, settings
+from conftest import PYTHON, REPO, SHARED, examples
+from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.generation import logits_process as theirs
 
 import checkpoint
 import configurator
 import sample
+from device import memory_advice, pick_device
 from model import Llama, ModelConfig
-from sample import SampleConfig, probabilities
+from sample import SampleConfig, keep_top_p, probabilities
 from tokenizer import TextStream, Tokenizer
 
 SHAPE = ModelConfig(64, 24, 1, 2, 1, 16, 16)
@@ -62,9 +65,6 @@ def run_here(monkeypatch, capsys):
     return run_here
 
 
-# --- the same text as transformers ---
-
-
 def test_greedy_text_equals_transformers(run_dir):
     """Two ways to be greedy, and transformers' generate, from the folder that training wrote."""
     folder = checkpoint.resolve(run_dir)
@@ -88,22 +88,24 @@ Lily's mom said, "Lily, let's go to the park." Lily was sad and didn't know what
 
 @pytest.mark.real_data
 @pytest.mark.parametrize("prompt", ["", "Tom and his dog", "The moon"])
-def test_a_real_model_writes_the_text_that_transformers_writes(prompt):
+def test_a_real_model_writes_the_text_that_transformers_writes(prompt, run_here):
     folder = SHARED / "weights/stories260K-hf"
-    peer, auto = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    peer = AutoModelForCausalLM.from_pretrained(folder)
+    auto = AutoTokenizer.from_pretrained(folder)
     ids = auto(prompt, return_tensors="pt").input_ids
     expected = peer.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=200, do_sample=False)[0].tolist()
-    ours, tokenizer = checkpoint.load_model(folder).eval(), Tokenizer.load(folder)
+    assert len(expected) == ids.shape[1] + 200
+
+    ours = checkpoint.load_model(folder).eval()
+    tokenizer = Tokenizer.load(folder)
     assert tokenizer.encode_prompt(prompt) == ids[0].tolist()
     new = complete(ours, ids[0].tolist(), 200, tokenizer.vocab_size, temperature=0)
-    assert new == expected[ids.shape[1] :] and len(new) == 200
-    done = run(f"--checkpoint={folder}", f"--prompt={prompt}", "--temperature=0", "--max_new_tokens=200")
+    assert new == expected[ids.shape[1] :]
+
+    done = run_here(f"--checkpoint={folder}", f"--prompt={prompt}", "--temperature=0", "--max_new_tokens=200")
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == auto.decode(expected[1:]).strip()  # without the <s> before the prompt
     assert prompt or done.stdout.strip().startswith(STORY), "llama2.c's own text for this model at temperature 0"
-
-
-# --- filters ---
 
 
 @given(
@@ -113,7 +115,7 @@ def test_a_real_model_writes_the_text_that_transformers_writes(prompt):
     st.just(1.0) | st.floats(0.01, 1),
     st.just(0.0) | st.floats(0.01, 1),
 )
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_filters_equal_those_of_transformers(seed, temperature, top_k, top_p, min_p):
     logits = 3 * torch.randn(4, 60, generator=torch.Generator().manual_seed(seed))
     scores = theirs.TemperatureLogitsWarper(temperature)(None, logits)
@@ -123,10 +125,28 @@ def test_filters_equal_those_of_transformers(seed, temperature, top_k, top_p, mi
         scores = theirs.TopPLogitsWarper(top_p)(None, scores)
     if min_p > 0:
         scores = theirs.MinPLogitsWarper(min_p)(None, scores)
-    found = probabilities(logits, temperature, top_k, top_p, min_p)
-    assert torch.allclose(found, scores.softmax(1), rtol=1e-4, atol=1e-7)
-    assert torch.equal(found > 0, scores.softmax(1) > 0)
-    assert torch.allclose(found.sum(1), torch.ones(4))
+    expected = scores.softmax(1)
+
+    p = probabilities(logits, temperature, top_k, top_p, min_p)
+    assert torch.allclose(p, expected, rtol=1e-4, atol=1e-7)
+    assert torch.equal(p > 0, expected > 0)
+    assert torch.allclose(p.sum(1), torch.ones(4))
+
+
+def test_top_p_keeps_the_worked_example():
+    """The numbers in keep_top_p's docstring."""
+    p = torch.tensor([[0.10, 0.40, 0.05, 0.25, 0.20]])
+    assert keep_top_p(p, 0.7).tolist() == [pytest.approx([0, 0.40, 0, 0.25, 0.20])]
+
+
+@pytest.mark.parametrize("filters", [{}, {"top_k": 3}, {"top_p": 0.5, "min_p": 0.5}], ids=str)
+@pytest.mark.parametrize("temperature", [1e-6, 1e-38, 1e-45, 5e-324])
+def test_the_lower_the_temperature_the_greedier_without_overflow(model, temperature, filters):
+    """1e-45 is the smallest float32, 5e-324 the smallest float64: as float32 it is 0."""
+    greedy = complete(model, [1, 2, 3], 15, temperature=0)
+    assert complete(model, [1, 2, 3], 15, temperature=temperature, **filters) == greedy
+    tie = torch.tensor([[3.0, -1e30, 3.0, 2.0]])
+    assert probabilities(tie, temperature).tolist() == [[0.5, 0, 0.5, 0]]
 
 
 FILTERS = [
@@ -159,6 +179,10 @@ def test_frequencies_follow_the_exact_distribution(model, filters):
 
 
 def test_a_draw_is_the_inverse_of_the_summed_probabilities():
+    worked = torch.tensor([[0.25, 0.50, 0.25]])  # in the docstring
+    for u, token in ((0.1, 0), (0.25, 1), (0.6, 1), (0.75, 2)):
+        assert sample.draw(worked, torch.tensor([u])).item() == token
+
     p = torch.tensor([[0.0, 0.25, 0.0, 0.5, 0.25, 0.0]])
     for u, token in ((0, 1), (0.2499, 1), (0.25, 3), (0.7499, 3), (0.75, 4), (1 - 2**-24, 4)):
         assert sample.draw(p, torch.tensor([u])).item() == token
@@ -184,11 +208,8 @@ def test_greedy_is_top_k_1_and_temperature_0(model):
         sequence.append(token)
 
 
-# --- batches and ends ---
-
-
 @given(st.lists(st.lists(st.integers(0, 59), min_size=1, max_size=20), min_size=1, max_size=5), st.booleans())
-@settings(max_examples=25, deadline=None)
+@examples(25)
 def test_a_batch_equals_its_prompts_one_by_one(prompts, greedy):
     """Different lengths, up to where each fills the context of its own."""
     torch.manual_seed(1)
@@ -210,13 +231,18 @@ def test_ends_at_a_stop_id_at_the_limit_and_at_the_context(model):
     for bad in ([], [1] * SHAPE.block_size):
         with pytest.raises(ValueError, match=f"the prompt has {len(bad)} tokens, the model's context is 24"):
             complete(model, bad, 3)
+    with pytest.raises(ValueError, match="the prompt has a token of id 64, but the model's embedding 64 rows"):
+        complete(model, [1, 64], 3)
 
 
 def test_the_caller_can_end_a_text(model):
     ended, steps = set(), []
     for step in sample.generate(model, [[1], [2]], 15, 60, ended=ended):
         steps.append(step)
-        ended |= {0} if len(steps) == 3 else {1} if len(steps) == 5 else set()
+        if len(steps) == 3:
+            ended.add(0)
+        if len(steps) == 5:
+            ended.add(1)
     assert [step[0] is None for step in steps] == [False] * 3 + [True] * 2
     assert None not in [step[1] for step in steps]
 
@@ -234,7 +260,92 @@ def test_the_prompt_is_computed_once_and_then_one_token_at_a_time(model, monkeyp
     assert widths == [(1, 5)] + [(1, 1)] * 5
 
 
-# --- text as it comes ---
+@pytest.mark.parametrize("options", [{}, {"temperature": 0}, {"top_k": 1}, {"top_k": 5, "top_p": 0.9}], ids=str)
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("step", [0, 4])
+def test_logits_that_are_not_finite_are_an_error_at_their_step(model, monkeypatch, step, bad, options):
+    """One bad number in one row of two, drawn or not; not in the padding, which is never drawn."""
+    forward = Llama.forward
+    calls = []
+
+    def poisoned(self, idx, **kw):
+        logits = forward(self, idx, **kw)
+        logits[0, -1, 63] = torch.nan  # padding
+        if len(calls) == step:
+            logits[1, -1, 50] = bad
+        calls.append(idx)
+        return logits
+
+    monkeypatch.setattr(Llama, "forward", poisoned)
+    steps = []
+    with pytest.raises(ValueError, match="logits are not finite"):
+        for tokens in sample.generate(model, [[1, 2, 3], [4]], 10, 60, **options):
+            steps.append(tokens)
+    assert len(steps) == step
+
+
+@pytest.mark.parametrize("options", [["--temperature=0"], ["--temperature=0.8"]], ids=str)
+def test_a_checkpoint_whose_logits_are_not_finite_is_named(run_dir, tmp_path, run_here, options):
+    """Finite weights, so large that no number comes out."""
+    folder = tmp_path / "large"
+    shutil.copytree(checkpoint.resolve(run_dir), folder)
+    weights = load_file(folder / "model.safetensors")
+    large = {name: tensor * 1e12 for name, tensor in weights.items()}
+    save_file(large, folder / "model.safetensors", metadata={"format": "pt"})
+    done = run_here(f"--checkpoint={folder}", "--prompt=the ", *options)
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith(f"error: {folder}: the logits are not finite (NaN or infinity)")
+    assert done.stderr.count("\n") == 1
+
+
+def too_many_bytes():
+    torch.empty(1 << 60, dtype=torch.uint8)
+
+
+def more_bytes_than_int64_counts():
+    torch.empty(1 << 62)
+
+
+def no_python_memory():
+    bytearray((1 << 63) - 1)
+
+
+def full_gpu():
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+
+OUT_OF_MEMORY = [too_many_bytes, more_bytes_than_int64_counts, no_python_memory, full_gpu]
+
+
+@pytest.mark.parametrize("fill", OUT_OF_MEMORY)
+def test_a_full_memory_is_one_line_with_advice(run_dir, run_here, monkeypatch, fill):
+    """For the weights and for the cache, with the errors that torch and Python really raise."""
+    arguments = [f"--checkpoint={run_dir}", "--prompt=the "]
+    with monkeypatch.context() as patch:
+        patch.setattr(sample, "Cache", lambda *args: fill())
+        done = run_here(*arguments, "--batch_size=3", "--max_new_tokens=77")
+    assert done.returncode == 1 and done.stderr.startswith("error: out of memory: ")
+    assert done.stderr.endswith("; lower --batch_size (3) or --max_new_tokens (77)\n") and done.stderr.count("\n") == 1
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "load_model", lambda *args: fill())
+        done = run_here(*arguments)
+    assert done.returncode == 1 and done.stderr.startswith("error: out of memory: ")
+    assert done.stderr.endswith("; give --dtype=bfloat16, or a device with more memory\n")
+
+
+def test_only_process_0_gives_advice_and_other_errors_pass(monkeypatch):
+    with pytest.raises(RuntimeError, match="^shapes differ$"), memory_advice("advice"):
+        raise RuntimeError("shapes differ")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(RuntimeError, match="out of memory: .*; advice"), memory_advice("advice"):
+        full_gpu()
+
+
+def test_a_device_without_numbers_is_refused():
+    assert pick_device("cpu") == torch.device("cpu")
+    with pytest.raises(ValueError, match="--device=meta holds shapes and no numbers; choose cpu, cuda or mps"):
+        pick_device("meta")
 
 
 class Characters:
@@ -291,13 +402,44 @@ def test_prompts_come_from_a_file_standard_input_or_lines(run_dir, tmp_path, run
     assert one.returncode == 0 and one.stdout.startswith("the \nba")
     assert run_here(*arguments, f"--prompt_file={plain}").stdout == one.stdout
     assert run_here(*arguments, "--prompt_file=-", stdin="the \nba\n").stdout == one.stdout
-    many = (
-        run_here(*arguments, f"--prompt_file={lines}", "--num_samples=2", "--batch_size=4")
-        .stdout[:-1]
-        .split("\n\n---\n")
-    )
+    many = run_here(*arguments, f"--prompt_file={lines}", "--num_samples=2", "--batch_size=4").stdout
+    many = many.removesuffix("\n").split("\n\n---\n")
     expected = [run_here(*arguments, f"--prompt={prompt}").stdout[:-1] for prompt in ("the ", "ba", "é")]
     assert many == [text for text in expected for _ in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("content", "prompts"),
+    [
+        ('{"prompt": "a\u2028b"}\n', ["a\u2028b"]),
+        ('{"prompt": "a\u0085b"}\n"\x1c \x0b"\n'.replace("\x1c \x0b", "c\u2029d"), ["a\u0085b", "c\u2029d"]),
+        ('"a"\r\n"b"\r\n', ["a", "b"]),
+        ('\ufeff"a"\n"b"', ["a", "b"]),
+        ('"one"\n"\\ud83d"\n{"prompt": "\\ude00x"}\n"\\ud83d\\ude00"\n', ["one", "\ufffd", "\ufffdx", "\U0001f600"]),
+    ],
+)
+def test_lines_of_prompts_as_json_allows_them(tmp_path, content, prompts):
+    """Ended by line feeds only; a byte order mark; half an emoji, which has no UTF-8."""
+    file = tmp_path / "prompts.jsonl"
+    file.write_bytes(content.encode())
+    assert sample.read_prompts(SampleConfig(prompt_file=str(file))) == prompts
+
+
+def test_a_plain_prompt_without_byte_order_mark_and_half_characters(tmp_path, run_dir, run_here):
+    file = tmp_path / "prompt.txt"
+    file.write_bytes("\ufeffthe \u2028\r\n".encode())
+    assert sample.read_prompts(SampleConfig(prompt_file=str(file))) == ["the \u2028"]
+    done = run_here(f"--checkpoint={run_dir}", "--prompt=the \udcff", "--max_new_tokens=3")
+    assert done.returncode == 0 and done.stdout.startswith("the \ufffd"), done.stderr
+
+
+def test_half_an_emoji_does_not_end_the_job(tmp_path, run_dir, run_here):
+    file = tmp_path / "prompts.jsonl"
+    file.write_text('"the "\n"\\ud83d"\n"ba"\n')
+    done = run_here(f"--checkpoint={run_dir}", f"--prompt_file={file}", "--max_new_tokens=3", "--batch_size=1")
+    assert done.returncode == 0, done.stderr
+    first, second, third = done.stdout.split("\n\n---\n")
+    assert first.startswith("the ") and second.startswith("\ufffd") and third.startswith("ba")
 
 
 def test_stop_strings_on_the_command_line(run_dir, run_here):
@@ -314,6 +456,7 @@ def test_mistakes_are_one_line(run_dir, tmp_path, run_here):
     (tmp_path / "bad.jsonl").write_text('"fine"\n{"text": 1}\n')
     (tmp_path / "number.jsonl").write_text("7\n")
     (tmp_path / "none.jsonl").write_text("")
+    (tmp_path / "deep.jsonl").write_text('"fine"\n' + "[" * 100_000)
     for args, message in (
         ([f"--checkpoint={tmp_path}"], "holds no checkpoint; train first"),
         ([f"--checkpoint={run_dir}", "--prompt=" + "the " * 100], "the prompt has"),
@@ -321,8 +464,11 @@ def test_mistakes_are_one_line(run_dir, tmp_path, run_here):
         ([f"--checkpoint={run_dir}", "--top_k=0"], "top_k (0) must be at least 1"),
         ([f"--checkpoint={run_dir}", "--top_p=0"], "top_p (0.0) must be above 0 and at most 1"),
         ([f"--checkpoint={run_dir}", "--min_p=2"], "min_p (2.0) must be at least 0 and at most 1"),
+        ([f"--checkpoint={run_dir}", "--temperature=nan"], "temperature (nan) must be at least 0"),
         ([f"--checkpoint={run_dir}", "--device=tpu"], "--device=tpu cannot be used here"),
+        ([f"--checkpoint={run_dir}", "--device=meta"], "--device=meta holds shapes and no numbers"),
         ([f"--checkpoint={run_dir}", "--stop=[1"], "--stop=[1 looks like a JSON list"),
+        ([f"--checkpoint={run_dir}", "--stop=" + "[" * 100_000], "[[[ looks like a JSON list"),
         ([f"--checkpoint={run_dir}", "--stop=[1]"], "--stop=[1] looks like a JSON list, but is no list of strings"),
         ([f"--checkpoint={run_dir}", "--prompt=a", "--prompt_file=-"], "--prompt or --prompt_file, not both"),
         ([f"--checkpoint={run_dir}", f"--prompt_file={tmp_path}/no.txt"], "No such file"),
@@ -333,9 +479,11 @@ def test_mistakes_are_one_line(run_dir, tmp_path, run_here):
             'number.jsonl:1: not a JSON string, nor an object with a string "prompt": 7',
         ),
         ([f"--checkpoint={run_dir}", f"--prompt_file={tmp_path}/none.jsonl"], "none.jsonl holds no prompt"),
+        ([f"--checkpoint={run_dir}", f"--prompt_file={tmp_path}/deep.jsonl"], "deep.jsonl:2: not a JSON string"),
     ):
         done = run_here(*args)
         assert done.returncode == 1 and message in done.stderr and done.stderr.count("\n") == 1, done.stderr
+        assert len(done.stderr) < 500
 
 
 def test_says_when_the_context_is_full(run_dir, run_here):
