@@ -26,7 +26,7 @@ from device import memory_advice, pick_device, weight_dtype
 from errors import one_line
 from model import Cache, Llama, ModelConfig
 from sampler import hash_key
-from tokenizer import TextStream, Tokenizer
+from tokenizer import TextStream, Tokenizer, replace_lone_surrogates
 
 SMALLEST_TEMPERATURE = torch.finfo(torch.float32).tiny  # below it float32 may be 0, and 0 / 0 is NaN
 NOT_FINITE = -1  # stands for the next id of a text whose logits are NaN or infinite
@@ -270,11 +270,6 @@ def parse_json(text: str) -> Any:
     with contextlib.suppress(ValueError, RecursionError):
         return json.loads(text)
     return None
-
-
-def replace_lone_surrogates(text: str) -> str:
-    """`text` with U+FFFD for half a surrogate pair, as the tokenizer reads it."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def stop_strings(stop: str | None) -> list[str]:

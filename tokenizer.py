@@ -245,7 +245,7 @@ class Tokenizer:
 
     def encode_array(self, text: str) -> np.ndarray:
         """The same as uint32 (n,), which saves half of the time."""
-        text = _replace_lone_surrogates(text)
+        text = replace_lone_surrogates(text)
         ids = np.asarray(self._encode_fast(text), np.uint32)
 
         end = self.end_of_text_token
@@ -301,7 +301,7 @@ class Tokenizer:
         (The class LlamaTokenizer of transformers 5 does not use the file's own steps: it loses a space before the first
         word, which SentencePiece and this keep.)
         """
-        return self._encode(_replace_lone_surrogates(text), prompt=True)
+        return self._encode(replace_lone_surrogates(text), prompt=True)
 
     def _encode(self, text: str, prompt: bool = False) -> list[int]:
         """Ids by `tokenizers`."""
@@ -377,7 +377,7 @@ class TextStream:
         return self.tokenizer.decode(self.shown + self.waiting)[len(before) :]
 
 
-def _replace_lone_surrogates(text: str) -> str:
+def replace_lone_surrogates(text: str) -> str:
     """`text` with U+FFFD for half a surrogate pair, which has no UTF-8 (as tiktoken does)."""
     with suppress(UnicodeEncodeError):
         return text.encode().decode()
