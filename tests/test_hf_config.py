@@ -143,7 +143,10 @@ def test_what_is_not_computed_is_refused_by_name(family, change, message, tmp_pa
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
 
 
-@pytest.mark.parametrize("key", RANGES)
+ROPE_NUMBERS = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+
+
+@pytest.mark.parametrize("key", ["rope_theta", "rms_norm_eps", *ROPE_NUMBERS])
 def test_every_number_has_bounds_between_which_the_positions_are_finite(key, tmp_path):
     config = hf_config(SCALED, 0)
     smallest, largest = RANGES[key]
