@@ -260,7 +260,7 @@ class Run:
     bar: tqdm | None = None
     pace: Pace = field(default_factory=Pace)
     stop_signal: StopSignal = field(default_factory=StopSignal)
-    saved_s: float = field(default_factory=time.monotonic)  # when the last checkpoint was written
+    saved_s: float = 0.0  # time.monotonic() when the last checkpoint was written, or the loop began
     text: str = ""  # what the model wrote at the last evaluation
 
     @property
@@ -331,6 +331,7 @@ def setup(cfg: TrainConfig, on_exit: contextlib.ExitStack) -> Run:
 def prepare_loop(run: Run, start: Start) -> None:
     """Wrap the model for several processes, open the journal, say what is going to happen."""
     cfg = run.cfg
+    run.saved_s = time.monotonic()
     if run.world.size > 1 and not is_divided(cfg, run.world):
         zeros = torch.zeros((cfg.batch_size, cfg.block_size), dtype=torch.int64, device=run.device)
         with advice_for_full_memory(cfg):

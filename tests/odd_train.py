@@ -209,6 +209,21 @@ def full_disk(number: int) -> None:
     replace_method(checkpoint, "save_file", failing)
 
 
+def full_log(number: int) -> None:
+    """There is no room for the `number`-th line of the journal."""
+    count = counted()
+
+    def failing(append):
+        def to_full_disk(path, values):
+            if count() == number:
+                raise OSError(28, "No space left on device")
+            append(path, values)
+
+        return to_full_disk
+
+    replace_method(journal, "_append", failing)
+
+
 def slow_save(seconds: float) -> None:
     """Each file of a checkpoint takes so much longer: random kills hit saves more often."""
 
@@ -278,6 +293,7 @@ FAULTS = {
     "kill": kill,
     "poison": poison,
     "full_disk": full_disk,
+    "full_log": full_log,
     "slow_save": slow_save,
     "rank left out of the position": rank_left_out_of_the_position,
     "accumulation unweighted": accumulation_unweighted,

@@ -1,6 +1,7 @@
 """metrics.jsonl is rewound on resume, and loss.png is a picture with what it should say."""
 
 import json
+import math
 import types
 
 import pytest
@@ -16,27 +17,29 @@ def steps(path):
 
 
 def test_resume_drops_lines_after_the_checkpoint_and_one_cut_off_by_a_kill(tmp_path):
-    log = journal.Journal(tmp_path, 0)
-    for step in range(1, 8):
+    log = journal.Journal(tmp_path, None)
+    for step in range(8):
         log.log({"step": step, "loss": 1.0}, {"tokens_per_s": 5.0})
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"step": 8, "lo')
     again = journal.Journal(tmp_path, 5)
     again.log({"step": 6, "loss": 2.0})
-    assert steps(tmp_path / "metrics.jsonl") == [1, 2, 3, 4, 5, 6]
-    assert steps(tmp_path / "speed.jsonl") == [1, 2, 3, 4, 5]
+    assert steps(tmp_path / "metrics.jsonl") == [0, 1, 2, 3, 4, 5, 6]
+    assert steps(tmp_path / "speed.jsonl") == [0, 1, 2, 3, 4, 5]
     journal.Journal(tmp_path, 0)
-    assert steps(tmp_path / "metrics.jsonl") == []
+    assert steps(tmp_path / "metrics.jsonl") == [0], "what was evaluated before the first step"
+    journal.Journal(tmp_path, None)
+    assert steps(tmp_path / "metrics.jsonl") == [], "another run"
 
 
 def test_times_stay_out_of_what_is_compared(tmp_path):
-    journal.Journal(tmp_path, 0).log({"step": 1, "loss": 1.0}, {"tokens_per_s": 5.0, "dt_ms": 3.0})
+    journal.Journal(tmp_path, None).log({"step": 1, "loss": 1.0}, {"tokens_per_s": 5.0, "dt_ms": 3.0})
     assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 1, "loss": 1.0}
     assert json.loads((tmp_path / "speed.jsonl").read_text()) == {"step": 1, "tokens_per_s": 5.0, "dt_ms": 3.0}
 
 
 def test_plot_shows_both_losses_yardsticks_and_units(tmp_path, monkeypatch):
-    log = journal.Journal(tmp_path, 0)
+    log = journal.Journal(tmp_path, None)
     for step, row in ((0, {"val_loss": 4.0}), (1, {"loss": 3.9}), (2, {"loss": 3.5}), (2, {"val_loss": 3.6})):
         log.log({"step": step, **row})
     seen, savefig = [], Figure.savefig
@@ -54,11 +57,30 @@ def test_plot_shows_both_losses_yardsticks_and_units(tmp_path, monkeypatch):
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_wandb_goes_on_under_the_same_id(tmp_path, monkeypatch):
-    seen = []
-    run = types.SimpleNamespace(finish=lambda: None, log=lambda *args, **kwargs: None)
-    monkeypatch.setattr(wandb, "init", lambda **options: seen.append(options) or run)
-    for folder, step in (("a", 0), ("a", 5), ("b", 0)):
-        (tmp_path / folder).mkdir(exist_ok=True)
-        journal.Journal(tmp_path / folder, step, {"project": "p"}).close()
-    assert seen[0] == seen[1] and seen[0]["resume"] == "allow" and seen[0]["id"] != seen[2]["id"]
+def test_a_wandb_id_belongs_to_a_run(tmp_path, monkeypatch):
+    """A run that goes on keeps it. One that begins gets a new one, also where another run has left its id."""
+    ids = []
+
+    def init(**options):
+        assert options["resume"] == "allow" and options["project"] == "p"
+        ids.append(options["id"])
+        return types.SimpleNamespace(finish=lambda: None, log=lambda *args, **kwargs: None)
+
+    monkeypatch.setattr(wandb, "init", init)
+    (tmp_path / "a").mkdir()
+    for resumed_at in (None, 5, 0, None, 7):
+        journal.Journal(tmp_path / "a", resumed_at, {"project": "p"}).close()
+    first, second = ids[0], ids[3]
+    assert ids == [first, first, first, second, second]
+    assert first != second
+
+
+def test_numbers_that_are_not_finite_are_null(tmp_path):
+    journal.Journal(tmp_path, None).log({"step": 1, "loss": math.nan, "grad_norm": math.inf, "val_loss": -math.inf})
+    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {
+        "step": 1,
+        "loss": None,
+        "grad_norm": None,
+        "val_loss": None,
+    }
+    journal.plot(tmp_path, {}, 2.0)

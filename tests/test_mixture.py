@@ -7,13 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import TINY
 from tokenizers import Tokenizer as HFTokenizer
 
+import mixture
 import train
 from mixture import Mixture, parse
 from sampler import IndexStream
-from shards import EvalWindows, Shards, Windows
+from shards import IGNORE, EvalWindows, Shards, Windows
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +46,42 @@ def test_windows_come_from_the_source_index_and_epoch_of_the_schedule(pair):
     assert len(seen) > 2, "both sources, and more than one epoch of the smaller"
     shuffled = np.random.default_rng(0).permutation(positions)
     assert np.array_equal(data.get(shuffled), data.get(positions)[shuffled - positions[0]])
+
+
+def test_only_scored_targets_are_counted(data_dir, monkeypatch):
+    data = Mixture(str(data_dir), 32, seed=0)
+    get = data.get
+
+    def masked(positions):
+        rows = get(positions)
+        rows[0, 1:6] = IGNORE
+        rows[2, 1:] = IGNORE
+        return rows
+
+    monkeypatch.setattr(data, "get", masked)
+    assert data.batch(np.arange(4)).count == 4 * 32 - 5 - 32
+    counts = [batch.count for batch in data.corpora[0].val_batches(7, 0, 1)]
+    shards = Shards(data_dir, "val")
+    assert sum(counts) == shards.tokens - len(shards.sizes), "the last windows are filled up with IGNORE"
+
+
+def test_a_batch_moves_with_all_its_tensors(data_dir):
+    batch = Mixture(str(data_dir), 32, seed=0).batch(np.arange(4))
+    moved = batch.to(torch.device("meta"))
+    assert moved.inputs.device.type == moved.targets.device.type == "meta"
+    assert moved.count == batch.count == 128
+
+
+def test_corpora_of_several_kinds_or_an_unknown_kind_are_refused(pair, tmp_path):
+    data = Path(shutil.copytree(pair[0], tmp_path / "c"))
+    meta = json.loads((data / "meta.json").read_text())
+    (data / "meta.json").write_text(json.dumps(meta | {"kind": "song"}))
+    with pytest.raises(ValueError, match="c/meta.json says kind='song'; known here: text"):
+        Mixture(str(data), 32, seed=0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(mixture.CORPUS_KINDS, "song", mixture.TextCorpus)
+        with pytest.raises(ValueError, match="holds text, .*c holds song; corpora that are mixed must be of one kind"):
+            Mixture(f"{pair[0]}:1,{data}:1", 32, seed=0)
 
 
 def test_progress_counts_what_was_drawn(pair):

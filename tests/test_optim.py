@@ -6,6 +6,7 @@ import pytest
 import torch
 from test_model import random_model
 
+import optim
 from model import ModelConfig
 from optim import Optimizer, learning_rate
 from train import TrainConfig
@@ -62,6 +63,30 @@ def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest():
         adamw.step()
         theirs.zero_grad()
     assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+
+
+def test_linear_and_cosine_go_from_the_peak_to_min_lr():
+    options = {"learning_rate": 1.0, "min_lr": 0.1, "warmup_iters": 4, "lr_decay_iters": 14, "max_iters": 99}
+    for schedule, half, quarter in (("linear", 0.55, 0.775), ("cosine", 0.55, 0.1 + 0.9 * (1 + math.sqrt(0.5)) / 2)):
+        cfg = TrainConfig(schedule=schedule, **options)
+        rates = [learning_rate(step, cfg) for step in range(20)]
+        assert rates[:5] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
+        assert rates[9] == pytest.approx(half)
+        assert (rates[6] + rates[7]) / 2 == pytest.approx(quarter, abs=5e-3)
+        assert rates[14:] == pytest.approx([0.1] * 6)
+
+
+def test_a_schedule_is_one_function_and_one_entry(monkeypatch):
+    """Cosine with restarts (arXiv 1608.03983): 3 waves."""
+
+    def cosine_with_restarts(step, cfg):
+        done = optim.progress(step, cfg.warmup_iters, optim.decay_end(cfg))
+        return 0.5 * (1 + math.cos(math.pi * (3 * done % 1)))
+
+    monkeypatch.setitem(optim.SCHEDULES, "cosine_with_restarts", cosine_with_restarts)
+    cfg = TrainConfig(schedule="cosine_with_restarts", learning_rate=1.0, warmup_iters=0, max_iters=30)
+    rates = [learning_rate(step, cfg) for step in (0, 5, 10, 15, 20, 25)]
+    assert rates == pytest.approx([1.0, 0.5] * 3)
 
 
 def test_wsd_keeps_the_peak_and_decays_at_the_end_wherever_that_is():

@@ -1,12 +1,15 @@
-"""The training run against references: an uninterrupted run, one process for two, the formula of the schedule."""
+"""The training loop against references: an uninterrupted run, the slow way to the validation loss, the schedule."""
 
 import dataclasses
+import gc
 import json
 import math
 import os
 import shutil
 import signal
 import subprocess
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,18 +17,27 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import PYTHON, REPO, TINY, flags
-from ranks import finished
+from ranks import finished, start
 from safetensors.torch import load_file
+from torch import Tensor
 
-import atomic
 import checkpoint
 import configurator
+import journal
+import mixture
 import train
-from mixture import Mixture
+from mixture import Batch, Mixture, TextCorpus
+from model import Llama
 from sampler import permute
 from shards import Shards, Windows
 
 CONFIGS = sorted(path for path in (REPO / "config").glob("*.py") if not path.name.startswith("data_"))
+
+
+@pytest.fixture(autouse=True)
+def no_picture(monkeypatch):
+    """loss.png is drawn in test_journal.py; a run of 20 steps takes half the time without."""
+    monkeypatch.setattr(journal, "plot", lambda out_dir, *rest: (Path(out_dir) / "loss.png").write_bytes(b""))
 
 
 def config(data_dir, out_dir, **changes) -> train.TrainConfig:
@@ -38,87 +50,184 @@ def metrics(out_dir) -> list[dict]:
     return [json.loads(line) for line in (Path(out_dir) / "metrics.jsonl").read_text().splitlines()]
 
 
-def weights(out_dir) -> dict[str, torch.Tensor]:
+def weights(out_dir) -> dict[str, Tensor]:
     """The newest checkpoint's weights."""
     return load_file(checkpoint.resolve(out_dir) / "model.safetensors")
 
 
-def interrupt_after(step, monkeypatch):
-    """Ctrl-C during the update that makes step number `step`."""
+def same_weights(a, b) -> bool:
+    """Whether the newest checkpoints of two runs have the same weights, bit for bit."""
+    first, second = weights(a), weights(b)
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def during_step(step: int, action: Callable[[], None], monkeypatch) -> None:
+    """Call `action` in the update that makes step number `step`, and in each one after it."""
     rate = train.learning_rate
 
-    def hook(k, cfg):
-        if k == step - 1:
-            os.kill(os.getpid(), signal.SIGINT)
-        return rate(k, cfg)
+    def hook(taken, cfg):
+        if taken >= step - 1:
+            action()
+        return rate(taken, cfg)
 
     monkeypatch.setattr(train, "learning_rate", hook)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(data_dir, tmp_path, monkeypatch, dtype):
-    """Twice: at a checkpoint, and off the checkpoint interval; with several windows in a step and over an epoch."""
-    changes = {"dtype": dtype, "batch_tokens": 32 * 32, "max_iters": 60, "learning_rate": 1e-2}
+def press_ctrl_c() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+# --- resumed runs ---
+
+
+@pytest.mark.parametrize(
+    ("changes", "stops"),
+    [
+        ({"batch_tokens": 32 * 32, "max_iters": 42, "learning_rate": 1e-2}, (10, 33)),
+        ({"optimizer": "muon", "dtype": "bfloat16", "max_iters": 12}, (6,)),
+    ],
+    ids=["over an epoch's end", "muon"],
+)
+def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(data_dir, tmp_path, monkeypatch, changes, stops):
+    """At a checkpoint, and off the checkpoint interval; with several micro-batches in a step."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train.main(config(data_dir, whole, **changes))
-    assert 60 * 32 > len(Windows(Shards(data_dir, "train"), 32, 0)), "the run must pass an epoch's end"
-    for stop_at in (10, 33):
-        interrupt_after(stop_at, monkeypatch)
+    assert 42 * 32 > len(Windows(Shards(data_dir, "train"), 32, 0)), "the first run must pass an epoch's end"
+
+    for stop_at in stops:
+        during_step(stop_at, press_ctrl_c, monkeypatch)
         with pytest.raises(KeyboardInterrupt, match=f"stopped at step {stop_at}, saved in .*parts/latest"):
             train.main(config(data_dir, parts, **changes))
         monkeypatch.undo()
         assert os.readlink(parts / "latest") == f"step_{stop_at:07d}"
     train.main(config(data_dir, parts, **changes))
+
     for name in ("latest/model.safetensors", "latest/training/optimizer.safetensors", "metrics.jsonl"):
         assert (whole / name).read_bytes() == (parts / name).read_bytes(), name
     a, b = (checkpoint.read_state(path / "latest") for path in (whole, parts))
     assert {**a, "settings": None} == {**b, "settings": None}
 
 
-def test_killed_between_checkpoints_repeats_no_line(data_dir, tmp_path, monkeypatch):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    train.main(config(data_dir, whole))
+def test_killed_between_checkpoints_repeats_no_line(data_dir, run_dir, tmp_path, monkeypatch):
+    def crash():
+        raise RuntimeError("killed")
 
-    def crash(step, cfg):
-        if step == 14:
-            raise RuntimeError("killed")
-        return rate(step, cfg)
-
-    rate = train.learning_rate
-    monkeypatch.setattr(train, "learning_rate", crash)
+    during_step(15, crash, monkeypatch)
     with pytest.raises(RuntimeError, match="killed"):
-        train.main(config(data_dir, parts))
+        train.main(config(data_dir, tmp_path))
     monkeypatch.undo()
-    assert metrics(parts)[-1]["step"] == 14
-    train.main(config(data_dir, parts))
-    assert (whole / "metrics.jsonl").read_bytes() == (parts / "metrics.jsonl").read_bytes()
-    assert (whole / "latest/model.safetensors").read_bytes() == (parts / "latest/model.safetensors").read_bytes()
+    assert metrics(tmp_path)[-1]["step"] == 14
+    train.main(config(data_dir, tmp_path))
+    assert (run_dir / "metrics.jsonl").read_bytes() == (tmp_path / "metrics.jsonl").read_bytes()
+    assert same_weights(run_dir, tmp_path)
 
 
-def test_accumulation_changes_nothing(data_dir, tmp_path):
-    runs = {}
-    for size in (8, 2, 1):
-        train.main(config(data_dir, tmp_path / str(size), batch_size=size))
-        runs[size] = weights(tmp_path / str(size))
-    for size in (2, 1):
-        for name, tensor in runs[size].items():
-            assert (tensor - runs[8][name]).abs().max() < 1e-4 * runs[8][name].abs().max(), (size, name)
+def test_the_best_checkpoint_of_all_is_kept_over_a_restart(data_dir, tmp_path, monkeypatch):
+    losses = {0: 5.0, 10: 3.0, 20: 4.0, 30: 4.5}
+    monkeypatch.setattr(train, "mean_loss", lambda run, corpus: losses[run.state.step])
+    for steps in (10, 20, 30):
+        train.main(config(data_dir, tmp_path, max_iters=steps, keep_checkpoints=1))
+    assert os.readlink(tmp_path / "best") == "step_0000010"
+    assert sorted(path.name for path in tmp_path.glob("step_*")) == ["step_0000010", "step_0000030"]
 
 
-@pytest.mark.parametrize("schedule", ["linear", "cosine"])
-def test_logged_rate_is_the_formula_at_every_step(data_dir, tmp_path, schedule):
-    cfg = config(data_dir, tmp_path, schedule=schedule, min_lr=3e-4, lr_decay_iters=16)
-    train.main(cfg)
-    rates = [row["lr"] for row in metrics(tmp_path) if "lr" in row]
-    for step, rate in enumerate(rates):
-        if step < 5:
-            expected = 3e-3 * (step + 1) / 5
-        else:
-            x = min(1, (step - 5) / 11)
-            shape = 1 - x if schedule == "linear" else (1 + math.cos(math.pi * x)) / 2
-            expected = 3e-4 + (3e-3 - 3e-4) * shape
-        assert rate == pytest.approx(expected), step
-    assert len(rates) == 20
+def test_the_last_steps_can_be_tried_from_any_checkpoint(data_dir, tmp_path):
+    """wsd: a run's decay from step 10 in a folder of its own equals the run that had been planned so."""
+    wsd = {"schedule": "wsd", "decay_iters": 5, "keep_checkpoints": 9}
+    train.main(config(data_dir, tmp_path / "long", **wsd, max_iters=30))
+    train.main(config(data_dir, tmp_path / "planned", **wsd, max_iters=15))
+    origin = str(tmp_path / "long/step_0000010")
+    for steps in (13, 15):  # interrupted, too: from then on the new folder's own checkpoint counts
+        changes = {"max_iters": steps, "lr_decay_iters": 15, "resume_from": origin}
+        train.main(config(data_dir, tmp_path / "tried", **wsd | changes))
+    assert same_weights(tmp_path / "tried", tmp_path / "planned")
+    assert [row["step"] for row in metrics(tmp_path / "tried") if "loss" in row] == [11, 12, 13, 14, 15]
+    assert checkpoint.read_state(tmp_path / "long/latest")["step"] == 30
+
+
+# --- stopping ---
+
+
+def test_ctrl_c_is_one_line_and_the_same_command_continues(data_dir, tmp_path):
+    """The real script and a real signal."""
+    command = [PYTHON, "train.py", *flags(TINY | {"data": data_dir, "out_dir": tmp_path, "max_iters": 100_000})]
+    process = subprocess.Popen(command, cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if "step     12 | loss" in line:
+            process.send_signal(signal.SIGINT)
+            break
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert len(errors.strip().splitlines()) == 1 and "the same command continues" in errors
+    assert checkpoint.read_state(tmp_path / "latest")["step"] >= 12
+
+
+def test_a_second_ctrl_c_acts_at_once(data_dir, tmp_path, monkeypatch):
+    def press_twice():
+        press_ctrl_c()
+        press_ctrl_c()
+
+    before = signal.getsignal(signal.SIGINT)
+    during_step(3, press_twice, monkeypatch)
+    with pytest.raises(KeyboardInterrupt) as interrupt:
+        train.main(config(data_dir, tmp_path))
+    assert "stopped at step" not in str(interrupt.value)
+    assert not (tmp_path / "latest").exists()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_run_stops_when_another_process_was_asked_to(data_dir, tmp_path, monkeypatch):
+    """Its signal is the first of the two numbers that the processes sum at each step boundary."""
+
+    class OtherIsAsked(train.World):
+        boundaries = 0
+
+        def agree(self, *numbers):
+            if len(numbers) == 2:
+                self.boundaries += 1
+                if self.boundaries == 4:
+                    return [1.0, 0.0]
+            return super().agree(*numbers)
+
+    monkeypatch.setattr(train, "World", OtherIsAsked)
+    with pytest.raises(KeyboardInterrupt, match="stopped at step 3, saved in"):
+        train.main(config(data_dir, tmp_path))
+    assert checkpoint.read_state(tmp_path / "latest")["step"] == 3
+
+
+def test_ctrl_c_in_the_first_evaluation_loses_no_line(data_dir, run_dir, tmp_path, monkeypatch):
+    val_batches = TextCorpus.val_batches
+
+    def interrupted(self, *args):
+        press_ctrl_c()
+        return val_batches(self, *args)
+
+    monkeypatch.setattr(TextCorpus, "val_batches", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="stopped at step 0, saved in"):
+        train.main(config(data_dir, tmp_path))
+    monkeypatch.undo()
+    train.main(config(data_dir, tmp_path))
+    assert (tmp_path / "metrics.jsonl").read_bytes() == (run_dir / "metrics.jsonl").read_bytes()
+
+
+def test_a_run_that_ends_where_it_was_stopped_shows_the_loss_of_that_step(data_dir, tmp_path, monkeypatch, capsys):
+    """Stopped at step 15, evaluated at step 10; then 15 becomes the last step."""
+    settings = {"lr_decay_iters": 20, "max_iters": 16}
+    train.main(config(data_dir, tmp_path / "often", **settings, eval_interval=5))
+    wanted = {row["step"]: row["val_loss"] for row in metrics(tmp_path / "often") if "val_loss" in row}
+
+    during_step(15, press_ctrl_c, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        train.main(config(data_dir, tmp_path / "rarely", **settings))
+    monkeypatch.undo()
+    capsys.readouterr()
+    train.main(config(data_dir, tmp_path / "rarely", **settings | {"max_iters": 15}))
+    shown = capsys.readouterr().out
+    assert f"step 15: validation loss {wanted[15]:.4f} nats" in shown
+    assert f"{wanted[10]:.4f}" not in shown
+
+
+# --- one step ---
 
 
 def test_batches_follow_the_permutation_whatever_the_split(data_dir):
@@ -136,14 +245,147 @@ def test_batches_follow_the_permutation_whatever_the_split(data_dir):
     assert batch.count == 4 * cfg.block_size
 
 
+def test_logged_rate_is_the_formula_at_every_step(data_dir, tmp_path):
+    cfg = config(data_dir, tmp_path, schedule="cosine", min_lr=3e-4, lr_decay_iters=16)
+    train.main(cfg)
+    rates = [row["lr"] for row in metrics(tmp_path) if "lr" in row]
+    assert len(rates) == 20
+    for step, rate in enumerate(rates):
+        expected = 3e-3 * (step + 1) / 5
+        if step >= 5:
+            done = min(1, (step - 5) / 11)
+            expected = 3e-4 + (3e-3 - 3e-4) * (1 + math.cos(math.pi * done)) / 2
+        assert rate == pytest.approx(expected), step
+
+
+def test_grad_clip_0_does_not_clip(data_dir, tmp_path):
+    for name, limit in (("never", 0.0), ("high", 1e9), ("low", 1e-3)):
+        train.main(config(data_dir, tmp_path / name, grad_clip=limit, max_iters=3))
+    assert same_weights(tmp_path / "never", tmp_path / "high")
+    assert not same_weights(tmp_path / "never", tmp_path / "low")
+
+
+def test_recomputed_blocks_train_the_same(data_dir, run_dir, tmp_path):
+    train.main(config(data_dir, tmp_path, recompute=True))
+    a, b = weights(tmp_path), weights(run_dir)
+    assert all(torch.allclose(a[name], b[name], atol=1e-6) for name in b)
+
+
+@pytest.mark.slow
+def test_compiled_and_plain_checkpoints_have_the_same_names(data_dir, run_dir, tmp_path):
+    if shutil.which("g++") is None:
+        pytest.skip("torch.compile on a CPU needs g++")
+    train.main(config(data_dir, tmp_path, compile=True, max_iters=3))
+    assert weights(tmp_path).keys() == weights(run_dir).keys()
+    losses = [[row["loss"] for row in metrics(path) if "loss" in row][:3] for path in (tmp_path, run_dir)]
+    assert losses[0][0] == pytest.approx(losses[1][0], rel=1e-5)
+
+
+def test_nothing_is_kept_of_a_step(data_dir, tmp_path, monkeypatch):
+    """After step 20 and after step 40 there are as many tensors, and the windows of no step are held."""
+    seen, log = {}, journal.Journal.log
+
+    def note(self, row, speed=None):
+        gc.collect()
+        tensors = sum(issubclass(type(thing), Tensor) for thing in gc.get_objects())
+        seen[row["step"]] = tensors, tracemalloc.get_traced_memory()[0]
+        return log(self, row, speed)
+
+    monkeypatch.setattr(journal.Journal, "log", note)
+    changes = {"eval_interval": 1000, "checkpoint_interval": 1000, "log_interval": 20, "max_iters": 40}
+    tracemalloc.start()
+    train.main(config(data_dir, tmp_path, **changes))
+    tracemalloc.stop()
+    assert seen[40][0] == seen[20][0]
+    window_bytes = 8 * 33 * 8  # of one step, int64
+    assert seen[40][1] - seen[20][1] < 10 * window_bytes, "of 20 steps"
+
+
+# --- objectives and kinds of batch ---
+
+
+@dataclasses.dataclass(frozen=True)
+class PairBatch(Batch):
+    """Texts of which the model shall find the first likelier than the second."""
+
+    chosen: Tensor  # (B, T + 1) ids
+    rejected: Tensor  # (B, T + 1) ids, the same backwards
+
+
+class PairCorpus(TextCorpus):
+    """A corpus of another kind: windows of text, each paired with itself read backwards."""
+
+    def batch(self, rows: np.ndarray) -> PairBatch:
+        tokens = torch.from_numpy(rows)
+        return PairBatch(len(rows), tokens, tokens.flip(1))
+
+    def val_batches(self, batch_size, rank, world_size):
+        for inputs, _ in self.val.batches(batch_size, rank, world_size):
+            yield self.batch(inputs)
+
+
+def log_likelihood(model: torch.nn.Module, tokens: Tensor) -> Tensor:
+    """Of each row: (B, T + 1) ids -> (B,) nats."""
+    logits = model(tokens[:, :-1])
+    nats = F.cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none")
+    return -nats.sum(1)
+
+
+def pair_loss(model: torch.nn.Module, batch: PairBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    """-log sigmoid(margin), summed over the pairs; the figures are sums as well."""
+    margins = log_likelihood(model, batch.chosen) - log_likelihood(model, batch.rejected)
+    figures = {"accuracy": (margins > 0).float().sum(), "margin": margins.sum()}
+    return -F.logsigmoid(margins).sum(), figures
+
+
+def test_another_objective_on_another_kind_of_batch_runs_through_the_same_loop(data_dir, tmp_path, monkeypatch, capsys):
+    """One micro-batch a step and four: the same weights and figures. The first step's are those of all its pairs."""
+    monkeypatch.setitem(train.OBJECTIVES, "pairs", pair_loss)
+    monkeypatch.setitem(mixture.CORPUS_KINDS, "pairs", PairCorpus)
+    data = Path(shutil.copytree(data_dir, tmp_path / "data"))
+    meta = json.loads((data / "meta.json").read_text())
+    (data / "meta.json").write_text(json.dumps(meta | {"kind": "pairs"}))
+
+    changes = {"objective": "pairs", "max_iters": 12}
+    for size in (8, 2):
+        train.main(config(data, tmp_path / str(size), batch_size=size, **changes))
+    ones, fours = weights(tmp_path / "8"), weights(tmp_path / "2")
+    for name, tensor in ones.items():
+        assert (tensor - fours[name]).abs().max() < 1e-4 * tensor.abs().max(), name
+
+    rows, others = ([row for row in metrics(tmp_path / size) if "loss" in row] for size in ("8", "2"))
+    for row, other in zip(rows, others, strict=True):
+        for key in ("loss", "accuracy", "margin", "grad_norm"):
+            assert row[key] == pytest.approx(other[key], rel=1e-3, abs=1e-4), (row["step"], key)
+    assert rows[-1]["accuracy"] > rows[0]["accuracy"], "it learns"
+    assert "| accuracy " in capsys.readouterr().out
+
+    cfg = config(data, "unused")
+    torch.manual_seed(cfg.seed)
+    model = Llama(checkpoint.read_config(tmp_path / "8/latest"))
+    with torch.no_grad():
+        torch.manual_seed(cfg.seed)
+        for parameter, value in model.initial_weights():
+            parameter.copy_(value)
+        loss, figures = pair_loss(model, Mixture(cfg.data, cfg.block_size, cfg.seed).batch(np.arange(8)))
+    assert rows[0]["loss"] == pytest.approx(loss.item() / 8, rel=1e-4)
+    assert rows[0]["margin"] == pytest.approx(figures["margin"].item() / 8, rel=1e-3, abs=1e-4)
+
+    with pytest.raises(ValueError, match="has objective=pairs but the settings say next_token"):
+        train.main(config(data, tmp_path / "8", **changes | {"objective": "next_token", "max_iters": 20}))
+
+
+# --- evaluation, log lines, checkpoints ---
+
+
 def test_evaluation_is_the_mean_over_every_target_of_the_split(data_dir, run_dir):
     model = checkpoint.load_model(checkpoint.resolve(run_dir))
     shards = Shards(data_dir, "val")
     nats = []
     for shard, size in enumerate(shards.sizes.tolist()):
         tokens = torch.from_numpy(shards.read(shard, 0, size).astype(np.int64))
-        for start in range(0, size - 1, 32):
-            part = tokens[start : start + 33]
+        for begin in range(0, size - 1, 32):
+            part = tokens[begin : begin + 33]
             nats += F.cross_entropy(model(part[None, :-1])[0], part[1:], reduction="none").tolist()
     assert len(nats) == shards.tokens - len(shards.sizes)
 
@@ -162,7 +404,8 @@ def test_loss_falls_and_the_run_leaves_what_it_promises(run_dir, capsys, data_di
     assert all(row["tokens_per_s"] > 0 for row in speed) and len(speed) == 20
     saved = json.loads((run_dir / "settings.json").read_text())
     assert saved == dataclasses.asdict(config(data_dir, run_dir))
-    assert (run_dir / "loss.png").stat().st_size > 1000
+    assert (run_dir / "loss.png").is_file()
+
     before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*") if path.name != "loss.png"}
     capsys.readouterr()
     train.main(config(data_dir, run_dir))
@@ -172,23 +415,26 @@ def test_loss_falls_and_the_run_leaves_what_it_promises(run_dir, capsys, data_di
     assert {k: v for k, v in before.items() if k.is_file()} == {k: v for k, v in after.items() if k.is_file()}
 
 
-def test_compiled_and_plain_checkpoints_have_the_same_names(data_dir, run_dir, tmp_path):
-    if shutil.which("g++") is None:
-        pytest.skip("torch.compile on a CPU needs g++")
-    train.main(config(data_dir, tmp_path, compile=True, max_iters=3))
-    assert weights(tmp_path).keys() == weights(run_dir).keys()
-    losses = [[row["loss"] for row in metrics(path) if "loss" in row][:3] for path in (tmp_path, run_dir)]
-    assert losses[0][0] == pytest.approx(losses[1][0], rel=1e-5)
+def test_text_and_plot_appear_at_each_evaluation(data_dir, tmp_path, capsys, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(journal, "plot", lambda *args: drawn.append(args))
+    train.main(config(data_dir, tmp_path, sample_prompt="the du"))
+    assert len(drawn) == 3 and capsys.readouterr().out.count("the du") >= 3
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_config_starts(path, data_dir, tmp_path):
-    small = {"max_iters": 2, "n_layer": 1, "batch_tokens": 64, "block_size": 32, "batch_size": 2, "eval_interval": 2}
-    arguments = [str(path), *flags(small | {"data": data_dir, "out_dir": tmp_path, "num_threads": 1})]
-    cfg, origins = configurator.load(train.TrainConfig, arguments)
-    train.main(cfg)
-    assert metrics(tmp_path)[-1]["step"] == 2
-    assert any(str(path) in origin for origin in origins.values())
+def test_a_checkpoint_after_so_many_minutes(data_dir, tmp_path, monkeypatch):
+    """Steps of 30 s, and 2 minutes: every fourth step, counted from the last checkpoint."""
+    clock = [0.0]
+    monkeypatch.setattr(train.time, "monotonic", lambda: clock[0])
+
+    def step_takes_30_s():
+        clock[0] += 30
+
+    during_step(1, step_takes_30_s, monkeypatch)
+    changes = {"checkpoint_interval": 10, "keep_checkpoints": 99, "checkpoint_minutes": 2.0}
+    train.main(config(data_dir, tmp_path, **changes))
+    steps = [int(path.name.removeprefix("step_")) for path in sorted(tmp_path.glob("step_*"))]
+    assert steps == [4, 8, 10, 14, 18, 20]
 
 
 def test_wandb_offline_needs_no_account(data_dir, tmp_path, monkeypatch):
@@ -197,12 +443,102 @@ def test_wandb_offline_needs_no_account(data_dir, tmp_path, monkeypatch):
     assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
 
 
+def test_the_share_of_the_peak_is_shown_where_the_device_is_known(data_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "peak_flops", lambda device: 1e12)
+    train.main(config(data_dir, tmp_path, dtype="bfloat16", max_iters=2))
+    row = json.loads((tmp_path / "speed.jsonl").read_text().splitlines()[-1])
+    flops = checkpoint.load_model(tmp_path / "latest").flops_per_token(32)
+    assert row["mfu"] == pytest.approx(row["tokens_per_s"] * flops / 1e12, rel=1e-4)
+
+
+# --- NaN, infinity, full memory, full disk ---
+
+
+def test_weights_that_are_too_large_end_in_one_line(data_dir, tmp_path, capsys):
+    """The loss of step 2 and on, and of the evaluation at step 10, is NaN; there is no text to sample."""
+    message = r"10 steps in a row were skipped .*; at step 11 the loss is .* and the gradient.s norm nan; lower "
+    with pytest.raises(ValueError, match=message) as error:
+        train.main(config(data_dir, tmp_path, learning_rate=1e10, warmup_iters=1))
+    shown = capsys.readouterr().out
+    assert "(no text: the validation loss is " in shown
+    assert "the newest checkpoint is" in str(error.value) and "its loss is NaN or infinite as well" in str(error.value)
+
+    with pytest.raises(ValueError, match=r"3 steps in a row were skipped .*; there is no checkpoint yet"):
+        train.main(config(data_dir, tmp_path / "soon", learning_rate=1e30, warmup_iters=0, max_skipped=3))
+
+
+def test_text_that_cannot_be_sampled_does_not_end_the_run(data_dir, tmp_path, monkeypatch, capsys):
+    def broken(*args, **kwargs):
+        raise ValueError("the logits are NaN")
+        yield
+
+    monkeypatch.setattr(train, "generate", broken)
+    train.main(config(data_dir, tmp_path, max_iters=2))
+    assert capsys.readouterr().out.count("(no text: the logits are NaN)") == 2
+
+
+def test_a_broken_run_keeps_its_last_good_checkpoint(data_dir, tmp_path, monkeypatch):
+    """From step 13 on each update is far too large; of the checkpoints after that none pushes out step 12's."""
+    rate = train.learning_rate
+    monkeypatch.setattr(train, "learning_rate", lambda step, cfg: rate(step, cfg) if step < 12 else 1e10)
+    changes = {"checkpoint_interval": 2, "keep_checkpoints": 1, "max_iters": 40, "eval_interval": 100}
+    with pytest.raises(ValueError, match="10 steps in a row were skipped") as error:
+        train.main(config(data_dir, tmp_path, **changes))
+    good = tmp_path / "step_0000012"
+    assert f"the newest checkpoint is {tmp_path}/latest, the newest with a finite loss is {good}" in str(error.value)
+    monkeypatch.undo()
+    train.main(config(data_dir, tmp_path / "again", resume_from=str(good)))
+    assert math.isfinite(metrics(tmp_path / "again")[-1]["val_loss"])
+
+
+def test_a_checkpoint_that_could_not_be_loaded_is_not_written(data_dir, tmp_path, monkeypatch):
+    """A weight that no token uses is infinite: the loss does not show it."""
+    step = train.Optimizer.step
+
+    def overflowing(self, *args):
+        step(self, *args)
+        for parameter in self.param_groups[-1]["params"]:
+            if parameter.shape == (320, 32):
+                parameter.data[-1] = math.inf
+                break
+
+    train.main(config(data_dir, tmp_path, max_iters=2, tie_embeddings=False))
+    monkeypatch.setattr(train.Optimizer, "step", overflowing)
+    with pytest.raises(ValueError, match="at step 4 a weight is NaN or infinite, so no checkpoint is written") as error:
+        train.main(config(data_dir, tmp_path, max_iters=4, tie_embeddings=False))
+    assert f"the newest checkpoint is {tmp_path}/latest" in str(error.value)
+    assert os.readlink(tmp_path / "latest") == "step_0000002"
+
+
+def test_a_full_memory_is_told_what_to_change(data_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "evaluate", lambda *args: None)
+    for error in (torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory: you tried")):
+
+        def full(*args, error=error):
+            raise error
+
+        monkeypatch.setattr(train.Llama, "forward", full)
+        with pytest.raises(ValueError, match=r"out of memory: .*; lower --batch_size \(8; .*recompute=True"):
+            train.main(config(data_dir, tmp_path, checkpoint_interval=7))
+
+
+def test_a_disk_that_is_full_at_a_log_line_is_one_line_for_all_processes(data_dir, tmp_path):
+    settings = TINY | {"data": data_dir, "batch_size": 4, "out_dir": tmp_path}
+    done = start(2, settings, {"full_log": 7}).wait()
+    assert done.returncode
+    assert done.stderr.splitlines() == ["error: [Errno 28] No space left on device"]
+
+
+# --- settings ---
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"batch_tokens": 100}, r"batch_tokens \(100\) must be .*block_size x processes \(32 x 1\); .*tokens=96"),
         ({"batch_size": 3}, r"batch_size \(3\) must divide a process. 8 windows; try --batch_size=2"),
         ({"n_head": 5}, r"n_embd \(32\) must be n_head \(5\)"),
+        ({"block_size": 1}, r"block_size \(1\) must be at least 2"),
         (
             {"block_size": 100_000, "batch_tokens": 100_000, "batch_size": 1},
             "too few for one window of block_size 100000",
@@ -214,6 +550,7 @@ def test_wandb_offline_needs_no_account(data_dir, tmp_path, monkeypatch):
         ({"resume_from": "nowhere"}, "nowhere holds no checkpoint"),
         ({"max_iters": 0}, r"max_iters \(0\) must be at least 1"),
         ({"device": "tpu"}, "--device=tpu cannot be used here"),
+        ({"device": "meta"}, "--device=meta holds shapes and no numbers; choose cpu"),
         ({"data": "nowhere/at/all"}, "nowhere/at/all has no meta.json; make it with: python prepare_wiki.py"),
     ],
 )
@@ -230,171 +567,32 @@ def test_a_step_that_processes_cannot_share_is_refused(data_dir):
     assert [train.micro_steps(dataclasses.replace(cfg, batch_size=2), world) for world in (1, 2, 4)] == [4, 2, 1]
 
 
-def test_unfinished_data_and_mistakes_are_one_line_on_the_command_line(data_dir, tmp_path):
+def test_unfinished_data_is_one_line_on_the_command_line(data_dir, tmp_path):
     unfinished = shutil.copytree(data_dir, tmp_path / "data")
     (unfinished / "meta.json").unlink()
-    for args, message in (
-        ([f"--data={unfinished}"], "its preparation is unfinished; complete it with: python"),
-        (["--learning_rte=1"], "unknown key 'learning_rte'; did you mean 'learning_rate'?"),
-    ):
-        command = [PYTHON, "train.py", f"--out_dir={tmp_path / 'out'}", *args]
-        done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=120)
-        assert done.returncode == 1 and message in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    command = [PYTHON, "train.py", f"--out_dir={tmp_path / 'out'}", f"--data={unfinished}"]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
+    assert "its preparation is unfinished; complete it with: python" in done.stderr
     assert not (tmp_path / "out").exists()
 
 
-def test_contradicting_settings_are_refused_by_name(data_dir, run_dir, tmp_path):
-    for key, value in (("n_layer", 3), ("seed", 1), ("batch_tokens", 512), ("block_size", 16)):
-        with pytest.raises(ValueError, match=f"has {key}={TINY.get(key, 1337)} but the settings say {value}"):
-            train.main(config(data_dir, run_dir, max_iters=30, **{key: value}))
+SMALL = {"max_iters": 2, "n_layer": 1, "batch_tokens": 64, "block_size": 32, "eval_interval": 2, "num_threads": 1}
 
 
-def test_a_loss_that_is_no_number_stops_the_run(data_dir, tmp_path):
-    message = r"3 steps in a row were skipped .*; at step 4 the loss is .* and the gradient.s norm nan; lower "
-    with pytest.raises(ValueError, match=message):
-        train.main(config(data_dir, tmp_path, learning_rate=1e30, warmup_iters=0, grad_clip=0.0, max_skipped=3))
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_starts(path, data_dir, tmp_path):
+    arguments = [str(path), *flags(SMALL | {"data": data_dir, "out_dir": tmp_path, "batch_size": 2})]
+    cfg, origins = configurator.load(train.TrainConfig, arguments)
+    train.main(cfg)
+    assert metrics(tmp_path)[-1]["step"] == 2
+    assert any(str(path) in origin for origin in origins.values())
 
 
-def test_ctrl_c_is_one_line_and_the_same_command_continues(data_dir, tmp_path):
-    """The real script and a real signal."""
-    command = [PYTHON, "train.py", *flags(TINY | {"data": data_dir, "out_dir": tmp_path, "max_iters": 100_000})]
-    process = subprocess.Popen(command, cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    for line in process.stdout:
-        if "step     12 | loss" in line:
-            process.send_signal(signal.SIGINT)
-            break
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert len(errors.strip().splitlines()) == 1 and "the same command continues" in errors
-    assert checkpoint.read_state(tmp_path / "latest")["step"] >= 12
-
-
-def test_every_config_starts_on_two_processes(data_dir, tmp_path):
-    small = {"max_iters": 2, "n_layer": 1, "batch_tokens": 64, "block_size": 32, "batch_size": 1, "eval_interval": 2}
-    small |= {"data": str(data_dir), "num_threads": 1, "dtype": "float32"}
-    for path in CONFIGS:
-        cfg, _ = configurator.load(train.TrainConfig, [str(path), *flags(small | {"out_dir": tmp_path / path.stem})])
-        finished(2, dataclasses.asdict(cfg))
-        assert metrics(tmp_path / path.stem)[-1]["step"] == 2
-
-
-def test_the_last_steps_can_be_tried_from_any_checkpoint(data_dir, tmp_path):
-    """wsd: a run's decay from step 10 in a folder of its own equals the run that had been planned so."""
-    wsd = {"schedule": "wsd", "decay_iters": 5, "keep_checkpoints": 9}
-    train.main(config(data_dir, tmp_path / "long", **wsd, max_iters=30))
-    train.main(config(data_dir, tmp_path / "planned", **wsd, max_iters=15))
-    origin = str(tmp_path / "long/step_0000010")
-    for steps in (13, 15):  # interrupted, too: from then on the new folder's own checkpoint counts
-        changes = {"max_iters": steps, "lr_decay_iters": 15, "resume_from": origin}
-        train.main(config(data_dir, tmp_path / "tried", **wsd | changes))
-    tried, planned = weights(tmp_path / "tried"), weights(tmp_path / "planned")
-    assert all(torch.equal(tried[name], planned[name]) for name in planned)
-    assert [row["step"] for row in metrics(tmp_path / "tried") if "loss" in row] == [11, 12, 13, 14, 15]
-    assert checkpoint.read_state(tmp_path / "long/latest")["step"] == 30
-
-
-def test_a_checkpoint_after_so_many_minutes(data_dir, tmp_path, monkeypatch):
-    clock, monotonic = iter(range(1 << 40)), train.time.monotonic
-    monkeypatch.setattr(train.time, "monotonic", lambda: monotonic() + 25 * next(clock))  # a call takes 25 s more
-    changes = {"checkpoint_interval": 1000, "keep_checkpoints": 99, "checkpoint_minutes": 2.0}
-    train.main(config(data_dir, tmp_path, **changes))
-    found = [int(path.name[5:]) for path in sorted(tmp_path.glob("step_*"))]
-    assert len(found) >= 3 and found[-1] == 20 and len(set(np.diff(found[:-1]))) == 1
-
-
-def test_text_and_plot_appear_at_each_evaluation(data_dir, tmp_path, capsys, monkeypatch):
-    drawn = []
-    monkeypatch.setattr(train.journal, "plot", lambda *args: drawn.append(args))
-    train.main(config(data_dir, tmp_path, sample_prompt="the du"))
-    assert len(drawn) == 3 and capsys.readouterr().out.count("the du") >= 3
-
-
-def test_a_full_memory_is_told_what_to_change(data_dir, tmp_path, monkeypatch):
-    for error in (torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory: you tried")):
-
-        def full(*args, error=error):
-            raise error
-
-        monkeypatch.setattr(train.Llama, "forward", full)
-        changes = {"eval_interval": 7, "checkpoint_interval": 7}
-        monkeypatch.setattr(train, "evaluate", lambda *args: 1.0)
-        monkeypatch.setattr(train, "continuation", lambda *args: "")
-        with pytest.raises(ValueError, match=r"out of memory: .*; lower --batch_size \(8; .*recompute=True"):
-            train.main(config(data_dir, tmp_path, **changes))
-
-
-def test_recomputed_blocks_train_the_same(data_dir, run_dir, tmp_path):
-    train.main(config(data_dir, tmp_path, recompute=True))
-    a, b = weights(tmp_path), weights(run_dir)
-    assert all(torch.allclose(a[name], b[name], atol=1e-6) for name in b)
-
-
-def test_another_number_of_threads_is_noted(data_dir, tmp_path, capsys):
-    train.main(config(data_dir, tmp_path, max_iters=2))
-    train.main(config(data_dir, tmp_path, max_iters=4, num_threads=2))
-    assert "note: it ran with --num_threads=1; the last bits" in capsys.readouterr().out
-    torch.set_num_threads(1)
-
-
-WEIGHED_TRAIN = """
-import json, sys
-import psutil, train
-
-process, seen, log = psutil.Process(), {}, train.journal.Journal.log
-
-def weighed(self, metrics, speed=None):
-    seen[metrics["step"]] = process.memory_info().rss
-    return log(self, metrics, speed)
-
-train.journal.Journal.log = weighed
-train.main(train.TrainConfig(**json.loads(sys.argv[1])))
-print(json.dumps(seen))
-"""
-
-
-@pytest.mark.parametrize("changes", [{}, {"optimizer": "muon"}])
-def test_memory_stays_flat_over_2000_steps(changes, data_dir, tmp_path):
-    """Between step 300 and step 2000 a process grows by less than 4 MB; a float64 window kept a step would be 8."""
-    steps = 2000 if not changes else 600  # Muon takes ten times as long
-    settings = TINY | {"data": str(data_dir), "out_dir": str(tmp_path), "max_iters": steps, "log_interval": 100}
-    settings |= {"eval_interval": 10**6, "checkpoint_interval": 10**6} | changes
-    command = [PYTHON, "-c", WEIGHED_TRAIN, json.dumps(settings)]
-    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=400)
-    assert done.returncode == 0, done.stderr[-3000:]
-    seen = json.loads(done.stdout.splitlines()[-1])
-    assert seen[str(steps)] - seen["300"] < 4e6, seen
-
-
-def test_the_share_of_the_peak_is_shown_where_the_device_is_known(data_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "peak_flops", lambda device: 1e12)
-    train.main(config(data_dir, tmp_path, dtype="bfloat16", max_iters=2))
-    row = json.loads((tmp_path / "speed.jsonl").read_text().splitlines()[-1])
-    flops = checkpoint.load_model(tmp_path / "latest").flops_per_token(32)
-    assert row["mfu"] == pytest.approx(row["tokens_per_s"] * flops / 1e12, rel=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("name", "peak"),
-    [
-        ("NVIDIA H100 80GB HBM3", 989e12),
-        ("NVIDIA H100 PCIe", 756e12),
-        ("NVIDIA A100-SXM4-40GB", 312e12),
-        ("Tesla K80", None),
-    ],
-)
-def test_peaks_go_by_the_name_of_the_device(name, peak, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
-    assert train.peak_flops(torch.device("cuda")) == peak and train.peak_flops(torch.device("cpu")) is None
-
-
-def test_two_runs_in_one_folder_do_not_mix(data_dir, run_dir, tmp_path, monkeypatch):
-    """The second waits, then says why it does not begin; where a folder is new, too."""
-    monkeypatch.setattr(train, "LOCK_WAIT_S", 0.2)
-    with atomic.lock(run_dir, 0), pytest.raises(ValueError, match=f"another process is writing to {run_dir}"):
-        train.main(config(data_dir, run_dir, max_iters=30))
-    before = (run_dir / "latest").resolve()
-    train.main(config(data_dir, run_dir))
-    assert (run_dir / "latest").resolve() == before
-    (tmp_path / "new").mkdir()
-    with atomic.lock(tmp_path / "new", 0), pytest.raises(ValueError, match="another process is writing to"):
-        train.main(config(data_dir, tmp_path / "new"))
+@pytest.mark.slow
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_starts_on_two_processes(path, data_dir, tmp_path):
+    settings = SMALL | {"data": str(data_dir), "out_dir": tmp_path, "batch_size": 1, "dtype": "float32"}
+    cfg, _ = configurator.load(train.TrainConfig, [str(path), *flags(settings)])
+    finished(2, dataclasses.asdict(cfg))
+    assert metrics(tmp_path)[-1]["step"] == 2
