@@ -24,10 +24,7 @@ def write_config(folder, config: dict) -> None:
         ({"rope_scaling": ..., "rope_theta": ...}, SCALED),
         ({"rope_scaling": {"type": "llama3"}}, SCALED),
         ({"rope_scaling": None}, "contradicts"),
-        (
-            {"rope_scaling": {"factor": 4.0}},
-            "rope_scaling factor=4.0 contradicts 8.0",
-        ),
+        ({"rope_scaling": {"factor": 4.0}}, "rope_scaling factor=4.0 contradicts 8.0"),
         ({"rope_theta": 10000.0}, "rope_theta=10000.0 contradicts 500000.0"),
         ({"rope_parameters": {"rope_theta": 1e4}}, "rope_theta=500000.0 contradicts 10000.0"),
         ({"rope_scaling": ..., "rope_parameters": {"low_freq_factor": ...}}, "low_freq_factor is missing"),
@@ -48,17 +45,20 @@ def test_rope_settings_in_either_spelling(theirs, expected, tmp_path):
     """...: the key is left out; a dictionary: these keys in it are changed. Where we read it, so does transformers."""
     config = hf_config(SCALED, 0)
     for key, value in theirs.items():
-        config[key] = config[key] | value if isinstance(value, dict) else value
-        if isinstance(value, dict) and ... in value.values():
-            config[key] = {inner: v for inner, v in config[key].items() if v is not ...}
+        if isinstance(value, dict):
+            changed = config[key] | value
+            config[key] = {inner: setting for inner, setting in changed.items() if setting is not ...}
+        else:
+            config[key] = value
     write_config(tmp_path, config)
+
     if isinstance(expected, str):
         with pytest.raises(ValueError, match=f"config.json: .*({expected})"):
             read_config(tmp_path)
-        return
-    assert read_config(tmp_path) == expected
-    rope = AutoConfig.from_pretrained(tmp_path).rope_parameters
-    assert (rope["rope_theta"], rope["rope_type"], rope["factor"]) == (500000.0, "llama3", 8.0)
+    else:
+        assert read_config(tmp_path) == expected
+        rope = AutoConfig.from_pretrained(tmp_path).rope_parameters
+        assert (rope["rope_theta"], rope["rope_type"], rope["factor"]) == (500000.0, "llama3", 8.0)
 
 
 @pytest.mark.parametrize(
@@ -149,29 +149,27 @@ ROPE_NUMBERS = ("factor", "low_freq_factor", "high_freq_factor", "original_max_p
 @pytest.mark.parametrize("key", ["rope_theta", "rms_norm_eps", *ROPE_NUMBERS])
 def test_every_number_has_bounds_between_which_the_positions_are_finite(key, tmp_path):
     config = hf_config(SCALED, 0)
+
+    def write(**numbers) -> None:
+        """Put these numbers wherever config.json has them."""
+        for settings in (config, config["rope_scaling"], config["rope_parameters"]):
+            for name in settings.keys() & numbers.keys():
+                settings[name] = numbers[name]
+        write_config(tmp_path, config)
+
     smallest, largest = RANGES[key]
-    too_small = smallest / 2 if isinstance(smallest, float) else smallest - 1
-    too_large = largest + 1 if isinstance(largest, int) else largest * 2
-
-    def change(value) -> dict:
-        """Wherever the key stands."""
-        changed = {place: config[place] | {key: value} for place in ("rope_scaling", "rope_parameters")}
-        changed = {place: settings for place, settings in changed.items() if key in config[place]}
-        return config | changed | ({key: value} if key in config else {})
-
-    for value in (too_small, too_large, -1, 0, 10**400, float("nan"), float("inf")):
-        write_config(tmp_path, change(value))
-        with pytest.raises(ValueError, match=r"config.json: ") as caught:
+    below = smallest - 1 if smallest == 1 else smallest / 2
+    for value in (below, 2 * largest, -1, 0, 10**400, float("nan"), float("inf")):
+        write(**{key: value})
+        with pytest.raises(ValueError, match="config.json: ") as caught:
             read_config(tmp_path)
         assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
 
     for value in (smallest, largest):
         if key in ("low_freq_factor", "high_freq_factor"):  # low must be below high
-            config["rope_scaling"] |= {"low_freq_factor": smallest, "high_freq_factor": largest}
-            config["rope_parameters"] |= config["rope_scaling"]
-            write_config(tmp_path, config)
+            write(low_freq_factor=smallest, high_freq_factor=largest)
         else:
-            write_config(tmp_path, change(value))
+            write(**{key: value})
         shape = read_config(tmp_path)
         assert rope_frequencies(shape.head_width, shape.rope_theta, shape.rope_scaling).isfinite().all()
 
