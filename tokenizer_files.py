@@ -7,6 +7,7 @@ PreTrainedTokenizerFast): the same tokens, the same ids, the same flags. docs/to
 import base64
 import json
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -155,29 +156,34 @@ class FolderSettings:
 def read_settings(folder: Path) -> FolderSettings:
     """Read the files of `folder`, in the steps of transformers. Raises ValueError that names the file and the key."""
     file = folder / "tokenizer_config.json"
-    said = _read_if_there(file)
-    if OLD_EXTRA in said and not said.get(EXTRA):
-        said[EXTRA] = said.pop(OLD_EXTRA)
-    # Names of the model's own: they come after the usual ones.
-    own = {key: said.pop(key) for key in list(said) if _is_own_name(key) and isinstance(said[key], str)}
-    own |= _pop_named_extra(said, file)
+    config = _read_if_there(file)
+    found = FolderSettings(eos_ids=_eos_ids(folder))
+    found.split_special_tokens = config.get("split_special_tokens") is True
 
-    found = FolderSettings(split_special_tokens=said.get("split_special_tokens") is True, eos_ids=_eos_ids(folder))
-    if "added_tokens_decoder" in said:
-        found.config_lists = True
+    # The config: its older key for tokens without a name; names of the model's own, which come after the usual ones.
+    if OLD_EXTRA in config and not config.get(EXTRA):
+        config[EXTRA] = config.pop(OLD_EXTRA)
+    own_names = _pop_own_names(config)
+    own_names |= _pop_named_extra(config, file)
+
+    # Tokens with ids: a list in the config. Without one, the older files count.
+    found.config_lists = "added_tokens_decoder" in config
+    if found.config_lists:
         found.listed_in = f"{file}: added_tokens_decoder"
-        found.listed = _listed(said["added_tokens_decoder"], found.listed_in)
+        found.listed = _listed_in_config(config["added_tokens_decoder"], found.listed_in)
     else:
-        own |= _add_special_map(said, folder / "special_tokens_map.json")
-        found.listed_in = str(folder / "added_tokens.json")
-        found.listed = _listed_in_added_tokens(folder / "added_tokens.json", _plain_special_tokens(said))
+        own_names |= _add_special_map(config, folder / "special_tokens_map.json")
+        added_tokens_file = folder / "added_tokens.json"
+        found.listed_in = str(added_tokens_file)
+        found.listed = _listed_in_added_tokens(added_tokens_file, _plain_special_tokens(config))
 
-    said = _with_tokens(said, file)
-    usual = {key: said[key] for key in NAMED if said.get(key)}
-    flagged = {key: token for key, token in said.items() if _is_own_name(key) and isinstance(token, Token)}
-    found.names = usual | flagged | own
-    found.extra = said[EXTRA] if EXTRA in said else said.get(OLD_EXTRA)
-    found.extra = found.extra or []
+    # All names in the order in which transformers adds them, which decides the ids of new tokens.
+    config = _with_tokens(config, file)
+    usual_names = {key: config[key] for key in NAMED if config.get(key)}
+    flagged_names = {key: token for key, token in config.items() if _is_own_name(key) and isinstance(token, Token)}
+    found.names = usual_names | flagged_names | own_names
+    extra = config[EXTRA] if EXTRA in config else config.get(OLD_EXTRA)
+    found.extra = extra or []
     return found
 
 
@@ -185,46 +191,73 @@ def _is_own_name(key: str) -> bool:
     return key.endswith("_token") and key not in NAMED
 
 
-def _add_special_map(said: dict[str, Any], file: Path) -> dict[str, Token]:
-    """Add what special_tokens_map.json says, which wins, to what the config said; returns extra tokens with names."""
-    special_map = _with_tokens(_read_if_there(file), file, special=True)
-    named = _pop_named_extra(special_map, file)
-    extra = special_map.get(EXTRA)
-    if isinstance(extra, list):
-        before = said.get(EXTRA) or []
-        special_map[EXTRA] = [*before, *(token for token in extra if token not in before)]
-    said.update(special_map)
-    return named
+def _pop_own_names(config: dict[str, Any]) -> dict[str, Token]:
+    """The model's own names of tokens without flags, {"image_token": "<image>"}, taken out of the config."""
+    keys = [key for key, value in config.items() if _is_own_name(key) and isinstance(value, str)]
+    return {key: config.pop(key) for key in keys}
 
 
-def _pop_named_extra(said: dict[str, Any], file: Path) -> dict[str, Token]:
+def _pop_named_extra(config: dict[str, Any], file: Path) -> dict[str, Token]:
     """Extra tokens that have names, {"image_token": "<image>"}; a list of them stays where it is."""
-    if not isinstance(said.get(EXTRA), dict):
+    if not isinstance(config.get(EXTRA), dict):
         return {}
-    return {name: _token(value, f"{file}: {EXTRA}: {name}") for name, value in said.pop(EXTRA).items()}
+    extra = config.pop(EXTRA)
+    return {name: _token(value, f"{file}: {EXTRA}: {name}") for name, value in extra.items()}
 
 
-def _with_tokens(said: dict[str, Any], file: Path, special: bool = False) -> dict[str, Any]:
+def _add_special_map(config: dict[str, Any], file: Path) -> dict[str, Token]:
+    """Add to the config what special_tokens_map.json says, which wins; returns the extra tokens that have names."""
+    special_map = _with_tokens(_read_if_there(file), file, special=True)
+    named_extra = _pop_named_extra(special_map, file)
+    if isinstance(special_map.get(EXTRA), list):
+        before = config.get(EXTRA) or []
+        special_map[EXTRA] = before + [token for token in special_map[EXTRA] if token not in before]
+    config.update(special_map)
+    return named_extra
+
+
+def _with_tokens(config: dict[str, Any], file: Path, special: bool = False) -> dict[str, Any]:
     """A file's content with AddedToken for each special token that has flags. Raises ValueError for what is none."""
-    said = dict(said)
-    for key, value in said.items():
+    config = dict(config)
+    for key, value in config.items():
         where = f"{file}: {key}"
         if value is None or value == "":
             continue
         if key in NAMED or (_is_own_name(key) and isinstance(value, dict)):
-            said[key] = _token(value, where, special)
+            config[key] = _token(value, where, special)
         elif key in (EXTRA, OLD_EXTRA) and not isinstance(value, dict):
             if not isinstance(value, list):
                 raise ValueError(f"{where} is {value!r:.80}, not a list of tokens")
-            said[key] = [_token(token, where, special) for token in value]
-    return said
+            config[key] = [_token(token, where, special) for token in value]
+    return config
 
 
-def _plain_special_tokens(said: dict[str, Any]) -> set[str]:
-    """The spellings that make a token of added_tokens.json special. (In a config, a token with flags does not.)"""
-    extra = said.get(EXTRA)
-    tokens = [said.get(key) for key in NAMED] + (extra if isinstance(extra, list) else [])
-    return {str(token) for token in tokens if isinstance(token, Token)}
+def _token(value: Any, where: str, special: bool = False) -> Token:
+    """A token's text, or its text and flags (special: whatever its flags say). Raises ValueError that says `where`."""
+    if isinstance(value, Token):
+        return value
+    if not isinstance(value, dict) or not isinstance(value.get("content"), str):
+        raise ValueError(f"{where} is {value!r:.80}, not a token")
+
+    flags = {key: value[key] for key in FLAGS if key in value}
+    if special:
+        flags["special"] = True
+    with one_line(f"{where} is {value!r:.80}, not a token: "):
+        return AddedToken(value["content"], **flags)
+
+
+def _listed_in_config(values: Any, where: str) -> dict[int, AddedToken]:
+    """added_tokens_decoder: {"512": {"content": "<|user|>", "special": true, ...}} -> {512: AddedToken(...)}."""
+    if not isinstance(values, dict):
+        raise ValueError(f"{where} is {values!r:.80}, not an object")
+    listed = {}
+    for i, value in values.items():
+        token = _token(value, f"{where}: {i[:40]}")
+        is_id = re.fullmatch("[0-9]{1,10}", i) is not None
+        if not is_id or isinstance(token, str):
+            raise ValueError(f"{where} has {i[:40]!r}: {value!r:.80}, not an id and a token with its flags")
+        listed[int(i)] = token
+    return listed
 
 
 def _listed_in_added_tokens(file: Path, special: set[str]) -> dict[int, AddedToken]:
@@ -236,6 +269,14 @@ def _listed_in_added_tokens(file: Path, special: set[str]) -> dict[int, AddedTok
         is_special = content in special
         listed[i] = AddedToken(content, normalized=not is_special, special=is_special)
     return listed
+
+
+def _plain_special_tokens(config: dict[str, Any]) -> set[str]:
+    """The spellings that make a token of added_tokens.json special. (In a config, a token with flags does not.)"""
+    tokens = [config.get(key) for key in NAMED]
+    if isinstance(config.get(EXTRA), list):
+        tokens += config[EXTRA]
+    return {str(token) for token in tokens if isinstance(token, Token)}
 
 
 def _read_if_there(file: Path) -> dict[str, Any]:
@@ -259,32 +300,6 @@ def _eos_ids(folder: Path) -> list[int]:
     return []
 
 
-def _listed(values: Any, where: str) -> dict[int, AddedToken]:
-    """added_tokens_decoder: {"512": {"content": "<|user|>", "special": true, ...}} -> {512: AddedToken(...)}."""
-    if not isinstance(values, dict):
-        raise ValueError(f"{where} is {values!r:.80}, not an object")
-    listed = {}
-    for i, value in values.items():
-        token = _token(value, f"{where}: {i[:40]}")
-        if not i.isdecimal() or isinstance(token, str):
-            raise ValueError(f"{where} has {i[:40]!r}: {value!r:.80}, not an id and a token with its flags")
-        listed[int(i)] = token
-    return listed
-
-
-def _token(value: Any, where: str, special: bool = False) -> Token:
-    """A token's text, or its text and flags (special: whatever its flags say). Raises ValueError that says `where`."""
-    if isinstance(value, Token):
-        return value
-    if not isinstance(value, dict) or not isinstance(value.get("content"), str):
-        raise ValueError(f"{where} is {value!r:.80}, not a token")
-    flags = {key: value[key] for key in FLAGS if key in value}
-    if special:
-        flags["special"] = True
-    with one_line(f"{where} is {value!r:.80}, not a token: "):
-        return AddedToken(value["content"], **flags)
-
-
 # --- adding them ---
 
 
@@ -293,21 +308,28 @@ def add_special_tokens(hf: HFTokenizer, settings: FolderSettings) -> dict[str, s
 
     A token that `hf` has keeps its id, and gets the flags of the settings. A new one gets the next id.
     """
+    in_file = hf.get_added_tokens_decoder()
     listed = dict(settings.listed)
     if not settings.config_lists:
-        listed |= hf.get_added_tokens_decoder()  # transformers adds them again: a named one becomes special thereby
+        listed |= in_file  # added once more, so that those with a name become special
 
+    # A usual name means the token as it is listed, with those flags.
     by_content = {token.content: token for token in listed.values()}
-    names = {key: by_content.get(str(token), token) if key in NAMED else token for key, token in settings.names.items()}
+    names = dict(settings.names)
+    for key in NAMED:
+        if key in names:
+            names[key] = by_content.get(str(names[key]), names[key])
 
-    tokens: list[Token] = [token for _, token in sorted(listed.items(), key=lambda item: item[0])]
-    known = set(by_content) | {token.content for token in hf.get_added_tokens_decoder().values()}
+    # First what is listed, by id; then what else has a name; then the rest.
+    tokens: list[Token] = [listed[i] for i in sorted(listed)]
+    known = {token.content for token in [*listed.values(), *in_file.values()]}
     for token in [*names.values(), *settings.extra]:
         if str(token) not in known and token not in tokens:
             tokens.append(token)
 
-    hf.add_tokens([_as_special(token, set(map(str, names.values()))) for token in tokens])
-    return {key: str(token) for key, token in names.items()}
+    spellings = {key: str(token) for key, token in names.items()}
+    hf.add_tokens([_as_special(token, set(spellings.values())) for token in tokens])
+    return spellings
 
 
 def _as_special(token: Token, names: set[str]) -> AddedToken:
@@ -324,7 +346,9 @@ def check_listed_ids(hf: HFTokenizer, settings: FolderSettings) -> None:
     for i, token in settings.listed.items():
         actual = hf.token_to_id(token.content)
         if actual != i:
-            reason = f"gives {token.content[:40]!r} the id {i}, but with this tokenizer.json its id is {actual}"
+            reason = (
+                f"gives {token.content[:40]!r} the id {str(i)[:20]}, but with this tokenizer.json its id is {actual}"
+            )
             raise ValueError(f"{settings.listed_in} {reason}")
 
 

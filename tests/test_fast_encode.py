@@ -31,6 +31,7 @@ from tokenizers import Tokenizer as HFTokenizer
 from tokenizers import pre_tokenizers as pre
 
 import fast_encode
+import prepare_wiki
 from fast_encode import (
     GPT2_PATTERN,
     LLAMA3_PATTERN,
@@ -69,6 +70,29 @@ def test_without_gigatoken_tiktoken_gives_the_same_ids(no_gigatoken):
         for text in [*HARD, sample_text(4, 300)]:
             assert tokenizer.encode(text) == reference_ids(tokenizer, text)
     assert Tokenizer(changed("gpt2", drop_byte)).advice() is None  # gigatoken would not be used either
+
+
+def test_preparing_says_once_what_would_be_faster_and_gives_the_same_tokens(tmp_path, capsys, monkeypatch):
+    (tmp_path / "tokenizer.json").write_text(made("gpt2"), encoding="utf-8")
+    (tmp_path / "text.jsonl").write_text("\n".join(json.dumps({"text": sample_text(k, 100)}) for k in range(20)))
+    settings = {
+        "source": f"{tmp_path}/*.jsonl",
+        "tokenizer": f"{tmp_path}/tokenizer.json",
+        "num_workers": 1,
+        "val_fraction": 0.2,
+    }
+
+    def prepare(name: str) -> tuple[bytes, int]:
+        folder = tmp_path / name
+        capsys.readouterr()
+        prepare_wiki.main(prepare_wiki.PrepareConfig(data_dir=str(folder), **settings))
+        return (folder / "train_00000.bin").read_bytes(), capsys.readouterr().out.count("pip install gigatoken")
+
+    with_it, said = prepare("with")
+    assert said == int(not fast_encode.gigatoken_is_installed())
+    monkeypatch.setitem(sys.modules, "gigatoken", None)
+    assert prepare("without") == (with_it, 1)
+    assert prepare("without") == (with_it, 0)  # nothing is left to encode
 
 
 @pytest.mark.parametrize("kind", FAST)

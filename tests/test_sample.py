@@ -486,6 +486,19 @@ def test_mistakes_are_one_line(run_dir, tmp_path, run_here):
         assert len(done.stderr) < 500
 
 
+def test_a_prompt_that_spells_a_token_without_a_row_is_refused(run_dir, tmp_path, run_here):
+    """Folders add tokens to the tokenizer and not to the model; without them in the prompt all is well."""
+    folder = tmp_path / "model"
+    shutil.copytree(run_dir / "latest", folder)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config["extra_special_tokens"] = [f"<extra {i}>" for i in range(100)]
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+
+    assert run_here(f"--checkpoint={folder}", "--prompt=the ", "--max_new_tokens=5").returncode == 0
+    done = run_here(f"--checkpoint={folder}", "--prompt=the <extra 99>", "--max_new_tokens=5")
+    assert done.returncode == 1 and "a token of id 399, but the model's embedding 320 rows" in done.stderr, done.stderr
+
+
 def test_says_when_the_context_is_full(run_dir, run_here):
     done = run_here(f"--checkpoint={run_dir}", "--max_new_tokens=500", "--num_samples=2", "--prompt=")
     assert done.returncode == 0, done.stderr
