@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import checkpoint
+from errors import one_line
 from mixture import Mixture
 from model import ModelConfig
 from tokenizer import Tokenizer
@@ -71,12 +72,10 @@ def find_start(cfg: "TrainConfig", data: Mixture) -> Start:
         saved = checkpoint.read_state(folder)
         check_resume(cfg, folder, saved, tokenizer, data)
         state = RunState(**{key: saved[key] for key in asdict(state)})
-        notes.append(f"resumed from {folder}")
         threads = cfg.num_threads or torch.get_num_threads()
-        if saved.get("threads", threads) != threads:
-            notes.append(
-                f"note: it ran with --num_threads={saved['threads']}; the last bits of the results will differ"
-            )
+        had_threads = saved.get("threads", threads)
+        if had_threads != threads:
+            notes.append(f"note: it ran with --num_threads={had_threads}; the last bits of the results will differ")
 
         if resumed:
             check_resume_from(cfg, folder, saved)
@@ -101,9 +100,9 @@ def find_own_checkpoint(out_dir: Path) -> tuple[Path | None, list[str]]:
         state = "points nowhere" if latest.is_symlink() else "is missing"
         return newest, [f"note: {latest} {state}; {newest.name} is the newest complete checkpoint"]
 
-    steps = sorted(out_dir.glob("step_*[0-9]"))
-    if steps:
-        wrong = f"{out_dir} has no `latest`, and no complete checkpoint ({steps[-1].name} is damaged)"
+    damaged = checkpoint.step_folders(out_dir)
+    if damaged:
+        wrong = f"{out_dir} has no `latest`, and no complete checkpoint ({damaged[0].name} is damaged)"
         raise ValueError(f"{wrong}; move the step_... folders away to begin anew, or give another --out_dir")
     return None, []
 
@@ -127,21 +126,22 @@ def another_setting(folder: Path, key: str, had: Any, asked: Any) -> str:
 
 def check_content(cfg: "TrainConfig", folder: Path, saved: dict[str, Any], data: Mixture) -> None:
     """Refuse another text than the checkpoint was trained on. The same text may lie elsewhere."""
-    had = saved["settings"]["data"]
-    if "data" not in saved:  # checkpoints from before the content was noted: the same name must do
-        if had != cfg.data:
-            raise ValueError(another_setting(folder, "data", had, cfg.data))
-        return
-
     corpora = data.content()
-    then = [(corpus["weight"], corpus["content"]) for corpus in saved["data"]]
-    now = [(corpus["weight"], corpus["content"]) for corpus in corpora]
-    if then == now:
-        return
+    if "data" in saved:
+        with one_line(f"{folder}/training/state.json: data is damaged: ", KeyError, TypeError):
+            then = [(corpus["weight"], corpus["content"]) for corpus in saved["data"]]
+        now = [(corpus["weight"], corpus["content"]) for corpus in corpora]
+        if then == now:
+            return
+
+    had = saved["settings"].get("data")
     if had != cfg.data:
         raise ValueError(another_setting(folder, "data", had, cfg.data))
-    names = [corpus["name"] for corpus, old, new in zip(corpora, then, now, strict=True) if old != new]
-    wrong = f"the text of {', '.join(names)} is not the one that checkpoint {folder} was trained on"
+    if "data" not in saved:
+        return  # a checkpoint from before the content was noted: the same name must do
+
+    names = ", ".join(corpus["name"] for corpus in corpora)
+    wrong = f"the text of {names} is not the one that checkpoint {folder} was trained on"
     raise ValueError(f"{wrong}; put the old data folder back, or give another --out_dir")
 
 
@@ -151,10 +151,9 @@ def check_resume_from(cfg: "TrainConfig", folder: Path, saved: dict[str, Any]) -
         return
     began_from = saved["settings"].get("resume_from")
     if began_from is None or Path(began_from).absolute() != Path(cfg.resume_from).absolute():
-        wrong = (
-            f"{cfg.out_dir} has a checkpoint already ({folder.name}), so --resume_from={cfg.resume_from} has no effect"
-        )
-        raise ValueError(f"{wrong}; leave it out to go on, or give another --out_dir")
+        wrong = f"{cfg.out_dir} has a checkpoint already ({folder.name})"
+        effect = f"--resume_from={cfg.resume_from} would have no effect"
+        raise ValueError(f"{wrong}: {effect}; leave it out to go on, or give another --out_dir")
 
 
 def use_folder_model(

@@ -255,7 +255,6 @@ class Run:
     files: checkpoint.Files  # of each checkpoint, besides weights and training state
     state: RunState
     skips: Skips
-    origin: Path | None  # the checkpoint that it went on from
     log: journal.Journal | journal.NoJournal = field(default_factory=journal.NoJournal)
     bar: tqdm | None = None
     pace: Pace = field(default_factory=Pace)
@@ -278,7 +277,7 @@ class Run:
             self.bar.write(line)
 
 
-def setup(cfg: TrainConfig, on_exit: contextlib.ExitStack) -> Run:
+def setup(cfg: TrainConfig, on_exit: contextlib.ExitStack) -> tuple[Run, Start]:
     """Everything up to the first step: check what can be checked before anything is slow, lock out_dir, build, fill.
 
     on_exit: gives the lock back.
@@ -321,11 +320,8 @@ def setup(cfg: TrainConfig, on_exit: contextlib.ExitStack) -> Run:
         files=checkpoint.small_files(model, start.tokenizer, start.carried),
         state=start.state,
         skips=Skips.none(device),
-        origin=start.checkpoint,
     )
-    if start.state.step < cfg.max_iters:
-        prepare_loop(run, start)
-    return run
+    return run, start
 
 
 def prepare_loop(run: Run, start: Start) -> None:
@@ -409,8 +405,11 @@ def open_journal(run: Run, start: Start) -> None:
     plan = f"{cfg.max_iters:,} steps of {cfg.batch_tokens:,} tokens"
     print(f"{run.model.num_parameters():,} parameters; {plan}; {run.device.type}, {dtype}, {processes}")
     print(run.data.describe(cfg.max_iters * run.step_windows))
+    if start.checkpoint is not None:
+        print(f"resumed from {start.checkpoint}")
     for note in start.notes:
-        print(note, flush=True)
+        print(note)
+    sys.stdout.flush()
 
 
 def advice_for_full_memory(cfg: TrainConfig) -> contextlib.AbstractContextManager[None]:
@@ -458,7 +457,8 @@ def validation_scores(run: Run) -> dict[str, float]:
 
 def evaluate(run: Run, last: bool) -> None:
     """Measure the validation loss, let the model continue sample_prompt, log both. All processes work on it."""
-    scores = validation_scores(run)
+    with advice_for_full_memory(run.cfg):
+        scores = validation_scores(run)
     run.state.evaluated = run.state.step
     run.state.val_loss = scores["val_loss"]
     run.text = continuation(run, max_new_tokens=100 if last else 40)
@@ -527,14 +527,20 @@ def report(run: Run) -> None:
     print(f"wrote {cfg.out_dir}/latest (a Hugging Face Llama folder), metrics.jsonl and loss.png beside it")
 
 
-def show_finished(run: Run) -> None:
+def show_finished(run: Run, start: Start) -> None:
     """For a run that has had its steps: say so, and show the result as at its end."""
     cfg, state = run.cfg, run.state
     if state.evaluated != state.step:  # it was stopped at this step, which then became the last one
         state.val_loss = validation_scores(run)["val_loss"]
     run.text = continuation(run, 100)
     if run.world.rank == 0:
-        print(f"{run.origin} has had its {cfg.max_iters} steps; raise --max_iters to go on, or give another --out_dir")
+        folder = start.checkpoint
+        for note in start.notes:
+            print(note)
+        print(f"{folder} has had its {cfg.max_iters} steps; raise --max_iters to go on, or give another --out_dir")
+        latest = Path(cfg.out_dir) / "latest"
+        if not latest.exists():
+            atomic.link(latest, folder.name)
         report(run)
     run.world.stop()
 
@@ -755,11 +761,12 @@ def main(cfg: TrainConfig) -> None:
     """One training run, or the rest of one; no other may write to its out_dir meanwhile."""
     with contextlib.ExitStack() as on_exit:  # gives back the lock and the signals, however the run ends
         # Set up
-        run = setup(cfg, on_exit)
+        run, start = setup(cfg, on_exit)
         cfg, state = run.cfg, run.state
         if state.step >= cfg.max_iters:
-            show_finished(run)
+            show_finished(run, start)
             return
+        prepare_loop(run, start)
         on_exit.enter_context(run.stop_signal)
 
         while True:

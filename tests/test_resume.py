@@ -39,6 +39,14 @@ def test_without_latest_the_newest_complete_checkpoint_counts(copy, data_dir, ca
     assert [row["step"] for row in metrics(copy) if "loss" in row] == list(range(1, 23))
 
 
+def test_a_finished_run_without_latest_gets_it_back(copy, data_dir, capsys):
+    (copy / "latest").unlink()
+    train.main(config(data_dir, copy))
+    shown = capsys.readouterr().out
+    assert "latest is missing; step_0000020 is the newest complete" in shown and "has had its 20 steps" in shown
+    assert (copy / "latest").resolve() == copy / "step_0000020"
+
+
 def test_where_latest_points_nowhere_the_newest_complete_checkpoint_counts(copy, run_dir, data_dir, capsys):
     shutil.rmtree(copy / "step_0000020")
     train.main(config(data_dir, copy))
@@ -52,18 +60,18 @@ def test_a_run_with_damaged_checkpoints_alone_does_not_begin_anew(copy, data_dir
     for step in ("step_0000010", "step_0000020"):
         (copy / step / "training/optimizer.safetensors").unlink()
     before = content(copy)
-    with pytest.raises(ValueError, match="has no `latest`, and no complete checkpoint .step_0000020 is damaged.; move"):
+    with pytest.raises(ValueError, match="has no `latest`, and no complete checkpoint .step_00000.0 is damaged.; move"):
         train.main(config(data_dir, copy, max_iters=30))
     assert content(copy) == before
 
 
 def test_resume_from_is_refused_where_it_would_have_no_effect(copy, run_dir, data_dir, tmp_path):
     origin = str(run_dir / "step_0000010")
-    with pytest.raises(ValueError, match="has a checkpoint already .step_0000020., so --resume_from=.* has no effect"):
+    with pytest.raises(ValueError, match="has a checkpoint already .step_0000020.: --resume_from=.* would have no"):
         train.main(config(data_dir, copy, max_iters=30, resume_from=origin))
 
     train.main(config(data_dir, tmp_path / "new", max_iters=12, resume_from=origin))
-    with pytest.raises(ValueError, match="has a checkpoint already .step_0000012., so --resume_from="):
+    with pytest.raises(ValueError, match="has a checkpoint already .step_0000012.: --resume_from="):
         train.main(config(data_dir, tmp_path / "new", max_iters=30, resume_from=str(run_dir / "step_0000020")))
 
 
@@ -165,6 +173,14 @@ def test_a_bare_folder_is_known_by_its_sizes(data, tmp_path):
     with open(bare / "train.bin", "ab") as file:
         file.write(bytes(2))
     assert Mixture(str(bare), 32, seed=0).content() != before
+
+
+def test_a_note_of_the_text_that_a_person_edited_is_one_line(copy, data_dir):
+    path = copy / "step_0000020/training/state.json"
+    for damaged in (3, [3], [{}]):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"data": damaged}))
+        with pytest.raises(ValueError, match="state.json: data is damaged"):
+            train.main(config(data_dir, copy, max_iters=22))
 
 
 def test_checkpoints_from_before_the_text_was_noted_resume_under_the_same_name(copy, data_dir, data):

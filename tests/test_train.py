@@ -422,6 +422,28 @@ def test_text_and_plot_appear_at_each_evaluation(data_dir, tmp_path, capsys, mon
     assert len(drawn) == 3 and capsys.readouterr().out.count("the du") >= 3
 
 
+def test_the_speed_leaves_out_evaluations_and_checkpoints(data_dir, tmp_path, monkeypatch):
+    """By a clock of its own: 2 s a step, 100 s an evaluation, 1000 s a checkpoint."""
+    clock = [0.0]
+    monkeypatch.setattr(train.time, "perf_counter", lambda: clock[0])
+
+    def taking(seconds, function):
+        def slow(*args, **kwargs):
+            clock[0] += seconds
+            return function(*args, **kwargs)
+
+        return slow
+
+    monkeypatch.setattr(train, "learning_rate", taking(2, train.learning_rate))
+    monkeypatch.setattr(train, "validation_scores", taking(100, train.validation_scores))
+    monkeypatch.setattr(checkpoint, "save", taking(1000, checkpoint.save))
+    train.main(config(data_dir, tmp_path, log_interval=3, eval_interval=2, checkpoint_interval=5))
+    rows = [json.loads(line) for line in (tmp_path / "speed.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [3, 6, 9, 12, 15, 18, 20]
+    assert {row["dt_ms"] for row in rows} == {2000.0}
+    assert {row["tokens_per_s"] for row in rows} == {128.0}
+
+
 def test_a_checkpoint_after_so_many_minutes(data_dir, tmp_path, monkeypatch):
     """Steps of 30 s, and 2 minutes: every fourth step, counted from the last checkpoint."""
     clock = [0.0]
