@@ -124,13 +124,19 @@ def nearest(wanted: int, candidates: Iterable[int]) -> int:
     return min(candidates, key=lambda candidate: abs(candidate - wanted))
 
 
+def at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    """float32 for the shorter formats, float64 for itself: what norms, softmaxes and sums are computed in."""
+    return torch.promote_types(dtype, torch.float32)
+
+
 class RMSNorm(nn.RMSNorm):
     """Features over their root mean square, times a gain (Zhang and Sennrich 2019, arXiv 1910.07467, eq. 4)."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (..., width); computed in float32 at least, returned in the dtype of x."""
-        wide = torch.promote_types(x.dtype, torch.float32)
-        y = F.rms_norm(x.to(wide), self.normalized_shape, self.weight.to(wide), self.eps)
+        wide = at_least_float32(x.dtype)
+        gain = self.weight.to(wide)
+        y = F.rms_norm(x.to(wide), self.normalized_shape, gain, self.eps)
         return y.to(x.dtype)
 
 
@@ -162,7 +168,9 @@ def rope_tables(positions: Tensor, frequencies: Tensor) -> tuple[Tensor, Tensor]
     angles = positions[..., None].float() * frequencies  # (..., T, D/2)
     cos = angles.cos()
     sin = angles.sin()
-    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)  # (..., T, D)
+    cos = torch.cat((cos, cos), dim=-1)  # (..., T, D)
+    sin = torch.cat((-sin, sin), dim=-1)  # (..., T, D)
+    return cos, sin
 
 
 def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -276,7 +284,9 @@ class Cache:
         # narrow takes three quarters of the time of slices in all dimensions
         keys.narrow(2, self.begin, T).copy_(k)
         values.narrow(2, self.begin, T).copy_(v)
-        return keys.narrow(2, 0, self.used), values.narrow(2, 0, self.used)
+        keys = keys.narrow(2, 0, self.used)  # (B, Hkv, used, D)
+        values = values.narrow(2, 0, self.used)
+        return keys, values
 
 
 class Linear(nn.Linear):
@@ -293,9 +303,11 @@ class Linear(nn.Linear):
             return F.linear(x, self.weight, self.bias)
 
         rows = x.reshape(1, -1, self.in_features)  # (1, rows, in)
+        rows = rows.expand(slices, -1, -1)  # (slices, rows, in)
         weights = self.weight.view(slices, -1, self.in_features)  # (slices, out / slices, in)
-        y = torch.bmm(rows.expand(slices, -1, -1), weights.transpose(1, 2))  # (slices, rows, out / slices)
-        y = y.transpose(0, 1).reshape(*x.shape[:-1], self.out_features)  # (..., out)
+        y = torch.bmm(rows, weights.transpose(1, 2))  # (slices, rows, out / slices)
+        y = y.transpose(0, 1)  # (rows, slices, out / slices)
+        y = y.reshape(*x.shape[:-1], self.out_features)  # (..., out)
         if self.bias is not None:
             y = y + self.bias
         return y
@@ -366,7 +378,7 @@ class Attention(nn.Module):
 
         # Widen: torch's CPU attention is 7 times slower in bf16 than in fp32 (docs/LOG.md).
         if x.device.type == "cpu":
-            wide = torch.promote_types(q.dtype, torch.float32)
+            wide = at_least_float32(q.dtype)
             q = q.to(wide)
             k = k.to(wide)
             v = v.to(wide)
@@ -500,8 +512,8 @@ def product_dtype(x: Tensor) -> torch.dtype:
 
 def logprobs_of_all(h: Tensor, w: Tensor) -> Tensor:
     """Log-probabilities of each next token, (rows, V), in float32 at least; h: (rows, C), w: (V, C)."""
-    wide = torch.promote_types(h.dtype, torch.float32)
-    return F.log_softmax(h @ w.t(), dim=1, dtype=wide)
+    logits = h @ w.t()  # (rows, V)
+    return F.log_softmax(logits, dim=1, dtype=at_least_float32(h.dtype))
 
 
 def add_gradients(
@@ -550,7 +562,7 @@ class LinearCrossEntropy(torch.autograd.Function):
         grad_weight = torch.zeros_like(weight) if wants_weight else None
 
         w = weight.to(product_dtype(x))
-        loss = torch.zeros((), dtype=torch.promote_types(w.dtype, torch.float32), device=x.device)
+        loss = torch.zeros((), dtype=at_least_float32(w.dtype), device=x.device)
         for part in chunks(x, weight):
             scored = (targets[part] != IGNORE).unsqueeze(1)  # (rows, 1)
             target = targets[part].clamp(min=0).unsqueeze(1)  # (rows, 1)
@@ -589,7 +601,7 @@ class TokenLogprobs(torch.autograd.Function):
         ctx.dtype = product_dtype(x)
 
         w = weight.to(ctx.dtype)
-        picked = torch.zeros(len(x), dtype=torch.promote_types(w.dtype, torch.float32), device=x.device)
+        picked = torch.empty(len(x), dtype=at_least_float32(w.dtype), device=x.device)
         for part in chunks(x, weight):
             target = targets[part].clamp(min=0).unsqueeze(1)  # (rows, 1)
             logprobs = logprobs_of_all(x[part].to(w.dtype), w)  # (rows, V)
@@ -608,9 +620,10 @@ class TokenLogprobs(torch.autograd.Function):
         row_weights = -grad.masked_fill(targets == IGNORE, 0)  # minus: add_gradients is for -log p
         for part in chunks(x, weight):
             target = targets[part].clamp(min=0).unsqueeze(1)  # (rows, 1)
+            weights = row_weights[part].unsqueeze(1)  # (rows, 1)
             logprobs = logprobs_of_all(x[part].to(w.dtype), w)  # (rows, V)
             grad_part = grad_x[part] if wants_x else None
-            add_gradients(logprobs, target, row_weights[part].unsqueeze(1), x[part], w, grad_part, grad_weight)
+            add_gradients(logprobs, target, weights, x[part], w, grad_part, grad_weight)
         return grad_x, grad_weight, None
 
 

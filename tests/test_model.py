@@ -67,6 +67,12 @@ def pair(shape: ModelConfig) -> tuple[Llama, torch.nn.Module]:
     return ours, theirs.eval()
 
 
+def assert_near(actual: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-5, note: object = "") -> None:
+    """The largest difference is below `tolerance` times the largest expected value."""
+    difference = (actual - expected).abs().max()
+    assert difference < tolerance * expected.abs().max(), (float(difference), note)
+
+
 def plain_logits(model: Llama, ids: list[int]) -> torch.Tensor:
     """Logits (T, V) of one sequence by the formulas, in float64, one head and one pair of features at a time."""
     cfg = model.cfg
@@ -129,7 +135,7 @@ def test_logits_loss_and_gradients_equal_transformers(name):
     targets[0, :5] = IGNORE
 
     expected = theirs(ids).logits
-    assert (ours(ids) - expected).abs().max() < 1e-5 * expected.abs().max()
+    assert_near(ours(ids), expected)
 
     loss = ours(ids, targets)
     expected_loss = F.cross_entropy(expected.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="sum")
@@ -161,7 +167,7 @@ def test_any_shape_equals_the_plain_formulas(n_kv_head, group, half, n_embd, fam
     ids = torch.randint(0, 24, (1, T))
     expected = plain_logits(model, ids[0].tolist())
     with torch.no_grad():
-        assert (model(ids)[0] - expected).abs().max() < 1e-5 * expected.abs().max()
+        assert_near(model(ids)[0], expected)
 
 
 def test_sliced_targets_and_single_tokens_work():
@@ -207,7 +213,7 @@ def test_cached_logits_equal_uncached_at_every_position(name):
     ids = torch.randint(0, model.cfg.vocab_size, (2, model.cfg.block_size))
     expected = model(ids)
     for sizes in ([1], [100], [7, 1, 1, 4]):
-        assert (fed(model, ids, sizes) - expected).abs().max() < 1e-5 * expected.abs().max(), sizes
+        assert_near(fed(model, ids, sizes), expected, note=sizes)
 
 
 @pytest.mark.parametrize("sizes", [[1], [16], [100], [5, 1, 1, 4]], ids=str)
@@ -222,24 +228,27 @@ def test_prompts_of_mixed_lengths_equal_one_by_one(sizes):
         logits = fed(model, ids, sizes, padding)
         for row, pad in enumerate(padding):
             expected = model(ids[row : row + 1, pad:])
-            assert (logits[row, pad:] - expected).abs().max() < 1e-5 * expected.abs().max(), (name, row)
+            assert_near(logits[row : row + 1, pad:], expected, note=(name, row))
 
 
 @torch.no_grad()
 def test_the_mask_is_the_one_that_is_drawn():
     """The picture in Cache's docstring: "a b c d" and "x y", then one token more."""
     cache = Cache(random_model(GROUPED), 2, 10, padding=(0, 2))
-    drawn = [
-        ["1...", "11..", "111.", "1111"],
-        ["1...", ".1..", "..1.", "..11"],
-    ]
+
+    def drawn(row: int) -> list[str]:
+        return ["".join("1" if seen else "." for seen in line) for line in cache.mask[row, 0].tolist()]
+
     positions = cache.extend(4)
-    assert positions[:, 0].tolist() == [[0, 1, 2, 3], [-2, -1, 0, 1]]
-    assert cache.mask[:, 0].tolist() == [[[mark == "1" for mark in line] for line in row] for row in drawn]
+    assert positions[0, 0].tolist() == [0, 1, 2, 3]
+    assert positions[1, 0].tolist() == [-2, -1, 0, 1]
+    assert drawn(0) == ["1...", "11..", "111.", "1111"]
+    assert drawn(1) == ["1...", ".1..", "..1.", "..11"]
 
     positions = cache.extend(1)
-    assert positions[:, 0].tolist() == [[4], [2]]
-    assert cache.mask[:, 0, 0].tolist() == [[True] * 5, [False, False, True, True, True]]
+    assert positions.flatten().tolist() == [4, 2]
+    assert drawn(0) == ["11111"]
+    assert drawn(1) == ["..111"]
 
     without_padding = Cache(random_model(GROUPED), 2, 10)
     without_padding.extend(4)
@@ -291,9 +300,13 @@ def test_a_model_in_bfloat16_is_close_and_keeps_its_cache_in_float32_on_a_cpu():
     expected = exact(ids)
     low = random_model(GROUPED).bfloat16()
     assert Cache(low, 1, 1).keys.dtype == torch.float32
-    for logits in (low(ids), fed(low, ids, [5, 1]), fed(low, ids, [5, 1], (0, 4))[:1]):
-        assert logits.dtype == torch.bfloat16
-        assert (logits - expected[: len(logits)]).abs().max() < 0.04 * expected.abs().max()
+    plain = low(ids)
+    cached = fed(low, ids, [5, 1])
+    padded = fed(low, ids, [5, 1], (0, 4))
+    assert plain.dtype == cached.dtype == padded.dtype == torch.bfloat16
+    assert_near(plain, expected, 0.04)
+    assert_near(cached, expected, 0.04)
+    assert_near(padded[0], expected[0], 0.04)
 
 
 @torch.no_grad()
@@ -311,7 +324,7 @@ def test_decoding_compiles_once():
         with torch.compiler.set_stance("fail_on_recompile"):
             for i in range(9, 40):
                 logits = compiled(ids[:, i : i + 1].contiguous(), cache=cache)
-                assert (logits - expected[:, i - 8 : i - 7]).abs().max() < 1e-5 * expected.abs().max()
+                assert_near(logits[:, 0], expected[:, i - 8])
 
 
 def test_rope_turns_the_worked_example():
@@ -328,9 +341,11 @@ def test_rope_depends_on_distance_only():
     assert cos.dtype == sin.dtype == torch.float32 and len(torch.unique(cos[:, 0])) == 600
     q, k = torch.randn(16), torch.randn(16)
 
+    def turn(features, position):
+        return apply_rope(features.view(1, 1, 1, 16), cos[position : position + 1], sin[position : position + 1])
+
     def score(i, j):
-        turned = [apply_rope(t.view(1, 1, 1, 16), cos[p : p + 1], sin[p : p + 1]) for t, p in ((q, i), (k, j))]
-        return (turned[0] * turned[1]).sum().item()
+        return (turn(q, i) * turn(k, j)).sum().item()
 
     assert score(7, 3) == pytest.approx(score(507, 503), abs=1e-4)
     assert abs(score(7, 3) - score(7, 4)) > 1e-3
@@ -348,8 +363,10 @@ def test_rope_equals_transformers_to_the_bit_far_out(D, scaling):
     for model in (ours, ours.bfloat16(), ours.to(torch.float32)):
         cos, sin = rope_tables(positions, model.model.frequencies)
         assert cos.dtype == torch.float32
-        assert torch.equal(cos, expected_cos[0]) and torch.equal(sin[:, D // 2 :], expected_sin[0, :, D // 2 :])
-        assert torch.equal(sin[:, : D // 2], -sin[:, D // 2 :])
+        minus, plus = sin.chunk(2, dim=1)
+        assert torch.equal(cos, expected_cos[0])
+        assert torch.equal(plus, expected_sin[0, :, D // 2 :])
+        assert torch.equal(minus, -plus)
     if scaling:
         ratio = rope_frequencies(D, 500000.0) / rope_frequencies(D, 500000.0, scaling)
         kept, divided = ratio == 1, ratio == scaling.factor
@@ -389,8 +406,10 @@ def test_rms_norm_is_the_formula():
     norm = RMSNorm(8, 1e-5)
     torch.nn.init.normal_(norm.weight)
     x = torch.randn(3, 8) * 10
-    expected = torch.stack([row / math.sqrt(sum(v * v for v in row.tolist()) / 8 + 1e-5) for row in x]) * norm.weight
-    assert torch.allclose(norm(x), expected, rtol=1e-5)
+    for row, out in zip(x, norm(x), strict=True):
+        mean_square = sum(value * value for value in row.tolist()) / 8
+        expected = row / math.sqrt(mean_square + 1e-5) * norm.weight
+        assert torch.allclose(out, expected, rtol=1e-5)
     low = norm(x.bfloat16())
     assert low.dtype == torch.bfloat16 and torch.equal(low, norm(x.bfloat16().float()).bfloat16())
 
@@ -422,9 +441,9 @@ def test_both_losses_in_chunks_equal_cross_entropy(rows, monkeypatch):
     assert each[[3, 7]].tolist() == [0, 0]
     assert fused.item() == pytest.approx(expected.sum().item(), rel=1e-12)
 
-    gradients = [torch.autograd.grad(loss, (x, w)) for loss in (expected.sum(), fused, -each.sum())]
-    for computed in gradients[1:]:
-        torch.testing.assert_close(computed, gradients[0])
+    wanted = torch.autograd.grad(expected.sum(), (x, w))
+    torch.testing.assert_close(torch.autograd.grad(fused, (x, w)), wanted)
+    torch.testing.assert_close(torch.autograd.grad(-each.sum(), (x, w)), wanted)
 
 
 @pytest.mark.parametrize("low", [False, True], ids=["float32", "bfloat16"])
@@ -442,7 +461,8 @@ def test_token_logprobs_of_a_model_weighed_one_by_one(name, low):
     assert not each[0, :5].any() and (each[0, 5:] < 0).all()
     assert each.sum().item() == pytest.approx(-loss.item(), rel=1e-5)
 
-    expected = model(ids).log_softmax(-1).gather(2, targets.clamp(min=0)[:, :, None])[:, :, 0]
+    logprobs = model(ids).log_softmax(-1)
+    expected = logprobs.gather(2, targets.clamp(min=0)[:, :, None]).squeeze(2)
     expected = expected.masked_fill(targets == IGNORE, 0)
     parameters = list(model.parameters())
     gradients = torch.autograd.grad((each * weights).sum(), parameters)
@@ -562,7 +582,9 @@ def test_recomputed_blocks_give_equal_gradients_and_save_less(name):
         loss.backward()
         results.append((saved, loss.detach(), [parameter.grad for parameter in model.parameters()]))
     (all_saved, loss, gradients), (fewer, again, others) = results
-    assert torch.equal(loss, again) and all(torch.equal(a, b) for a, b in zip(gradients, others, strict=True))
+    assert torch.equal(loss, again)
+    for gradient, other in zip(gradients, others, strict=True):
+        assert torch.equal(gradient, other)
     assert fewer < all_saved / 3
     with torch.no_grad():
         assert torch.equal(model(ids, targets), loss)
@@ -586,18 +608,24 @@ def test_initial_weights():
                 assert torch.all(parameter == (0 if name.endswith("bias") else 1)), name
                 continue
             writes = "o_proj" in name or "down_proj" in name
-            assert parameter.std().item() == pytest.approx(0.02 / math.sqrt(2 * 8) if writes else 0.02, rel=0.05), name
+            std = 0.02 / math.sqrt(2 * 8) if writes else 0.02
+            assert parameter.std().item() == pytest.approx(std, rel=0.05), name
 
 
 @pytest.mark.parametrize("family", [{}, {"tie_embeddings": False}, {"qkv_bias": True}, {"qk_norm": True}], ids=str)
 def test_weight_decay_is_for_the_matrices_inside_the_blocks(family):
     ours = Llama(ModelConfig(64, 16, 2, 4, 2, 32, 48, **family))
+    name_of = {id(parameter): name for name, parameter in ours.named_parameters()}
     decayed, others = ours.parameter_groups(0.1)
-    assert decayed["weight_decay"] == 0.1 and others["weight_decay"] == 0
-    names = {id(p): name for name, p in ours.named_parameters()}
-    assert sorted(names[id(p)] for p in decayed["params"] + others["params"]) == sorted(names.values())
-    kinds = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
-    assert {names[id(p)].split(".", 4)[-1] for p in decayed["params"]} == {f"{kind}.weight" for kind in kinds}
+    assert decayed["weight_decay"] == 0.1
+    assert others["weight_decay"] == 0
+
+    decayed_names = [name_of[id(parameter)] for parameter in decayed["params"]]
+    other_names = [name_of[id(parameter)] for parameter in others["params"]]
+    assert sorted(decayed_names + other_names) == sorted(name_of.values())
+    kinds = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
+    assert sorted({name.split(".")[-2] for name in decayed_names}) == kinds
+    assert all(name.endswith("_proj.weight") for name in decayed_names)
     assert ours.num_parameters() == sum(p.numel() for p in ours.parameters())
 
 
