@@ -132,7 +132,7 @@ def log_windows(path: str) -> None:
 
 # What goes wrong
 
-POINTS = {  # where a process can be when a signal comes
+POINTS = {  # where a process can be when a signal comes, or an error
     "write": (checkpoint, "save_file"),
     "fsync": (atomic, "_fsync"),
     "rename": (os, "rename"),
@@ -194,34 +194,29 @@ def poison(what: dict[str, Any]) -> None:
     replace_method(model.Llama, "forward", poisoned)
 
 
-def full_disk(number: int) -> None:
-    """There is no room for the optimizer's state of the `number`-th checkpoint."""
+def full_disk(what: dict[str, Any]) -> None:
+    """There is no room any more when this process comes to `point` for the `count`-th time."""
     count = counted()
+    if what["point"] == "write":  # safetensors has an error of its own
+        error = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    else:
+        error = OSError(28, "No space left on device")
 
-    def failing(save_file):
-        def save(tensors, path, *args):
-            if "optimizer" in str(path) and count() == number:
-                raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
-            return save_file(tensors, path, *args)
+    def failing(function):
+        def fail(*args, **kwargs):
+            if count() == what["count"]:
+                raise error
+            return function(*args, **kwargs)
 
-        return save
+        return fail
 
-    replace_method(checkpoint, "save_file", failing)
+    place, name = POINTS[what["point"]]
+    replace_method(place, name, failing)
 
 
-def full_log(number: int) -> None:
-    """There is no room for the `number`-th line of the journal."""
-    count = counted()
-
-    def failing(append):
-        def to_full_disk(path, values):
-            if count() == number:
-                raise OSError(28, "No space left on device")
-            append(path, values)
-
-        return to_full_disk
-
-    replace_method(journal, "_append", failing)
+def lock_wait(seconds: float) -> None:
+    """How long a held lock of out_dir is waited for."""
+    train.LOCK_WAIT_S = seconds
 
 
 def slow_save(seconds: float) -> None:
@@ -293,7 +288,7 @@ FAULTS = {
     "kill": kill,
     "poison": poison,
     "full_disk": full_disk,
-    "full_log": full_log,
+    "lock_wait": lock_wait,
     "slow_save": slow_save,
     "rank left out of the position": rank_left_out_of_the_position,
     "accumulation unweighted": accumulation_unweighted,

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import PYTHON, REPO, TINY, flags
-from ranks import Launch, finished, start
+from ranks import Done, Launch, finished, start
 from safetensors.torch import load_file
 
+import atomic
 import parallel
 
 # 8 windows a step: 1, 2 and 4 processes with 1, 2 and 4 micro-batches share them evenly. Clipping always bites.
@@ -225,19 +226,31 @@ def test_steps_with_nan_are_skipped_by_all_and_the_rank_is_named(data_dir, tmp_p
     assert (tmp_path / "off/latest").resolve().name == "step_0000004"
 
 
-def test_a_full_disk_and_an_uneven_split_are_one_line_for_all(data_dir, tmp_path):
-    settings = TINY | {"data": data_dir, "batch_size": 4, "out_dir": tmp_path / "out", "checkpoint_interval": 5}
-    done = start(2, settings, {"full_disk": 2}).wait()
-    assert done.returncode
+def one_error(done: Done) -> str:
+    """The single line that all processes of a failed run print together."""
+    assert done.returncode == 1
     (error,) = done.stderr.splitlines()
-    assert error.startswith(f"error: {tmp_path}/out/step_0000010 cannot be written: ") and "No space left" in error
-    assert f"the last complete checkpoint is {tmp_path}/out/step_0000005; make room" in error
-    assert (tmp_path / "out/latest").resolve().name == "step_0000005"
+    assert error.startswith("error: ")
+    return error
 
-    done = start(3, settings | {"batch_size": 1}).wait()
-    assert done.returncode
-    (error,) = done.stderr.splitlines()
-    assert error.startswith("error:") and "block_size x processes (32 x 3); try --batch_tokens=288" in error
+
+def test_an_error_of_process_0_alone_is_one_line_and_ends_all(data_dir, tmp_path):
+    """The others must not wait for it for ever: a disk that fills up, a folder that another run writes to."""
+    out = tmp_path / "out"
+    settings = TINY | {"data": data_dir, "batch_size": 4, "out_dir": out, "checkpoint_interval": 5}
+    error = one_error(start(2, settings, {"full_disk": {"point": "write", "count": 2}}).wait(60))
+    assert f"{out}/step_0000010 cannot be written: " in error and "No space left" in error
+    assert f"the last complete checkpoint is {out}/step_0000005; make room" in error
+    assert (out / "latest").resolve().name == "step_0000005"
+
+    with atomic.lock(out, 0):
+        done = start(2, settings, {"lock_wait": 0.1}).wait(60)
+    assert f"another process is writing to {out}" in one_error(done)
+
+
+def test_a_step_that_processes_cannot_share_is_one_line(data_dir, tmp_path):
+    done = start(3, TINY | {"data": data_dir, "batch_size": 1, "out_dir": tmp_path / "out"}).wait(60)
+    assert "block_size x processes (32 x 3); try --batch_tokens=288" in one_error(done)
 
 
 def test_torchrun_and_the_forked_ranks_of_these_tests_are_the_same(data_dir, tmp_path):

@@ -546,7 +546,7 @@ def test_a_full_memory_is_told_what_to_change(data_dir, tmp_path, monkeypatch):
 
 def test_a_disk_that_is_full_at_a_log_line_is_one_line_for_all_processes(data_dir, tmp_path):
     settings = TINY | {"data": data_dir, "batch_size": 4, "out_dir": tmp_path}
-    done = start(2, settings, {"full_log": 7}).wait()
+    done = start(2, settings, {"full_disk": {"point": "append", "count": 7}}).wait()
     assert done.returncode
     assert done.stderr.splitlines() == ["error: [Errno 28] No space left on device"]
 
