@@ -58,7 +58,7 @@ class Launch:
         self.launcher = FORKED.Process(target=launch, args=(processes, self.folder, task, *args))
         self.launcher.start()
 
-    def wait(self, timeout_s: float = 300) -> Done:
+    def wait(self, timeout_s: float = 180) -> Done:
         """Wait for the launcher to end. Ranks outlive a launcher that was killed."""
         self.launcher.join(timeout_s)
         if self.launcher.exitcode is None:
