@@ -40,10 +40,12 @@ def string_array(values: list[str]) -> pa.Array:
     Raises ValueError for 2 GB or more.
     """
     data = [value.encode() for value in values]
-    ends = np.cumsum([0, *map(len, data)])
-    if ends[-1] >= 1 << 31:
-        raise ValueError(f"a document of {max(map(len, data)) / 1e9:.1f} GB: 2 GB is the most; cut the file up")
-    return pa.StringArray.from_buffers(len(data), pa.py_buffer(ends.astype(np.int32)), pa.py_buffer(b"".join(data)))
+    sizes = [len(value) for value in data]
+    offsets = np.cumsum([0, *sizes])  # where each value begins, and the end of the last
+    if offsets[-1] >= 1 << 31:
+        raise ValueError(f"a document of {max(sizes) / 1e9:.1f} GB: 2 GB is the most; cut the file up")
+    offsets_buffer = pa.py_buffer(offsets.astype(np.int32))
+    return pa.StringArray.from_buffers(len(data), offsets_buffer, pa.py_buffer(b"".join(data)))
 
 
 class DocumentWriter:
@@ -62,9 +64,13 @@ class DocumentWriter:
             self._flush()
 
     def _flush(self) -> None:
-        columns = [string_array([getattr(row, name) for row in self.rows]) for name in SCHEMA.names]
+        columns = []
+        for name in SCHEMA.names:
+            values = [getattr(row, name) for row in self.rows]
+            columns.append(string_array(values))
         self.writer.write_table(pa.table(columns, schema=SCHEMA))
-        self.rows, self.waiting_bytes = [], 0
+        self.rows = []
+        self.waiting_bytes = 0
 
     def close(self, counts: dict[str, Any]) -> None:
         """Write what waits, the counts and the footer."""
@@ -81,11 +87,13 @@ def read_counts(path: str | Path) -> dict[str, Any]:
 
 def read_documents(path: Path, columns: tuple = ("id", "text"), rows: np.ndarray | None = None) -> Iterator[tuple]:
     """Yield tuples of `columns` from one document part, or from these of its `rows` (ascending); in bounded memory."""
-    for batch in pq.ParquetFile(path).iter_batches(batch_size=1024, columns=list(columns), use_threads=False):
-        found = [batch.column(name) for name in columns]
+    file = pq.ParquetFile(path)
+    for batch in file.iter_batches(batch_size=1024, columns=list(columns), use_threads=False):
+        batch_columns = [batch.column(name) for name in columns]
         if rows is None:
-            yield from zip(*(column.to_pylist() for column in found), strict=True)
-        else:
-            here = rows[rows < batch.num_rows].tolist()
-            yield from (tuple(column[row].as_py() for column in found) for row in here)  # batch.take imports too much
-            rows = rows[len(here) :] - batch.num_rows
+            yield from zip(*(column.to_pylist() for column in batch_columns), strict=True)
+            continue
+        in_batch = rows[rows < batch.num_rows]
+        for row in in_batch.tolist():
+            yield tuple(column[row].as_py() for column in batch_columns)  # batch.take imports too much
+        rows = rows[len(in_batch) :] - batch.num_rows  # counted from the next batch

@@ -46,14 +46,24 @@ APOSTROPHES = re.compile("''+")
 ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|\w{2,31});")
 # The joiners U+200C and U+200D are not among what is removed: Persian and Hindi need them.
 SPACES = dict.fromkeys("\xa0\u2002\u2003\u2009\u200a\u202f", " ")
-SPACES |= dict.fromkeys("\xad\u200b\u200e\u200f\u2060\ufeff", "")
+NOTHING = dict.fromkeys("\xad\u200b\u200e\u200f\u2060\ufeff", "")
 
 AFTER_BRACKET = re.compile(r"\([\s,;:]++")
 AFTER_WIDE_BRACKET = re.compile(r"（[\s,;:，、；：]++")
 EMPTY_BRACKETS = re.compile(r"\(\)(?<![A-Za-z0-9_]\(\))")  # f() stays
 SEVERAL_SPACES = re.compile("  +")
-UNTIDY = {" ,": ",", ",,": ",", " )": ")", ";)": ")", ",)": ")", " . ": ". ", " .\n": ".\n"}
-UNTIDY |= {"（）": "", "，）": "）", "；）": "）"}
+UNTIDY = {
+    " ,": ",",
+    ",,": ",",
+    " )": ")",
+    ";)": ")",
+    ",)": ")",
+    " . ": ". ",
+    " .\n": ".\n",
+    "（）": "",
+    "，）": "）",
+    "；）": "）",
+}
 LINE_START = re.compile(r"\n[ \t]+")
 LIST_ITEM = re.compile(r"\n(-{4,}|[*#:;]+)[ \t]*([^\n]*)")
 HEADING = re.compile(r"\n(==+|=(?=[^\n]*=[ \t]*\n))([^\n]*)")  # = a =; what begins with == is one without its end
@@ -61,9 +71,13 @@ STRAY = re.compile(r"(?i)\{\{+|\}\}+|\[\[+|\]\]+|\{\||\|thumb|'''+|</?ref\w*(?:[
 HIDDEN = frozenset({"file", "image", "media", "category"})  # these names count in every wiki
 
 
+# --- the whole ---
+
+
 def hidden_namespaces(names: Iterable[str]) -> frozenset[str]:
     """What `plain_text` needs to know of a wiki: its names of namespaces -2, 6 and 14 (media, files, categories)."""
-    return HIDDEN | {name.replace("_", " ").strip().lower() for name in names}
+    local = {name.replace("_", " ").strip().lower() for name in names}
+    return HIDDEN | local
 
 
 def is_redirect(wikitext: str) -> bool:
@@ -77,24 +91,45 @@ def plain_text(wikitext: str, hidden: frozenset[str] = HIDDEN) -> str:
     hidden: lower-case names of the namespaces whose links show no text, see `hidden_namespaces`. Formulas stay as LaTeX
     between dollars and code as it is. What is never closed loses its mark, not the text after it. Time is linear.
     """
-    kept: list[str] = []  # the text of elements that no later step may touch; \0 and its number stand for it
     text = "\n" + wikitext.replace("\0", "") + "\n"
-    text = nested(ELEMENT.sub(lambda match: element(match, kept), text), "{{", "}}", template)
-    text = nested(text, "<table", "</table>", lambda inside: "")
-    text = TABLE_MARK.sub(r"\n\1", TAG.sub(lambda match: "\n" if match[1] else "", text))
-    text = TABLE_ROW.sub("", nested(text, "\n{|", "\n|}", lambda inside: ""))
-    text = EXTERNAL_LINK.sub(r"\1", nested(text, "-{", "}-", conversion))
-    text = EXTERNAL_LINK.sub(r"\1", nested(text, "[[", "]]", lambda inside: link(inside, hidden)))
+    kept: list[str] = []  # the text of elements that no later step may touch; \0 and its number stand for it
+
+    # elements, templates
+    text = ELEMENT.sub(lambda match: element(match, kept), text)
+    text = nested(text, "{{", "}}", template)
+
+    # tables
+    text = nested(text, "<table", "</table>", nothing)
+    text = TAG.sub(lambda match: "\n" if match[1] else "", text)
+    text = TABLE_MARK.sub(r"\n\1", text)
+    text = nested(text, "\n{|", "\n|}", nothing)
+    text = TABLE_ROW.sub("", text)
+
+    # conversion marks, links
+    text = nested(text, "-{", "}-", conversion)
+    text = EXTERNAL_LINK.sub(r"\1", text)
+    text = nested(text, "[[", "]]", lambda inside: link(inside, hidden))
+    text = EXTERNAL_LINK.sub(r"\1", text)
     text = OPEN_LINK.sub(lambda match: "" if match[1].strip().lower() in hidden else match[0], text)
-    text = sections(LIST_ITEM.sub(list_item, tidy(characters(text))))
+
+    # characters, lists, headings
+    text = characters(text)
+    text = tidy(text)
+    text = LIST_ITEM.sub(list_item, text)
+    text = sections(text)
     return re.sub("\0(\\d+)\0", lambda match: kept[int(match[1])], text).strip()
+
+
+# --- elements: <ref>, <math>, <code> ... ---
 
 
 def element(match: re.Match, kept: list[str]) -> str:
     """Nothing for comments, notes and pictures; for formulas and code a mark that points into `kept`."""
-    name, content = (match[1] or "").lower(), match[2] or ""
-    if name in ("math", "chem", "ce"):  # LaTeX; a backslash before the end stood for a space
-        kept.append("$" + MATHS_MARKS.sub(r"\g<0> ", " ".join(content.split()).rstrip("\\")) + "$")
+    name = (match[1] or "").lower()
+    content = match[2] or ""
+    if name in ("math", "chem", "ce"):
+        latex = " ".join(content.split()).rstrip("\\")  # a backslash at the end stood before a space
+        kept.append("$" + MATHS_MARKS.sub(r"\g<0> ", latex) + "$")
     elif name in ("nowiki", "code", "pre", "source", "syntaxhighlight"):
         kept.append(entities(re.sub(r"(?i)</?nowiki\s*/?>", "", content)))
     else:
@@ -102,34 +137,62 @@ def element(match: re.Match, kept: list[str]) -> str:
     return f"\0{len(kept) - 1}\0"
 
 
+# --- what nests: templates, tables, conversion marks, links ---
+
+
 def nested(text: str, opening: str, closing: str, render: Callable[[str], str]) -> str:
-    """`text` with render(inside) for each balanced pair of marks, the innermost first; marks without a partner stay."""
+    """`text` with render(inside) for each balanced pair of marks, the innermost first; marks without a partner stay.
+
+    With "[[", "]]" and a `render` that puts what is inside between < and >, for the text "a [[b [[c]] d]] e":
+
+        read            pieces                              opened (places of opening marks in pieces)
+        a               "a "
+        [[b             "a ", "[[", "b "                    1
+        [[c]] d         "a ", "[[", "b ", "[[", "c"         1, 3     then ]] closes the one at 3:
+                        "a ", "[[", "b ", "<c>", " d"       1        then ]] closes the one at 1:
+        ]] e            "a ", "<b <c> d>", " e"
+    """
     first, *rest = text.split(opening)
-    pieces, opened = [first], []  # opened: where in pieces
+    pieces = [first]
+    opened: list[int] = []
     for part in rest:
-        inside, *after = part.split(closing)
+        inside, *after_closing = part.split(closing)
         if len(opened) < 100:  # deeper than in any article; without a limit the joins are quadratic in the depth
             opened.append(len(pieces))
-        pieces += opening, inside
-        for piece in after:
+        pieces += [opening, inside]
+        for after in after_closing:
             if opened:
                 start = opened.pop()
-                pieces[start:] = [render("".join(pieces[start + 1 :])), piece]
+                rendered = render("".join(pieces[start + 1 :]))
+                pieces[start:] = [rendered, after]
             else:
-                pieces += closing, piece
+                pieces += [closing, after]
     return "".join(pieces)
+
+
+def nothing(inside: str) -> str:
+    """A table shows no prose."""
+    return ""
 
 
 def template(inside: str) -> str:
     """The words of the sentence in a template: `lang|fr|mot` -> mot, `convert|20|mi|km` -> 20 mi; of most, nothing."""
     name, _, rest = inside.partition("|")
     name = name.strip().lower()
-    if name in FIRST or name in LAST or name in ("convert", "chem") or name.startswith("lang-"):
-        words = [NUMBERED.sub("", i).strip() for i in TARGET.sub("[[", rest).split("|") if not OPTION.match(i)]
-        if name == "convert":  # 20|mi|km, or 20|to|30|mi|km
-            return " ".join(words[: 4 if words[1:2] and words[1] in "-–to and or by" else 2])
-        return "".join(words if name == "chem" else words[:1] if name in FIRST else words[-1:])
-    return SIGNS.get(name, "")
+    has_words = name in FIRST or name in LAST or name in ("convert", "chem") or name.startswith("lang-")
+    if not has_words:
+        return SIGNS.get(name, "")
+
+    arguments = TARGET.sub("[[", rest).split("|")
+    words = [NUMBERED.sub("", argument).strip() for argument in arguments if not OPTION.match(argument)]
+    if name == "convert":
+        is_range = len(words) > 1 and words[1] in "-–to and or by"  # 20|to|30|mi|km
+        return " ".join(words[:4] if is_range else words[:2])
+    if name == "chem":
+        return "".join(words)
+    if name in FIRST:
+        return "".join(words[:1])
+    return "".join(words[-1:])
 
 
 def conversion(inside: str) -> str:
@@ -137,7 +200,8 @@ def conversion(inside: str) -> str:
     flags, text = FLAGS.match(inside).groups()
     if flags and flags.strip() in "HT-":
         return ""
-    return variant[1].strip() if (variant := VARIANT.search(text)) else text
+    variant = VARIANT.search(text)
+    return variant[1].strip() if variant else text
 
 
 def link(inside: str, hidden: frozenset[str]) -> str:
@@ -145,11 +209,19 @@ def link(inside: str, hidden: frozenset[str]) -> str:
     target, bar, label = inside.lstrip().partition("|")
     if ":" in target:
         namespace, _, title = target.partition(":")
-        if namespace.strip().lower() in hidden or INTERLANGUAGE.match(target) or (namespace and MEDIA.match(title)):
+        is_hidden = namespace.strip().lower() in hidden
+        is_media = bool(namespace) and MEDIA.match(title)
+        if is_hidden or is_media or INTERLANGUAGE.match(target):
             return ""
-    if bar and not label.strip():
+
+    if not bar:
+        return target.removeprefix(":")
+    if not label.strip():
         return PIPE_TRICK.sub("", target.rpartition(":")[2])
-    return label if bar else target.removeprefix(":")
+    return label
+
+
+# --- characters ---
 
 
 def entities(text: str) -> str:
@@ -161,44 +233,68 @@ def characters(text: str) -> str:
     """`text` without bold, italics and switches like __NOTOC__, its entities resolved, all spaces of one kind."""
     # the switches are upper-case in every script that has case; __init__ is a word
     text = MAGIC.sub(lambda match: "" if match[1] == match[1].upper() else match[0], text)
-    text = "\n".join(apostrophes(line) if "'''" in line else line for line in text.split("\n"))
-    text = entities(APOSTROPHES.sub("", text))
-    for character, plain in SPACES.items():
+    text = "\n".join(without_bold(line) if "'''" in line else line for line in text.split("\n"))
+    text = APOSTROPHES.sub("", text)
+    text = entities(text)
+    for character, plain in (SPACES | NOTHING).items():
         text = text.replace(character, plain)
     return text
 
 
-def apostrophes(line: str) -> str:
-    """A line without bold. If bold and italics are both odd in number, as in l'''Avare'', one apostrophe is meant."""
+def without_bold(line: str) -> str:
+    """A line without bold and italics.
+
+    If both are odd in number, as in l'''Avare'', one apostrophe is meant: l'Avare.
+    """
     runs = [len(run) for run in APOSTROPHES.findall(line)]
-    if sum(run != 2 for run in runs) % 2 and sum(run == 2 or run > 4 for run in runs) % 2:
+    bold = sum(run != 2 for run in runs)
+    italics = sum(run == 2 or run > 4 for run in runs)
+    if bold % 2 and italics % 2:
         line = re.sub(r"'''(?<=\w''')(?!')", "'", line, count=1)
     return APOSTROPHES.sub(lambda match: "'" if len(match[0]) == 4 else "", line)
 
 
 def tidy(text: str) -> str:
     """`text` without the marks that have no partner and the empty brackets and spaces that removals leave."""
-    text = AFTER_WIDE_BRACKET.sub("（", AFTER_BRACKET.sub("(", STRAY.sub(" ", text)))
-    text = SEVERAL_SPACES.sub(" ", EMPTY_BRACKETS.sub(" ", text))
+    text = STRAY.sub(" ", text)
+    text = AFTER_BRACKET.sub("(", text)
+    text = AFTER_WIDE_BRACKET.sub("（", text)
+    text = EMPTY_BRACKETS.sub(" ", text)
+    text = SEVERAL_SPACES.sub(" ", text)
     for wrong, right in UNTIDY.items():
         text = text.replace(wrong, right)
     return LINE_START.sub("\n", text)
 
 
+# --- lists and headings ---
+
+
 def list_item(match: re.Match) -> str:
     """Two spaces for each level above and "- "; nothing for an empty item; a term and its definition on one line."""
     marks, text = match.groups()
-    bullet = "  " * (marks.count("*") + marks.count("#") - 1) + "- " if marks[-1] in "*#" else ""
-    return f"\n{bullet}{text.replace(' : ', ': ', 1) if marks[-1] == ';' else text}" if text else ""
+    if not text:
+        return ""
+    kind = marks[-1]
+    if kind == ";":
+        return "\n" + text.replace(" : ", ": ", 1)
+    if kind in "*#":
+        level = marks.count("*") + marks.count("#")
+        return "\n" + "  " * (level - 1) + "- " + text
+    return "\n" + text
 
 
 def sections(text: str) -> str:
     """`text` with its headings as lines of their own, those left out under which no text is left."""
-    text, *rest = HEADING.split(text)
-    pieces, waiting = [text], []  # waiting: headings, from the outermost in, that have had no text yet
-    for level, title, body in zip(rest[::3], rest[1::3], rest[2::3], strict=True):
-        waiting = [heading for heading in waiting if heading[0] < len(level)] + [(len(level), title.strip("= \t"))]
-        if body.strip():
-            pieces += [f"\n\n{title}" for _, title in waiting] + ["\n", body.strip("\n")]
-            waiting = []
+    lead, *rest = HEADING.split(text)
+    pieces = [lead]
+    waiting: list[tuple[int, str]] = []  # (level, title) of headings, from the outermost in, without text until now
+    for marks, title, body in zip(rest[::3], rest[1::3], rest[2::3], strict=True):
+        level = len(marks)
+        waiting = [heading for heading in waiting if heading[0] < level]
+        waiting.append((level, title.strip("= \t")))
+        if not body.strip():
+            continue
+        pieces += [f"\n\n{title}" for _, title in waiting]
+        pieces += ["\n", body.strip("\n")]
+        waiting = []
     return "".join(pieces)

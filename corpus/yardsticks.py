@@ -21,7 +21,8 @@ GROUP_TOKENS = 2_000_000  # n-grams in memory at once; each needs some 40 bytes
 def measure(train: Shards, val: Shards, tokenizer: Tokenizer) -> dict[str, float]:
     """Bits per byte of the validation text for each yardstick: {"xz -9": 1.9, "bigram": 2.0, "trigram": 1.7}."""
     val_ids = val.all(VAL_TOKENS)
-    text = tokenizer.decode(val_ids[val_ids != tokenizer.end_of_text].tolist()).encode()
+    text_ids = val_ids[val_ids != tokenizer.end_of_text]
+    text = tokenizer.decode(text_ids.tolist()).encode()
     return bits_per_byte(train.all(TRAIN_TOKENS), val_ids, text, tokenizer.vocab_size)
 
 
@@ -54,9 +55,7 @@ def ngram_nats(train: np.ndarray, val: np.ndarray, vocab_size: int, order: int) 
     return float(-np.log(p).sum())
 
 
-def count_ngrams(
-    train: np.ndarray, val: np.ndarray, vocab_size: int, n: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def count_ngrams(train: np.ndarray, val: np.ndarray, vocab_size: int, n: int) -> tuple[np.ndarray, ...]:
     """For each n-gram hw of `val`: c(hw), c(h) and t(h) in `train`; three arrays of len(val) - n + 1 numbers.
 
     Bounded memory: the n-grams of `train` are counted group by group. A group holds the n-grams whose number leaves
@@ -67,15 +66,16 @@ def count_ngrams(
     """
     wanted = number_ngrams(val, vocab_size, n)
     wanted_contexts = wanted // vocab_size
-    c_hw = np.zeros(len(wanted), dtype=np.int64)
-    c_h = np.zeros(len(wanted), dtype=np.int64)
-    t_h = np.zeros(len(wanted), dtype=np.int64)
+    c_hw = np.zeros(len(wanted), np.int64)
+    c_h = np.zeros(len(wanted), np.int64)
+    t_h = np.zeros(len(wanted), np.int64)
 
     groups = -(-len(train) // GROUP_TOKENS)
     for group in range(groups):
-        ngrams, counts = np.unique(ngrams_of_group(train, vocab_size, n, group, groups), return_counts=True)
-        if not len(ngrams):
+        numbers = ngrams_of_group(train, vocab_size, n, group, groups)
+        if not len(numbers):
             continue
+        ngrams, counts = np.unique(numbers, return_counts=True)
         contexts, starts = np.unique(ngrams // vocab_size, return_index=True)
         totals = np.add.reduceat(counts, starts)
         followers = np.diff(starts, append=len(ngrams))
@@ -92,8 +92,10 @@ def ngrams_of_group(tokens: np.ndarray, vocab_size: int, n: int, group: int, gro
         return number_ngrams(tokens, vocab_size, n)
     found = []
     for start in range(0, len(tokens) - n + 1, GROUP_TOKENS):
-        numbers = number_ngrams(tokens[start : start + GROUP_TOKENS + n - 1], vocab_size, n)
-        found.append(numbers[numbers % groups == group])
+        some = tokens[start : start + GROUP_TOKENS + n - 1]
+        numbers = number_ngrams(some, vocab_size, n)
+        in_group = numbers % groups == group
+        found.append(numbers[in_group])
     return np.concatenate(found)
 
 
@@ -108,5 +110,6 @@ def number_ngrams(tokens: np.ndarray, vocab_size: int, n: int) -> np.ndarray:
 
 def look_up(wanted: np.ndarray, keys: np.ndarray, values: np.ndarray) -> np.ndarray:
     """The value of each wanted key, 0 where it is absent. keys: sorted."""
-    i = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    return np.where(keys[i] == wanted, values[i], 0)
+    places = np.searchsorted(keys, wanted)
+    places = np.minimum(places, len(keys) - 1)
+    return np.where(keys[places] == wanted, values[places], 0)
