@@ -1,12 +1,13 @@
 """What wikitext.plain_text is measured by, on slices of real dumps: left-over marks, and the words of a careful parse.
 
-    python benchmarks/wikitext_reference.py ../shared/data/wiki/xml/*.bz2
+    python benchmarks/wikitext_reference.py --dumps='dumps/*.xml.bz2'
 
-A row per dump: articles, left-over marks in all of them, recall and precision of words, MB/s of wikitext beside bz2
+For each dump: articles, left-over marks in all of them, recall and precision of words, MB/s of wikitext beside bz2
 and, where they are installed, wikiextractor, wikitextparser and mwparserfromhell (on a sample; one run each).
 """
 
 import bz2
+import glob
 import html
 import itertools
 import re
@@ -14,27 +15,18 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from any folder
 
+import configurator
 from corpus.wikitext import hidden_namespaces, is_redirect, plain_text
 
 MARKS = re.compile(r"\{\{|\}\}|\[\[|\]\]|<ref|\{\||\|thumb|'''|^==|__[A-Z]{3,}__|</?[a-z]+>|&[a-z]+;", re.M)
 EXEMPT = re.compile(r"<(math|chem|ce|code|pre|source|syntaxhighlight|nowiki)\b[^<>]*(?<!/)>(.*?)</\1\s*>", re.S | re.I)
-DROPPED = {
-    "ref",
-    "references",
-    "table",
-    "gallery",
-    "timeline",
-    "imagemap",
-    "score",
-    "templatedata",
-    "mapframe",
-    "graph",
-}
+DROPPED = set("ref references table gallery timeline imagemap score templatedata mapframe graph".split())
 CELL = re.compile(r"</?t[dhr]\b[^<>]*>", re.I)  # their ends may be left out, and mwparserfromhell's then are
 LANGUAGE = re.compile(r"[a-z]{2,3}(-[a-z]+)*|simple")
 
@@ -163,44 +155,90 @@ def speed(convert: Callable[[str], object], texts: list[str], runs: int = 1) -> 
     return sum(len(text.encode()) for text in texts) / best / 1e6
 
 
-def main(paths: list[str]) -> None:
-    """Print what the module's docstring says."""
+# --- the report ---
+
+
+@dataclass(frozen=True)
+class ReferenceConfig:
+    """Settings of `python benchmarks/wikitext_reference.py`."""
+
+    dumps: str = ""  # pattern of MediaWiki dumps, '.xml.bz2'
+    stride: int = 1  # of so many articles one is parsed for its words
+
+
+@dataclass
+class Comparison:
+    """The words of our text and of the careful parse, over the articles of a dump."""
+
+    ours: int = 0
+    theirs: int = 0
+    both: int = 0
+    missing: Counter = field(default_factory=Counter)
+    extra: Counter = field(default_factory=Counter)
+    articles: list[tuple] = field(default_factory=list)  # (recall, precision, words of the parse, title)
+
+    def add(self, title: str, have: Counter, want: Counter) -> None:
+        """Count the words of one article: ours and those of the parse."""
+        shared = (have & want).total()
+        self.ours += have.total()
+        self.theirs += want.total()
+        self.both += shared
+        self.missing += want - have
+        self.extra += have - want
+        recall = shared / max(1, want.total())
+        precision = shared / max(1, have.total())
+        self.articles.append((recall, precision, want.total(), title))
+
+    def show(self) -> None:
+        """Print the totals, the worst articles and the most frequent differences."""
+        recall = self.both / max(1, self.theirs)
+        precision = self.both / max(1, self.ours)
+        print(f"  recall {recall:.4f} precision {precision:.4f} of {self.theirs:,} words")
+        least_recall = sorted(self.articles)[:5]
+        print("  least recall:", *(f"{r:.3f} {title} ({n})" for r, _, n, title in least_recall), sep="  ")
+        least_precision = sorted(self.articles, key=lambda article: article[1])[:5]
+        print("  least precision:", *(f"{p:.3f} {title} ({n})" for _, p, n, title in least_precision), sep="  ")
+        print("  missing:", *(f"{word} {count}" for word, count in self.missing.most_common(25)))
+        print("  extra:", *(f"{word} {count}" for word, count in self.extra.most_common(25)))
+
+
+def bz2_speed(path: str) -> float:
+    """MB of XML a second that Python's bz2 decompresses."""
+    start_s = time.perf_counter()
+    size = len(bz2.BZ2Decompressor().decompress(Path(path).read_bytes()))
+    return size / (time.perf_counter() - start_s) / 1e6
+
+
+def report(path: str, stride: int) -> None:
+    """Print what the module's docstring says of one dump."""
+    articles = list(pages(path))
+    hidden = hidden_of(path)
+    left: Counter = Counter()
+    comparison = Comparison()
+    for i, (title, wikitext) in enumerate(articles):
+        text = plain_text(wikitext, hidden)
+        left += marks(text, wikitext, hidden)
+        if i % stride == 0:
+            comparison.add(title, words(text), words(careful_text(wikitext, hidden)))
+    print(f"{Path(path).name}: {len(articles)} articles, marks {dict(left)}")
+    comparison.show()
+
+    texts = [wikitext for _, wikitext in articles]
+    sample = list(itertools.islice((text for text in texts[::7] if len(text) < 100_000), 12))
+    speeds = {"bz2": bz2_speed(path), "plain_text": speed(lambda text: plain_text(text, hidden), texts, 3)}
+    for name, convert in libraries().items():
+        speeds[name] = speed(convert, sample)
+    print("  MB/s:", *(f"{name} {value:.1f}" for name, value in speeds.items()))
+
+
+def main(cfg: ReferenceConfig) -> None:
+    """Report every dump."""
+    paths = sorted(glob.glob(cfg.dumps))
+    if not paths:
+        raise ValueError(f"--dumps={cfg.dumps}: no such file; give a quoted pattern such as 'dumps/*.xml.bz2'")
     for path in paths:
-        articles, hidden = list(pages(path)), hidden_of(path)
-        left, ours, theirs, both, worst = Counter(), 0, 0, 0, []
-        missing, extra = Counter(), Counter()
-        for i, (title, wikitext) in enumerate(articles):
-            text = plain_text(wikitext, hidden)
-            left += marks(text, wikitext, hidden)
-            if i % STRIDE == 0:
-                have, want = words(text), words(careful_text(wikitext, hidden))
-                shared = (have & want).total()
-                ours, theirs, both = ours + have.total(), theirs + want.total(), both + shared
-                worst.append((shared / max(1, want.total()), shared / max(1, have.total()), want.total(), title))
-                missing += want - have
-                extra += have - want
-        texts = [wikitext for _, wikitext in articles]
-        sample = list(itertools.islice((i for i in texts[::7] if len(i) < 100_000), 12))
-        start_s = time.perf_counter()
-        size = len(bz2.BZ2Decompressor().decompress(Path(path).read_bytes()))
-        bz2_speed = size / (time.perf_counter() - start_s) / 1e6
-        print(f"{Path(path).name}: {len(articles)} articles, marks {dict(left)}")
-        print(f"  recall {both / theirs:.4f} precision {both / ours:.4f} of {theirs:,} words")
-        print("  least recall:", *(f"{r:.3f} {title} ({n})" for r, _, n, title in sorted(worst)[:5]), sep="  ")
-        print(
-            "  least precision:",
-            *(f"{p:.3f} {title} ({n})" for _, p, n, title in sorted(worst, key=lambda i: i[1])[:5]),
-            sep="  ",
-        )
-        print("  missing:", *(f"{word} {n}" for word, n in missing.most_common(25)))
-        print("  extra:", *(f"{word} {n}" for word, n in extra.most_common(25)))
-        speeds = {"bz2": bz2_speed, "plain_text": speed(lambda text, names=hidden: plain_text(text, names), texts, 3)}
-        speeds |= {name: speed(convert, sample) for name, convert in libraries().items()}
-        print("  MB/s:", *(f"{name} {value:.1f}" for name, value in speeds.items()))
-
-
-STRIDE = 1  # every so many article is parsed for its words
+        report(path, cfg.stride)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    configurator.run(main, ReferenceConfig, show=False)
