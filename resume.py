@@ -92,12 +92,18 @@ def find_own_checkpoint(out_dir: Path) -> tuple[Path | None, list[str]]:
     checkpoints and none is complete: a run that began anew would delete them.
     """
     latest = out_dir / "latest"
-    if latest.exists():
-        return out_dir / latest.resolve().name, []
+    if latest.is_dir():
+        folder = out_dir / latest.resolve().name  # its name says the step
+        return folder if folder.is_dir() else latest, []
 
     newest = checkpoint.newest_complete(out_dir)
     if newest is not None:
-        state = "points nowhere" if latest.is_symlink() else "is missing"
+        if latest.is_symlink():
+            state = "points nowhere"
+        elif latest.exists():
+            state = "is a file, not a link"  # what some programs make of a link when they copy it
+        else:
+            state = "is missing"
         return newest, [f"note: {latest} {state}; {newest.name} is the newest complete checkpoint"]
 
     damaged = checkpoint.step_folders(out_dir)

@@ -55,6 +55,23 @@ def test_where_latest_points_nowhere_the_newest_complete_checkpoint_counts(copy,
     assert same_weights(copy, run_dir)
 
 
+def test_a_copy_in_which_links_became_text_or_folders_goes_on(copy, run_dir, data_dir, capsys, tmp_path):
+    (copy / "latest").unlink()
+    (copy / "latest").write_text("step_0000020")
+    train.main(config(data_dir, copy, max_iters=22))
+    assert f"note: {copy}/latest is a file, not a link; step_0000020 is the newest" in capsys.readouterr().out
+
+    followed = Path(shutil.copytree(run_dir, tmp_path / "followed", symlinks=False))
+    train.main(config(data_dir, followed, max_iters=22))
+    assert same_weights(copy, followed) and (followed / "latest").is_symlink()
+
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "latest").symlink_to(run_dir / "step_0000020")
+    train.main(config(data_dir, outside, max_iters=22))
+    assert same_weights(copy, outside)
+
+
 def test_a_run_with_damaged_checkpoints_alone_does_not_begin_anew(copy, data_dir):
     (copy / "latest").unlink()
     for step in ("step_0000010", "step_0000020"):
