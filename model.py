@@ -694,7 +694,8 @@ class Llama(nn.Module):
             rows = rows.detach()
             weight = weight.detach()
         if per_token:
-            return TokenLogprobs.apply(rows, weight, targets.flatten()).view(targets.shape)
+            logprobs = TokenLogprobs.apply(rows, weight, targets.flatten())  # (N,)
+            return logprobs.view(targets.shape).clone()  # (B, T); a copy, for FSDP warns of views
         return LinearCrossEntropy.apply(rows, weight, targets.flatten())
 
     def token_logprobs(self, ids: Tensor, targets: Tensor) -> Tensor:

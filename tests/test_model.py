@@ -9,11 +9,13 @@ import torch.nn.functional as F
 from conftest import examples
 from hypothesis import given
 from hypothesis import strategies as st
+from ranks import Launch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
+import parallel
 from hf_config import hf_config
 from model import (
     IGNORE,
@@ -471,6 +473,33 @@ def test_token_logprobs_of_a_model_weighed_one_by_one(name, low):
     assert (each - expected).abs().max() < tolerance
     for computed, wanted in zip(gradients, expected_gradients, strict=True):
         assert (computed - wanted).norm() < tolerance * wanted.norm()
+
+
+def weigh_tokens_as_a_rank() -> None:
+    """Gradients of weighted token_logprobs by DDP and by FSDP equal those of one process on the same batch."""
+    world = parallel.World()
+    world.start(torch.device("cpu"))
+    alone = random_model(GROUPED)
+    replicated = torch.nn.parallel.DistributedDataParallel(random_model(GROUPED))
+    divided = random_model(GROUPED)
+    parallel.shard(divided, torch.device("cpu"), torch.float32)
+
+    torch.manual_seed(1)
+    ids, targets = torch.randint(0, 96, (2, 3, 40))
+    weights = torch.randn(3, 40)
+    (alone.token_logprobs(ids, targets) * weights).sum().backward()
+    (replicated(ids, targets, per_token=True) * weights).sum().backward()
+    (divided.token_logprobs(ids, targets) * weights).sum().backward()
+    for name, parameter in alone.named_parameters():
+        torch.testing.assert_close(replicated.module.get_parameter(name).grad, parameter.grad)
+        torch.testing.assert_close(divided.get_parameter(name).grad.full_tensor(), parameter.grad)
+    world.stop()
+
+
+def test_token_logprobs_of_several_processes_equal_those_of_one():
+    done = Launch(2, weigh_tokens_as_a_rank).wait()
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr, "FSDP warns of outputs that are views"
 
 
 @pytest.mark.parametrize("C", [8, 128, 600])
