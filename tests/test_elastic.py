@@ -39,12 +39,13 @@ def test_processes_killed_and_resumed_as_others_read_each_index_once(data_dir, t
     stop = {"who": "one", "signal": "SIGTERM", "rank": 0, "point": "backward", "count": 40}
     kept: dict[int, list[tuple[int, int]]] = {}
     step = 0
-    for processes, kill in [(4, kill_all), (1, stop), (2, None)]:
+    for processes, batch_size, kill in [(4, 2, kill_all), (1, 4, stop), (2, 4, None)]:
         log = tmp_path / f"processes{processes}"
         faults = {"log_windows": str(log)}
         if kill is not None:
             faults["kill"] = kill
-        done = start(processes, settings | {"batch_size": min(4, STEP_WINDOWS // processes)}, faults).wait()
+        settings["batch_size"] = batch_size
+        done = start(processes, settings, faults).wait()
         assert (done.returncode == 0) == (kill is None), done.stderr
 
         read = read_log(log)
@@ -53,7 +54,9 @@ def test_processes_killed_and_resumed_as_others_read_each_index_once(data_dir, t
         step = checkpoint.read_state(out / "latest")["step"]
         assert step > begun
 
-        trained = {position: read.pop(position) for position in sorted(read) if position < step * STEP_WINDOWS}
+        trained = {}
+        for position in range(begun * STEP_WINDOWS, step * STEP_WINDOWS):
+            trained[position] = read.pop(position)
         # what a killed run did after its last checkpoint is lost with it
         assert kill is kill_all or not read, "a run that was asked to stop reads nothing it does not train on"
         assert not kept.keys() & trained.keys()
@@ -68,10 +71,10 @@ def test_processes_killed_and_resumed_as_others_read_each_index_once(data_dir, t
     assert all(kept[position][0][1] == 1 for position in range(n, steps * STEP_WINDOWS))
 
     _, index, epoch = IndexStream(n, seed=1337).at(np.arange(steps * STEP_WINDOWS))
-    for first in range(0, steps * STEP_WINDOWS, STEP_WINDOWS):  # per step the same set, whatever the processes
-        part = slice(first, first + STEP_WINDOWS)
-        of_step = {kept[position][0] for position in range(part.start, part.stop)}
-        assert of_step == set(zip(index[part].tolist(), epoch[part].tolist(), strict=True)), first
+    places = list(zip(index.tolist(), epoch.tolist(), strict=True))
+    for step in range(steps):  # per step the same set, whatever the processes
+        positions = range(step * STEP_WINDOWS, (step + 1) * STEP_WINDOWS)
+        assert {kept[position][0] for position in positions} == {places[position] for position in positions}, step
 
 
 def draw(folder: Path, n: int, batches: int) -> None:
@@ -104,8 +107,13 @@ def test_the_sampler_takes_its_rank_from_torch_distributed(tmp_path):
     for processes, batches in ((3, 10), (2, 1000)):
         done = Launch(processes, draw, tmp_path, n, batches).wait()
         assert done.returncode == 0, done.stderr
-    drawn = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("from*.json")}
-    counts = {name: len(indices) for name, indices in drawn.items()}
+
+    counts = {}
+    drawn = []
+    for path in tmp_path.glob("from*.json"):
+        indices = json.loads(path.read_text())
+        counts[path.stem] = len(indices)
+        drawn += indices
     first = {"from0_rank0": 40, "from0_rank1": 40, "from0_rank2": 40}
     assert counts == first | {"from120_rank0": 46, "from120_rank1": 45}
-    assert sorted(index for indices in drawn.values() for index in indices) == list(range(n))
+    assert sorted(drawn) == list(range(n))

@@ -75,7 +75,8 @@ def written(folder, tokenizer_dir, family):
 
 
 def config(corpus, out_dir, **changes):
-    return train.TrainConfig(**{**SETTINGS, "data": str(corpus), "out_dir": str(out_dir), **changes})
+    settings = SETTINGS | {"data": str(corpus), "out_dir": str(out_dir)} | changes
+    return train.TrainConfig(**settings)
 
 
 def train_theirs(model, corpus, cfg) -> list[float]:
@@ -176,7 +177,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one_without_the_first_folder(corp
 
 def test_a_run_of_ours_is_a_beginning_too(corpus, tmp_path):
     train.main(config(corpus, tmp_path / "first", max_iters=2))
-    train.main(config(corpus, tmp_path / "second", init_from=str(tmp_path / "first"), learning_rate=0.0, max_iters=1))
+    changes = {"init_from": str(tmp_path / "first"), "learning_rate": 0.0, "max_iters": 1}
+    train.main(config(corpus, tmp_path / "second", **changes))
     first = load_file(tmp_path / "first/latest/model.safetensors")
     second = load_file(tmp_path / "second/latest/model.safetensors")
     assert all(torch.equal(first[name], second[name]) for name in first)

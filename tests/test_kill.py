@@ -16,6 +16,7 @@ import psutil
 import pytest
 from conftest import PYTHON, REPO, TINY, flags
 from ranks import finished, start
+from test_parallel import read_checksums
 
 import atomic
 import checkpoint
@@ -37,12 +38,19 @@ def content(out: Path) -> dict[str, bytes]:
     """Name -> bytes of what a finished run leaves, without the name of its folder; times apart."""
     files = [path for path in (out / "latest").rglob("*") if path.is_file()]
     files.append(out / "metrics.jsonl")
-    return {path.relative_to(out).as_posix(): path.read_bytes().replace(str(out).encode(), b"") for path in files}
+    found = {}
+    for path in files:
+        name = path.relative_to(out).as_posix()
+        found[name] = path.read_bytes().replace(str(out).encode(), b"")
+    return found
 
 
 def newest_step(out: Path) -> int:
     """The step of the newest checkpoint; 0 when there is none."""
-    return checkpoint.read_state(out / "latest")["step"] if (out / "latest").exists() else 0
+    latest = out / "latest"
+    if not latest.exists():
+        return 0
+    return checkpoint.read_state(latest)["step"]
 
 
 def wait_for_the_ranks(out: Path) -> None:
@@ -101,9 +109,9 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step(rank, data_dir, tmp_
     assert done.returncode
     assert done.stderr == f"\nstopped at step 6, saved in {out}/latest; the same command continues\n"
 
-    checksums = [Path(f"{tmp_path}/sums.{i}").read_text().splitlines() for i in range(2)]
-    assert checksums[0] == checksums[1]
-    assert [line.split()[0] for line in checksums[0]] == ["4", "6"]
+    first, second = read_checksums(tmp_path / "sums", 2)
+    assert first == second
+    assert [line.split()[0] for line in first] == ["4", "6"]
     finished(2, settings)
     assert content(out) == uninterrupted
 
@@ -118,8 +126,11 @@ def test_processes_without_a_launcher_save_and_stop(data_dir, tmp_path, uninterr
     wait_for_the_ranks(out)
     assert 6 <= newest_step(out) < 40, "a step or two until the system has noticed"
     finished(2, settings)
-    unlike = {"latest/training/state.json"}  # it holds the setting lr_decay_iters
-    assert {name for name, data in content(out).items() if data != uninterrupted[name]} == unlike
+
+    found = content(out)
+    assert found.keys() == uninterrupted.keys()
+    unlike = [name for name in found if found[name] != uninterrupted[name]]
+    assert unlike == ["latest/training/state.json"], "it holds the setting lr_decay_iters"
 
 
 def start_torchrun(settings: dict, faults: dict) -> subprocess.Popen:
@@ -173,9 +184,10 @@ def test_killed_at_random_moments_a_run_ends_as_if_nothing_had_been(data_dir, tm
                 time.sleep(0.02)
 
             if process.poll() is None:
-                ranks = psutil.Process(process.pid).children(recursive=True)
                 launcher = psutil.Process(process.pid)
-                victims = draw.choice([ranks[-1:], ranks[:1], ranks, [launcher, *ranks]])
+                ranks = launcher.children(recursive=True)
+                choices = [ranks[-1:], ranks[:1], ranks, [launcher, *ranks]]
+                victims = draw.choice(choices)
                 in_saves += bool(list(settings["out_dir"].glob("*.tmp")))
                 kills += 1
                 for victim in victims:

@@ -33,16 +33,31 @@ def metrics(out: Path) -> list[dict]:
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
+def read_checksums(path: Path, processes: int) -> list[list[str]]:
+    """For each rank what the fault "checksums" noted: a line "step hash" for each checkpoint."""
+    return [Path(f"{path}.{rank}").read_text().splitlines() for rank in range(processes)]
+
+
 def column(out: Path, key: str) -> list[float]:
     """One key of metrics.jsonl, where it stands."""
     return [row[key] for row in metrics(out) if key in row]
 
 
-def worst(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+def worst(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
     """Largest difference of two sets of tensors, relative to the largest value of the tensor."""
-    assert a.keys() == b.keys()
-    differences = [(a[name] - b[name]).abs().max() / b[name].abs().max() for name in b]
+    assert found.keys() == expected.keys()
+    differences = []
+    for name, tensor in expected.items():
+        difference = (found[name] - tensor).abs().max()
+        differences.append(difference / tensor.abs().max())
     return max(differences).item()
+
+
+def assert_same_bits(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    """Both sets have the same tensors, bit for bit."""
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor), name
 
 
 def assert_same_run(a: Path, b: Path, rel: float) -> None:
@@ -82,9 +97,9 @@ def test_processes_and_micro_batches_change_nothing(processes, mode, batch_size,
     assert_same_run(out, alone, 1e-9)
     assert printed.count("step     40 | loss") == 1, "one process prints"
 
-    checksums = [Path(f"{sums}.{rank}").read_text().splitlines() for rank in range(max(1, processes))]
-    assert len(set(checksums[0])) == 10
-    assert all(of_rank == checksums[0] for of_rank in checksums)
+    first, *others = read_checksums(sums, max(1, processes))
+    assert len(set(first)) == 10
+    assert all(other == first for other in others)
 
 
 @pytest.mark.slow
@@ -180,8 +195,8 @@ def test_resumed_equals_uninterrupted_bit_for_bit(processes, compile, data_dir, 
     finished(processes, settings | {"out_dir": parts, "max_iters": 5})
     finished(processes, settings | {"out_dir": parts})
 
-    assert all(torch.equal(weights(parts)[name], tensor) for name, tensor in weights(whole).items())
-    assert all(torch.equal(moments(parts)[name], tensor) for name, tensor in moments(whole).items())
+    assert_same_bits(weights(parts), weights(whole))
+    assert_same_bits(moments(parts), moments(whole))
     for key in ("loss", "grad_norm"):
         assert column(parts, key) == column(whole, key)
 
@@ -215,11 +230,12 @@ def test_steps_with_nan_are_skipped_by_all_and_the_rank_is_named(data_dir, tmp_p
     rows = [row for row in metrics(tmp_path / "on") if "loss" in row]
     assert [row["step"] for row in rows if row.get("skipped") == 1] == [4, 5]
     assert [row["step"] for row in rows if row["loss"] is None] == [4, 5]
-    checksums = [Path(f"{sums}.{rank}").read_text().splitlines() for rank in range(2)]
-    assert checksums[0] == checksums[1]
-    assert len({line.split()[1] for line in checksums[0]}) == 5
+    first, second = read_checksums(sums, 2)
+    assert first == second
+    assert len({line.split()[1] for line in first}) == 5
 
-    done = start(2, settings | {"max_skipped": 2, "out_dir": tmp_path / "off"}, {"poison": poison}).wait()
+    settings |= {"max_skipped": 2, "out_dir": tmp_path / "off"}
+    done = start(2, settings, {"poison": poison}).wait()
     assert done.returncode
     assert "error: 2 steps in a row were skipped (rank: 1); at step 5 the loss is nan" in done.stderr
     assert f"the newest checkpoint is {tmp_path}/off/latest" in done.stderr
@@ -238,7 +254,8 @@ def test_an_error_of_process_0_alone_is_one_line_and_ends_all(data_dir, tmp_path
     """The others must not wait for it for ever: a disk that fills up, a folder that another run writes to."""
     out = tmp_path / "out"
     settings = TINY | {"data": data_dir, "batch_size": 4, "out_dir": out, "checkpoint_interval": 5}
-    error = one_error(start(2, settings, {"full_disk": {"point": "write", "count": 2}}).wait(60))
+    done = start(2, settings, {"full_disk": {"point": "write", "count": 2}}).wait(60)
+    error = one_error(done)
     assert f"{out}/step_0000010 cannot be written: " in error and "No space left" in error
     assert f"the last complete checkpoint is {out}/step_0000005; make room" in error
     assert (out / "latest").resolve().name == "step_0000005"
@@ -249,7 +266,8 @@ def test_an_error_of_process_0_alone_is_one_line_and_ends_all(data_dir, tmp_path
 
 
 def test_a_step_that_processes_cannot_share_is_one_line(data_dir, tmp_path):
-    done = start(3, TINY | {"data": data_dir, "batch_size": 1, "out_dir": tmp_path / "out"}).wait(60)
+    settings = TINY | {"data": data_dir, "batch_size": 1, "out_dir": tmp_path / "out"}
+    done = start(3, settings).wait(60)
     assert "block_size x processes (32 x 3); try --batch_tokens=288" in one_error(done)
 
 
