@@ -172,8 +172,8 @@ class Tokenizer:
         """text: a tokenizer.json; settings: what stands beside it. Raises an error for a file that cannot be used."""
         settings = settings or FolderSettings()
         self.json = text
-        _, checked = read_spec(text)
-        self.hf = HFTokenizer.from_str(checked)
+        read_spec(text)  # refuses what would end the interpreter or fill the memory
+        self.hf = HFTokenizer.from_str(text)
         self.hf.no_truncation()  # as transformers does: a file may ask to cut or pad every text
         self.hf.no_padding()
         needed_ids = [*self.hf.get_vocab().values()]
@@ -259,8 +259,7 @@ class Tokenizer:
     @cached_property
     def fast(self) -> Encode | None:
         """Encodes by tiktoken or gigatoken; None when their ids are not proven to be those of `tokenizers`."""
-        spec, _ = read_spec(self.json)
-        return fast_encoder(self.hf, spec)
+        return fast_encoder(self.hf, read_spec(self.json))
 
     def advice(self) -> str | None:
         """What to install so that documents are encoded faster, in one line; None when nothing helps."""

@@ -36,36 +36,28 @@ GROWTH_OF_TYPE = {
 }
 
 
-def read_spec(text: str) -> tuple[dict[str, Any], str]:
-    """The content of a tokenizer.json, checked, and the text to give to `tokenizers`. Raises ValueError.
+def read_spec(text: str) -> dict[str, Any]:
+    """The content of a tokenizer.json, checked. Raises ValueError.
 
-    Refused are what ends the interpreter or fills the memory: see `_refuse_prefix`, `check_ids` and `check_growth`.
+    Refused is what ends the interpreter or fills the memory: see `_refuse_prefix`, `check_ids` and `check_growth`. Of a
+    key that stands twice the last counts, here and in `tokenizers`.
     """
-    repeated = []
-
-    def collect(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        _refuse_prefix(pairs)
-        content = dict(pairs)
-        if len(content) < len(pairs):
-            repeated.append(content)
-        return content
-
-    spec = json.loads(text, object_pairs_hook=collect)
+    spec = json.loads(text, object_pairs_hook=_refuse_prefix)
     if not isinstance(spec, dict):
         raise ValueError(f"it holds a {type(spec).__name__}, not an object")
     check_ids(spec)
     check_growth(spec)
-    # JSON readers differ about a key that stands twice: `tokenizers` gets what was checked.
-    return spec, json.dumps(spec) if repeated else text
+    return spec
 
 
-def _refuse_prefix(pairs: list[tuple[str, Any]]) -> None:
-    """Refuse a BPE model with a continuing_subword_prefix: tokenizers 0.23 cuts text inside a character there, which
-    ends the interpreter. (WordPiece, which has no merges, may have one.)"""
+def _refuse_prefix(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, unless it is a BPE model with a continuing_subword_prefix: tokenizers 0.23 cuts text inside a
+    character there, which ends the interpreter. (WordPiece, which has no merges, may have one.)"""
     has_prefix = any(key == "continuing_subword_prefix" and value for key, value in pairs)
     has_merges = any(key == "merges" for key, _ in pairs)
     if has_prefix and has_merges:
         raise ValueError("a BPE with a continuing_subword_prefix is not supported")
+    return dict(pairs)
 
 
 def check_ids(spec: dict[str, Any]) -> None:
@@ -328,15 +320,16 @@ def add_special_tokens(hf: HFTokenizer, settings: FolderSettings) -> dict[str, s
             tokens.append(token)
 
     spellings = {key: str(token) for key, token in names.items()}
-    hf.add_tokens([_as_special(token, set(spellings.values())) for token in tokens])
+    named = set(spellings.values())
+    hf.add_tokens([_as_special(token, named) for token in tokens])
     return spellings
 
 
-def _as_special(token: Token, names: set[str]) -> AddedToken:
+def _as_special(token: Token, named: set[str]) -> AddedToken:
     """A token with its flags: plain text is special, and so is what has a name."""
     if isinstance(token, str):
         return AddedToken(token, special=True)
-    if token.content in names:
+    if token.content in named:
         token.special = True
     return token
 

@@ -602,7 +602,8 @@ def test_a_checkpoint_keeps_the_tokens_that_only_the_settings_add(tmp_path):
         (tmp_path / "saved" / name).write_bytes(content)
 
     saved, theirs = Tokenizer.load(tmp_path / "saved"), auto_tokenizer(tmp_path / "saved")
-    assert len({saved.encode_prompt(token)[-1] for token in ("<call>", "<|user|>", "<image>", "</s>")}) == 4
+    new = [saved.encode_prompt(token)[-1] for token in ("<call>", "<image>", "<|user|>")]
+    assert new == [398, 399, 400] and saved.decode(new) == "<call><image><|user|>"
     for text in spelt_texts(theirs, 100):
         check_ids(saved, theirs, text)
         assert saved.encode_prompt(text) == tokenizer.encode_prompt(text)
@@ -672,12 +673,22 @@ def test_no_normalizer_makes_more_than_its_bound(steps, text):
     assert len(normalized) <= growth(normalizer) * len(text)
 
 
-def test_a_key_that_stands_twice_hides_nothing(tmp_path):
-    """JSON readers differ in which one they take: `tokenizers` is given what was checked."""
-    bomb = json.dumps({"type": "Sequence", "normalizers": [TEN] * 3})
-    text = made("llama2").replace('"normalizer":', f'"normalizer":{bomb},"normalizer":', 1)
-    tokenizer = Tokenizer(text)
-    assert tokenizer.encode("banana") == Tokenizer(made("llama2")).encode("banana")
+TWICE = {  # a place in the tokenizer.json of the kind llama2, and a harmful value of the key
+    '"normalizer": {': TEN | {"content": "a" * 2000},
+    '"normalizers": [': [TEN] * 4,
+    '"prepend": "▁"': "a" * 2000,
+    '"content": "▁"}': "a" * 2000,
+}
+
+
+@pytest.mark.parametrize("place", TWICE)
+def test_of_a_key_that_stands_twice_the_last_counts_as_in_the_library(place):
+    """So a flood cannot hide behind a harmless value."""
+    plain = json.dumps(json.loads(made("llama2")), ensure_ascii=False)
+    key = place.split(":")[0]
+    flood_first = plain.replace(place, f"{key}: {json.dumps(TWICE[place])}, {place}", 1)
+    assert flood_first != plain
+    assert Tokenizer(flood_first).encode("banana a") == Tokenizer(plain).encode("banana a")
 
 
 def test_steps_of_known_tokenizers_are_allowed():
