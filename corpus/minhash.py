@@ -74,7 +74,7 @@ def squeeze(texts: list[str]) -> list[bytes]:
     joined = b"".join(encoded).translate(ASCII_SPACES_TO_SPACE)
     ends = np.cumsum([len(data) for data in encoded])
 
-    # Of a run of spaces only the first stays. A run may go on from one text into the next: strip() removes it there.
+    # Of a run of spaces only the first stays. A run may go on from one text into the next; strip() removes the rest.
     data = np.frombuffer(joined, np.uint8)
     is_space = data == ord(" ")
     repeated = np.flatnonzero(is_space[1:] & is_space[:-1])
@@ -87,7 +87,7 @@ def squeeze(texts: list[str]) -> list[bytes]:
 
 
 def squeeze_one(data: bytes) -> bytes:
-    """The same for one text, slowly, with whitespace beyond ASCII."""
+    """One text with one space for any whitespace, also beyond ASCII; slow."""
     words = data.decode().split()
     return " ".join(words).encode()
 
@@ -148,7 +148,7 @@ def hash_shingles(texts: list[bytes], size: int = SHINGLE) -> tuple[np.ndarray, 
 
     The hash of the bytes from s to e (Karp and Rabin 1987) is the polynomial sum of data[i] * BASE^(i - s). With the
     prefix sums P[e] = sum of data[i] * BASE^i for i < e it is (P[e] - P[s]) * BASE^-s, for all shingles at once.
-    Their length is added, then the bits are mixed.
+    The length in bytes is added, then the bits are mixed.
     """
     joined = b" ".join(texts) + b" "
     data = np.frombuffer(joined, np.uint8)

@@ -142,6 +142,26 @@ def test_overlap_is_that_of_sets_of_strings(tmp_path_factory, data, seed):
             assert count == held[which] and shares[which] == max(shares)
 
 
+def test_the_largest_share_is_named_and_a_repeated_ngram_counts_once(tmp_path):
+    """The document holds more N-grams of the long text, but all of the short one, and one of these twice."""
+    draw = random.Random(9)
+    long, short = some_words(draw, 40), some_words(draw, 9)
+    evaluation = evaluation_of(tmp_path, [{"text": " ".join(long)}], [{"text": " ".join(short)}])
+    assert [row["n"] for row in evaluation.files] == [13, 9] and evaluation.totals.tolist() == [28, 1]
+    document = [*long[:20], *some_words(draw, 3), *short, *some_words(draw, 3), *short]
+    assert hits(evaluation, [" ".join(document), " ".join(long[:20] + long[:20])]) == [(1, 1), (0, 8)]
+
+
+def test_of_texts_of_one_file_that_with_the_largest_share_is_named(tmp_path):
+    draw = random.Random(10)
+    long, short = some_words(draw, 40), some_words(draw, 14)
+    evaluation = evaluation_of(
+        tmp_path, [{"text": " ".join(long)}, {"text": " ".join(short)}, {"text": " ".join(some_words(draw, 30))}]
+    )
+    assert evaluation.totals.tolist() == [28, 2, 18]
+    assert hits(evaluation, [" ".join([*long[:20], *short])]) == [(1, 2)]
+
+
 def test_a_text_is_found_in_any_batch(tmp_path):
     draw = random.Random(1)
     rows = [{"text": " ".join(some_words(draw, 20))} for _ in range(30)]

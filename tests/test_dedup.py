@@ -17,7 +17,7 @@ import pytest
 import xxhash
 from conftest import REPO, SHARED, examples
 from datasketch import MinHash, MinHashLSH
-from hypothesis import HealthCheck, given
+from hypothesis import HealthCheck, example, given
 from hypothesis import strategies as st
 
 import dedup
@@ -112,6 +112,7 @@ SOME = st.text(st.sampled_from([*SPACES, *"   aéàÅ–機\x00\x1b"]), max_size
 
 
 @given(st.lists(SOME, max_size=6))
+@example([" a  b ", " \n", "  c", "d\u3000"])
 @examples(500)
 def test_whitespace_is_what_python_cuts_at_and_none_goes_to_the_next_text(texts):
     assert minhash.squeeze(texts) == [" ".join(text.split()).encode() for text in texts]
@@ -396,16 +397,20 @@ def test_the_threshold_itself_is_a_duplicate(tmp_path):
     assert list(run(tmp_path, documents, threshold=0.7501)[0]) == []
 
 
-def test_the_most_similar_kept_document_is_named(tmp_path):
+@pytest.mark.parametrize("longer", [14, 25])
+def test_the_most_similar_kept_document_is_named(tmp_path, longer):
+    """Of two kept documents that are like it, whether the more similar one is the later or the earlier of them."""
     draw = random.Random(2)
     tokens, other = words(draw, 120), words(draw, 40)
     documents = {
         "far": " ".join(tokens[:100] + other[:28]),
-        "near": " ".join(tokens[:100] + other[30:] + ["x"] * 14),
+        "near": " ".join(tokens[:100] + other[30:] + [f"new{i:05}" for i in range(longer)]),
         "copy": " ".join(tokens[:100] + other[30:]),
     }
+    assert (len(documents["near"]) > len(documents["far"])) == (longer == 25)
+    assert 0.7 < exact(documents["copy"], documents["far"]) < exact(documents["copy"], documents["near"])
     removed, _, _ = run(tmp_path, documents)
-    assert removed["copy"][0] == "near"
+    assert removed.keys() == {"copy"} and removed["copy"][0] == "near"
 
 
 # --- the same result every time ---
@@ -571,6 +576,25 @@ def test_documents_of_a_crowd_meet_if_they_are_similar(tmp_path, threshold):
     assert threshold < 0.5 or len(met) < len(texts) ** 2 / 2
 
 
+def test_documents_of_a_crowd_do_not_meet_by_two_long_positions(tmp_path):
+    """Ten shingles at a threshold of 0.7: two short positions, two long ones, and six that are not used.
+
+    Shingles 50 to 55 are in all five documents; those in two documents come before them, those in one before these.
+    """
+    common = list(range(50, 56))
+    sets = [
+        [1, 2, 30, 31, *common],  # 0: 30 and 31 in long positions
+        [3, 4, 30, 31, *common],  # 1: the same
+        [5, 40, 41, 42, *common],  # 2: 40 in a short position, 41 and 42 in long ones
+        [6, 7, 8, 40, *common],  # 3: 40 in a long position
+        [9, 10, 41, 42, *common],  # 4: 41 and 42 in long positions
+    ]
+    hashes = [np.sort(np.array(numbers, np.uint64) << np.uint64(57)) for numbers in sets]
+    file = shingle_file(tmp_path / "shingles", hashes)
+    members, queries = near.crowd_cells(file, np.arange(5), 0.7, first_cell=0)
+    assert meetings(members, queries) == {(2, 3)}
+
+
 @pytest.mark.real_data
 @pytest.mark.parametrize("count, pairs", [(100, 5), (1000, 10)])
 def test_the_known_pairs_of_real_articles_are_found(tmp_path, count, pairs):
@@ -684,13 +708,28 @@ def test_work_files_of_other_settings_or_files_are_made_anew(tmp_path, monkeypat
     assert len(worked) == 1 and report == find_duplicates([path], tmp_path / "fresh", threshold, 1)
 
 
+def test_an_unfinished_run_has_no_report(tmp_path, monkeypatch):
+    """Not that of a run before it: the report's presence means that duplicates.parquet is complete."""
+    path = write(tmp_path / "in.parquet", corpus(9, families=2))
+    find_duplicates([path], tmp_path / "out", 0.7, 1)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(dedup, "select", interrupt)
+        find_duplicates([path], tmp_path / "out", 0.5, 1)
+    assert not (tmp_path / "out/report.json").exists()
+
+
 def test_a_full_disk_is_an_error_and_the_next_run_goes_on(tmp_path, monkeypatch):
-    def no_space(*_):
+    original = Path.write_bytes
+
+    def no_space(path: Path, data) -> int:
+        if "part_" not in path.name:
+            return original(path, data)
+        original(path, bytes(data)[:1000])
         raise OSError(28, "No space left on device")
 
     path = write(tmp_path / "in.parquet", corpus(9, families=4))
     with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
-        patch.setattr(np, "save", no_space)
+        patch.setattr(Path, "write_bytes", no_space)
         find_duplicates([path], tmp_path / "out", 0.7, 1)
     assert [p.name for p in (tmp_path / "out/work").iterdir()] == ["header.json"]
     assert find_duplicates([path], tmp_path / "out", 0.7, 1) == find_duplicates([path], tmp_path / "fresh", 0.7, 1)

@@ -119,6 +119,7 @@ def test_results_are_a_table_and_a_picture(tmp_path, monkeypatch, capsys):
 
     def train_nothing(out: Path, rung: str, seed: int, max_iters: int) -> float:
         trained.append((rung, seed))
+        assert out == tmp_path / "out"  # not relative: a run is started from the root of the repository
         return 2.0 - 0.1 * RUNGS.index(rung) + 0.01 * seed
 
     def keep(figure: Figure, path: Path, **_) -> None:
@@ -127,7 +128,8 @@ def test_results_are_a_table_and_a_picture(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(ladder, "train", train_nothing)
     monkeypatch.setattr(Figure, "savefig", keep)
-    main(settings_of(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    main(settings_of(tmp_path, out="out"))
     printed = capsys.readouterr().out
     assert sorted(trained) == sorted((rung, seed) for rung in RUNGS for seed in range(2))
     results = json.loads((tmp_path / "out/results.json").read_text())
