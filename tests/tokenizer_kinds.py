@@ -26,13 +26,26 @@ def sample_text(seed: int, count: int = 4000) -> str:
     return text + "机器学习模型" * 30 + "    \n" * 20 + "=" * 50 + f" {END_OF_TEXT}" * 9
 
 
-TEXTS = st.text(st.characters(codec="utf-8"), max_size=60) | st.lists(
-    st.sampled_from([*WORDS, " ", "  ", "\n", "\r\n", "\t", "'", "'S", "\u3000", "\x85", "\u200b", "e\u0301", "٣", "½"])
-    | st.sampled_from(
-        [END_OF_TEXT, "<|", "|>", "endoftext", "\x00", "\ufffd", "한국", "ก", "\u0378", "\U0001f468\u200d"]
-    ),
-    max_size=20,
-).map("".join)
+ODD_PIECES = [
+    " ",
+    "  ",
+    "\n",
+    "\r\n",
+    "\t",
+    "'",
+    "'S",
+    "\u3000",
+    "\x85",
+    "\u200b",
+    "e\u0301",
+    "٣",
+    "½",
+    "\x00",
+    "\ufffd",
+]
+ODD_PIECES += ["\x00", "\ufffd", END_OF_TEXT, "<|", "|>", "endoftext", "한국", "ก", "\u0378", "\U0001f468\u200d"]
+PIECES = st.sampled_from([*WORDS, *ODD_PIECES])
+TEXTS = st.text(st.characters(codec="utf-8"), max_size=60) | st.lists(PIECES, max_size=20).map("".join)
 
 
 def reference_ids(tokenizer: Tokenizer, text: str) -> list[int]:
@@ -54,70 +67,95 @@ def split_and_bytes(pattern: str, behavior: str = "isolated", invert: bool = Fal
     return pre.Sequence([split, pre.ByteLevel(add_prefix_space=False, use_regex=use_regex)])
 
 
+# Which special tokens a kind has, and which of them every prompt begins with.
+SENTENCEPIECE_SPECIAL = ["<unk>", "<s>", "</s>"]
+LLAMA3_SPECIAL = ["<|begin_of_text|>", "<|end_of_text|>"]
+BOS = {"llama3": "<|begin_of_text|>", "llama2": "<s>", "mistral": "<s>", "unigram": "<s>"}
+
+
 @functools.cache
 def made(kind: str) -> str:
     """A small tokenizer.json of this kind, trained on sample_text."""
     texts = [sample_text(k).replace(END_OF_TEXT, "") for k in range(3)]
-    if kind in ("ours", "characters"):
-        return (
-            train_bpe(texts, 340)
-            if kind == "ours"
-            else train_characters([*texts, *HARD, "".join(map(chr, range(256)))])
-        )
-    special = ["<unk>", "<s>", "</s>"]
+    if kind == "ours":
+        return train_bpe(texts, 340)
+    if kind == "characters":
+        return train_characters([*texts, *HARD, "".join(map(chr, range(256)))])
+
     if kind == "unigram":
-        hf = HFTokenizer(models.Unigram())
-        hf.pre_tokenizer, hf.decoder = pre.Metaspace(), decoders.Metaspace()
-        hf.normalizer = normalizers.NFKC()
-        hf.train_from_iterator(
-            texts,
-            trainers.UnigramTrainer(vocab_size=120, special_tokens=special, unk_token="<unk>", show_progress=False),
-        )
+        hf = unigram(texts)
     elif kind == "wordpiece":
-        hf = HFTokenizer(models.WordPiece(unk_token="<unk>"))
-        hf.pre_tokenizer, hf.decoder = pre.BertPreTokenizer(), decoders.WordPiece(cleanup=False)
-        hf.train_from_iterator(
-            texts, trainers.WordPieceTrainer(vocab_size=150, special_tokens=special, show_progress=False)
-        )
-    elif kind in ("llama2", "mistral"):  # SentencePiece as BPE: the older and the newer way to write it down
-        hf = HFTokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
-        if kind == "llama2":
-            hf.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-        else:
-            hf.pre_tokenizer = pre.Metaspace(prepend_scheme="first", split=False)
-        whole = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-        hf.decoder = decoders.Sequence(whole)
-        words = [word for text in texts for word in text.replace("机", "").split(" ")]  # 机: bytes only
-        hf.train_from_iterator(
-            words, trainers.BpeTrainer(vocab_size=400, special_tokens=[*special, *BYTES], show_progress=False)
-        )
-        spec = json.loads(hf.to_str())
-        spec["added_tokens"] = [token for token in spec["added_tokens"] if token["content"] in special]
-        hf = HFTokenizer.from_str(json.dumps(spec))
+        hf = wordpiece(texts)
+    elif kind in ("llama2", "mistral"):
+        hf = sentencepiece_bpe(texts, kind)
     else:
-        hf = HFTokenizer(models.BPE(ignore_merges=kind == "llama3"))
-        digits = pre.Sequence([pre.Digits(individual_digits=True), pre.ByteLevel(add_prefix_space=False)])
-        own = {"gpt2": pre.ByteLevel(add_prefix_space=False), "smollm": digits}
-        hf.pre_tokenizer = own[kind] if kind in own else split_and_bytes(SPLIT_BY[kind])
-        hf.normalizer = normalizers.NFC() if kind == "qwen2" else None
-        hf.decoder = decoders.ByteLevel()
-        alphabet = pre.ByteLevel.alphabet()
-        # GPT-2's special token is a word of the model, the others' are not.
-        first = [END_OF_TEXT] if kind in ("gpt2", "smollm") else []
-        hf.train_from_iterator(
-            texts,
-            trainers.BpeTrainer(vocab_size=340, initial_alphabet=alphabet, special_tokens=first, show_progress=False),
-        )
-        special = {"llama3": ["<|begin_of_text|>", "<|end_of_text|>"]}.get(kind, [END_OF_TEXT, "<|im_end|>"])
-    hf.add_special_tokens(special)
+        hf = byte_level_bpe(texts, kind)
     if kind == "qwen2":
         hf.add_tokens([AddedToken("<tool_call>", normalized=False), AddedToken("<q>o", normalized=False)])
         hf.add_tokens([AddedToken("e\u0301o\u0302?", normalized=True)])
-    bos = {"llama3": "<|begin_of_text|>", "llama2": "<s>", "mistral": "<s>", "unigram": "<s>"}.get(kind)
-    if bos:
+
+    if kind in BOS:
+        bos = BOS[kind]
         frame = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, hf.token_to_id(bos))])
         hf.post_processor = processors.Sequence([processors.ByteLevel(), frame]) if kind == "llama3" else frame
     return hf.to_str()
+
+
+def unigram(texts: list[str]) -> HFTokenizer:
+    hf = HFTokenizer(models.Unigram())
+    hf.normalizer = normalizers.NFKC()
+    hf.pre_tokenizer = pre.Metaspace()
+    hf.decoder = decoders.Metaspace()
+    options = {"vocab_size": 120, "special_tokens": SENTENCEPIECE_SPECIAL, "unk_token": "<unk>"}
+    hf.train_from_iterator(texts, trainers.UnigramTrainer(**options, show_progress=False))
+    hf.add_special_tokens(SENTENCEPIECE_SPECIAL)
+    return hf
+
+
+def wordpiece(texts: list[str]) -> HFTokenizer:
+    hf = HFTokenizer(models.WordPiece(unk_token="<unk>"))
+    hf.pre_tokenizer = pre.BertPreTokenizer()
+    hf.decoder = decoders.WordPiece(cleanup=False)
+    options = {"vocab_size": 150, "special_tokens": SENTENCEPIECE_SPECIAL}
+    hf.train_from_iterator(texts, trainers.WordPieceTrainer(**options, show_progress=False))
+    hf.add_special_tokens(SENTENCEPIECE_SPECIAL)
+    return hf
+
+
+def sentencepiece_bpe(texts: list[str], kind: str) -> HFTokenizer:
+    """SentencePiece as BPE: the older ("llama2") and the newer way ("mistral") to write it down."""
+    hf = HFTokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    if kind == "llama2":
+        hf.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    else:
+        hf.pre_tokenizer = pre.Metaspace(prepend_scheme="first", split=False)
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    hf.decoder = decoders.Sequence(steps)
+
+    words = [word for text in texts for word in text.replace("机", "").split(" ")]  # 机: bytes only
+    options = {"vocab_size": 400, "special_tokens": [*SENTENCEPIECE_SPECIAL, *BYTES]}
+    hf.train_from_iterator(words, trainers.BpeTrainer(**options, show_progress=False))
+    spec = json.loads(hf.to_str())
+    spec["added_tokens"] = [token for token in spec["added_tokens"] if token["content"] in SENTENCEPIECE_SPECIAL]
+    hf = HFTokenizer.from_str(json.dumps(spec))
+    hf.add_special_tokens(SENTENCEPIECE_SPECIAL)
+    return hf
+
+
+def byte_level_bpe(texts: list[str], kind: str) -> HFTokenizer:
+    hf = HFTokenizer(models.BPE(ignore_merges=kind == "llama3"))
+    words = pre.ByteLevel(add_prefix_space=False)
+    cuts = {"gpt2": words, "smollm": pre.Sequence([pre.Digits(individual_digits=True), words])}
+    hf.pre_tokenizer = cuts[kind] if kind in cuts else split_and_bytes(SPLIT_BY[kind])
+    hf.normalizer = normalizers.NFC() if kind == "qwen2" else None
+    hf.decoder = decoders.ByteLevel()
+
+    # GPT-2's special token is a word of the model, the others' are not.
+    first = [END_OF_TEXT] if kind in ("gpt2", "smollm") else []
+    options = {"vocab_size": 340, "initial_alphabet": pre.ByteLevel.alphabet(), "special_tokens": first}
+    hf.train_from_iterator(texts, trainers.BpeTrainer(**options, show_progress=False))
+    hf.add_special_tokens(LLAMA3_SPECIAL if kind == "llama3" else [END_OF_TEXT, "<|im_end|>"])
+    return hf
 
 
 HARD = [
@@ -143,13 +181,8 @@ HARD = [
     "▁ ▁▁a <0x41> <0xE6>",
 ]
 SPECIAL = [END_OF_TEXT, "<s>", "</s>", "<unk>", "<|im_end|>", "<|begin_of_text|>", "<|end_of_text|>"]
-ANY_TEXT = (
-    TEXTS
-    | st.sampled_from(HARD)
-    | st.lists(st.sampled_from([*HARD, *WORDS, *SPECIAL, "e", "\u0301", "'", "1", "<tool_call>"]), max_size=6).map(
-        "".join
-    )
-)
+MIXED = st.lists(st.sampled_from([*HARD, *WORDS, *SPECIAL, "e", "\u0301", "'", "1", "<tool_call>"]), max_size=6)
+ANY_TEXT = TEXTS | st.sampled_from(HARD) | MIXED.map("".join)
 
 
 def changed(kind: str, change) -> str:
