@@ -32,15 +32,20 @@ class Journal:
         if wandb_options is not None:
             import wandb  # 0.4 s and a background process: only when asked
 
-            options = {"id": wandb_id(out_dir, resumed_at is not None), "resume": "allow", "dir": out_dir}
-            self.wandb_run = wandb.init(settings=wandb.Settings(silent=True), **options, **wandb_options)
+            self.wandb_run = wandb.init(
+                id=wandb_id(out_dir, resumed=resumed_at is not None),
+                resume="allow",
+                dir=out_dir,
+                settings=wandb.Settings(silent=True),
+                **wandb_options,
+            )
 
     def log(self, metrics: dict[str, Any], speed: dict[str, Any] | None = None) -> None:
         """Append `metrics` (with its step) to metrics.jsonl, and `speed` with the same step to speed.jsonl.
 
         Numbers that are NaN or infinite become null: JSON has no other way to write them.
         """
-        metrics = {key: value if _writable(value) else None for key, value in metrics.items()}
+        metrics = {key: _finite_or_none(value) for key, value in metrics.items()}
         _append(self.out_dir / "metrics.jsonl", metrics)
         if speed is not None:
             _append(self.out_dir / "speed.jsonl", {"step": metrics["step"], **speed})
@@ -82,8 +87,10 @@ def wandb_id(out_dir: Path, resumed: bool) -> str:
     return new_id
 
 
-def _writable(value: Any) -> bool:
-    return not isinstance(value, float) or math.isfinite(value)
+def _finite_or_none(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 def _append(path: Path, values: dict[str, Any]) -> None:
@@ -105,19 +112,27 @@ def plot(out_dir: Path, yardsticks: dict[str, float], nats_per_bit_per_byte: flo
     """
     from matplotlib.figure import Figure  # 0.3 s, needed once a run
 
-    lines = (out_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
+    text = (out_dir / "metrics.jsonl").read_text(encoding="utf-8")
+    rows = [json.loads(line) for line in text.splitlines()]
 
     figure = Figure(figsize=(8, 5), dpi=120, layout="tight")
     axes = figure.subplots()
     _draw_losses(axes, rows)
     for i, (name, bits) in enumerate(yardsticks.items()):
         label = f"{name}: {bits:.3f} bits per byte"
-        axes.axhline(bits * nats_per_bit_per_byte, color=f"C{i + 2}", ls="--", lw=1, label=label)
+        nats = bits * nats_per_bit_per_byte
+        axes.axhline(nats, color=f"C{i + 2}", ls="--", lw=1, label=label)
 
-    axes.set(xlabel="optimizer step", ylabel="loss (nats per token)", title=f"{out_dir.name}: loss")
-    to_bits_and_back = (lambda nats: nats / nats_per_bit_per_byte, lambda bits: bits * nats_per_bit_per_byte)
-    right = axes.secondary_yaxis("right", functions=to_bits_and_back)
+    def to_bits(nats: float) -> float:
+        return nats / nats_per_bit_per_byte
+
+    def to_nats(bits: float) -> float:
+        return bits * nats_per_bit_per_byte
+
+    axes.set_title(f"{out_dir.name}: loss")
+    axes.set_xlabel("optimizer step")
+    axes.set_ylabel("loss (nats per token)")
+    right = axes.secondary_yaxis("right", functions=(to_bits, to_nats))
     right.set_ylabel("bits per byte of validation text")
     axes.grid(alpha=0.3)
     axes.legend()
@@ -138,7 +153,9 @@ def _draw_losses(axes: "Axes", rows: list[dict[str, Any]]) -> None:
 
 def _draw_curve(axes: "Axes", rows: list[dict[str, Any]], key: str, label: str, **style: Any) -> None:
     """The values of `key` over the step; nothing where no row has it."""
-    points = [(row["step"], row[key]) for row in rows if key in row]
-    if points:
-        steps, values = zip(*points, strict=True)
-        axes.plot(steps, values, label=label, **style)
+    shown = [row for row in rows if key in row]
+    if not shown:
+        return
+    steps = [row["step"] for row in shown]
+    values = [row[key] for row in shown]
+    axes.plot(steps, values, label=label, **style)

@@ -51,10 +51,11 @@ LOCK_WAIT_S = 120  # for a run whose launcher was killed: it stops after the ste
 # --- what a step minimises ---
 
 # An objective is a function of (model, batch). It returns the loss, summed over the batch's scored tokens (or pairs),
-# and named figures, summed likewise. The loop divides both by the count of all batches of the step (Batch.count), over
-# all micro-batches and processes; the figures go into metrics.jsonl and the log line under their names. Evaluation uses
-# the same function on the validation split; model.training is False there, so a term that only guides the training can
-# be left out.
+# and named figures, summed likewise. The loop divides both by the count of the whole step: Batch.count, summed over all
+# micro-batches and processes. The batch knows its count, and not the objective, because the loop needs it before the
+# first backward pass, without waiting for the device. The figures go into metrics.jsonl and the log line under their
+# names. Evaluation uses the same function on the validation split; model.training is False there, so that a term which
+# only guides the training can be left out.
 Objective = Callable[[torch.nn.Module, Batch], tuple[Tensor, dict[str, Tensor]]]
 
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import PYTHON, REPO, TINY, flags
-from ranks import finished, start
+from ranks import Launch, finished, start
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -123,12 +123,17 @@ def test_killed_between_checkpoints_repeats_no_line(data_dir, run_dir, tmp_path,
 
 
 def test_the_best_checkpoint_of_all_is_kept_over_a_restart(data_dir, tmp_path, monkeypatch):
-    losses = {0: 5.0, 10: 3.0, 20: 4.0, 30: 4.5}
+    """Stopped at step 15, between two evaluations, the second of which finds a higher loss than the first."""
+    losses = {0: 5.0, 10: 3.0, 20: 4.0}
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "mean_loss", lambda run, corpus: losses[run.state.step])
+        during_step(15, press_ctrl_c, patch)
+        with pytest.raises(KeyboardInterrupt):
+            train.main(config(data_dir, tmp_path, keep_checkpoints=1))
     monkeypatch.setattr(train, "mean_loss", lambda run, corpus: losses[run.state.step])
-    for steps in (10, 20, 30):
-        train.main(config(data_dir, tmp_path, max_iters=steps, keep_checkpoints=1))
+    train.main(config(data_dir, tmp_path, keep_checkpoints=1))
     assert os.readlink(tmp_path / "best") == "step_0000010"
-    assert sorted(path.name for path in tmp_path.glob("step_*")) == ["step_0000010", "step_0000030"]
+    assert sorted(path.name for path in tmp_path.glob("step_*")) == ["step_0000010", "step_0000020"]
 
 
 def test_the_last_steps_can_be_tried_from_any_checkpoint(data_dir, tmp_path):
@@ -338,17 +343,24 @@ def pair_loss(model: torch.nn.Module, batch: PairBatch) -> tuple[Tensor, dict[st
     return -F.logsigmoid(margins).sum(), figures
 
 
-def test_another_objective_on_another_kind_of_batch_runs_through_the_same_loop(data_dir, tmp_path, monkeypatch, capsys):
-    """One micro-batch a step and four: the same weights and figures. The first step's are those of all its pairs."""
-    monkeypatch.setitem(train.OBJECTIVES, "pairs", pair_loss)
-    monkeypatch.setitem(mixture.CORPUS_KINDS, "pairs", PairCorpus)
+@pytest.fixture
+def pairs_dir(data_dir, tmp_path) -> Path:
+    """The data folder, with a meta.json that says that it holds pairs."""
     data = Path(shutil.copytree(data_dir, tmp_path / "data"))
     meta = json.loads((data / "meta.json").read_text())
     (data / "meta.json").write_text(json.dumps(meta | {"kind": "pairs"}))
+    return data
 
+
+def test_another_objective_on_another_kind_of_batch_runs_through_the_same_loop(
+    pairs_dir, tmp_path, monkeypatch, capsys
+):
+    """One micro-batch a step and four: the same weights and figures. The first step's are those of all its pairs."""
+    monkeypatch.setitem(train.OBJECTIVES, "pairs", pair_loss)
+    monkeypatch.setitem(mixture.CORPUS_KINDS, "pairs", PairCorpus)
     changes = {"objective": "pairs", "max_iters": 12}
     for size in (8, 2):
-        train.main(config(data, tmp_path / str(size), batch_size=size, **changes))
+        train.main(config(pairs_dir, tmp_path / str(size), batch_size=size, **changes))
     ones, fours = weights(tmp_path / "8"), weights(tmp_path / "2")
     for name, tensor in ones.items():
         assert (tensor - fours[name]).abs().max() < 1e-4 * tensor.abs().max(), name
@@ -360,7 +372,7 @@ def test_another_objective_on_another_kind_of_batch_runs_through_the_same_loop(d
     assert rows[-1]["accuracy"] > rows[0]["accuracy"], "it learns"
     assert "| accuracy " in capsys.readouterr().out
 
-    cfg = config(data, "unused")
+    cfg = config(pairs_dir, "unused")
     torch.manual_seed(cfg.seed)
     model = Llama(checkpoint.read_config(tmp_path / "8/latest"))
     with torch.no_grad():
@@ -372,7 +384,28 @@ def test_another_objective_on_another_kind_of_batch_runs_through_the_same_loop(d
     assert rows[0]["margin"] == pytest.approx(figures["margin"].item() / 8, rel=1e-3, abs=1e-4)
 
     with pytest.raises(ValueError, match="has objective=pairs but the settings say next_token"):
-        train.main(config(data, tmp_path / "8", **changes | {"objective": "next_token", "max_iters": 20}))
+        train.main(config(pairs_dir, tmp_path / "8", **changes | {"objective": "next_token", "max_iters": 20}))
+
+
+def train_on_pairs(settings: dict) -> None:
+    """A run on pairs, as a rank of a launch."""
+    train.OBJECTIVES["pairs"] = pair_loss
+    mixture.CORPUS_KINDS["pairs"] = PairCorpus
+    train.main(train.TrainConfig(**settings))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["ddp", "fsdp"])
+def test_another_objective_runs_on_two_processes(pairs_dir, tmp_path, mode):
+    """It calls the model twice in a step; losses, figures and gradients are those of one process."""
+    settings = TINY | {"data": str(pairs_dir), "objective": "pairs", "max_iters": 12}
+    for processes, batch_size in ((0, 8), (2, 2)):
+        changes = {"out_dir": f"{tmp_path}/{processes}", "batch_size": batch_size, "parallel": mode}
+        done = Launch(processes, train_on_pairs, settings | changes).wait()
+        assert done.returncode == 0, done.stderr[-3000:]
+    two, one = ([row for row in metrics(tmp_path / name) if "loss" in row] for name in ("2", "0"))
+    for row, wanted in zip(two, one, strict=True):
+        assert row == pytest.approx(wanted, rel=1e-3, abs=1e-4)
 
 
 # --- evaluation, log lines, checkpoints ---
