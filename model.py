@@ -492,12 +492,12 @@ def chunks(x: Tensor, weight: Tensor) -> Iterator[slice]:
     """Rows of x, (N, C), whose logits under the head, (V, C), are computed together.
 
     All logits at once would be the largest array of a step: 4 GB in float32 for 32,768 tokens and V = 32,768. A chunk
-    shall fit into the cache of a CPU, but each chunk also reads and writes the whole gradient of the head, (V, C): with
-    C / 2 rows that moves about as many bytes as the logits, (C / 2, V). With 21 rows, C = 576 and V = 49,152 it took
-    three quarters of the time (docs/LOG.md).
+    shall fit into the cache of a CPU, but each chunk also reads and writes the whole gradient of the head, (V, C). With
+    C rows the chunk's logits, (C, V), are as large as that gradient. (docs/LOG.md: with 21 rows, C = 576 and V = 49,152
+    it took three quarters of the time.)
     """
     V, C = weight.shape
-    rows = max(CHUNK_ROWS, CHUNK_LOGITS // V, C // 2)
+    rows = max(CHUNK_ROWS, CHUNK_LOGITS // V, C)
     for begin in range(0, len(x), rows):
         yield slice(begin, begin + rows)
 
