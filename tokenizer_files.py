@@ -76,12 +76,16 @@ def check_growth(spec: dict[str, Any]) -> None:
 
     Ten steps that replace each "a" by "aaaaaaaaaa" make 10,000,000,000 of it.
     """
-    encoding = growth(spec.get("normalizer")) * growth(spec.get("pre_tokenizer"))
-    decoding = growth(spec.get("decoder"))
-    for what, most in (("normalizer and pre-tokenizer", encoding), ("decoder", decoding)):
+    bounds = {
+        "normalizer and pre-tokenizer": growth(spec.get("normalizer")) * growth(spec.get("pre_tokenizer")),
+        "post-processor": growth(spec.get("post_processor")),
+        "decoder": growth(spec.get("decoder")),
+    }
+    for what, most in bounds.items():
         if most > MOST_GROWTH:
             number = f"{most:,.0f}" if most < 1e18 else f"{most:.0e}"
-            raise ValueError(f"its {what} may make {number} characters of one; at most {MOST_GROWTH:,} are allowed")
+            unit = "tokens" if what == "post-processor" else "characters"
+            raise ValueError(f"its {what} may make {number} {unit} of one; at most {MOST_GROWTH:,} are allowed")
 
 
 def growth(step: Any) -> float:
@@ -92,13 +96,15 @@ def growth(step: Any) -> float:
     if not isinstance(step, dict):
         return 1
     most: float = GROWTH_OF_TYPE.get(str(step.get("type")), 1)
-    for key in ("normalizers", "pretokenizers", "decoders"):
+    for key in ("normalizers", "pretokenizers", "processors", "decoders"):
         if isinstance(step.get(key), list):
             most *= math.prod(map(growth, step[key]))
     if "prepend" in step:
         most *= 1 + len(str(step["prepend"]))
     if "pattern" in step and "content" in step:
         most *= _growth_of_replace(step["pattern"], str(step["content"]))
+    if "single" in step and "pair" in step:
+        most *= _growth_of_template(step)
     if "precompiled_charsmap" in step:
         most *= _growth_of_charsmap(str(step["precompiled_charsmap"]))
     return most
@@ -111,6 +117,19 @@ def _growth_of_replace(pattern: Any, content: str) -> float:
     if isinstance(string, str) and string:
         return max(1, len(content) / len(string))
     return 1 + 2 * len(content)
+
+
+def _growth_of_template(step: dict[str, Any]) -> int:
+    """Tokens that a template makes of one: "<s> $A" makes 2, one more for each further id that <s> stands for."""
+    special = step.get("special_tokens")
+    ids_of = {key: token.get("ids", []) for key, token in special.items()} if isinstance(special, dict) else {}
+
+    def count(pieces: list[dict[str, Any]]) -> int:
+        names = [piece.get("SpecialToken", {}).get("id") for piece in pieces]
+        return sum(len(ids_of.get(name, "1")) for name in names)
+
+    with one_line("its post-processor's template is damaged: "):
+        return max(count(step["single"]), count(step["pair"]))
 
 
 def _growth_of_charsmap(charsmap: str) -> int:

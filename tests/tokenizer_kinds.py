@@ -26,25 +26,10 @@ def sample_text(seed: int, count: int = 4000) -> str:
     return text + "机器学习模型" * 30 + "    \n" * 20 + "=" * 50 + f" {END_OF_TEXT}" * 9
 
 
-ODD_PIECES = [
-    " ",
-    "  ",
-    "\n",
-    "\r\n",
-    "\t",
-    "'",
-    "'S",
-    "\u3000",
-    "\x85",
-    "\u200b",
-    "e\u0301",
-    "٣",
-    "½",
-    "\x00",
-    "\ufffd",
-]
-ODD_PIECES += ["\x00", "\ufffd", END_OF_TEXT, "<|", "|>", "endoftext", "한국", "ก", "\u0378", "\U0001f468\u200d"]
-PIECES = st.sampled_from([*WORDS, *ODD_PIECES])
+SPACES = [" ", "  ", "\n", "\r\n", "\t", "\u3000", "\x85", "\u200b"]
+SIGNS = ["'", "'S", "e\u0301", "٣", "½", "\x00", "\ufffd", "한국", "ก", "\u0378", "\U0001f468\u200d"]
+PARTS_OF_SPECIAL = [END_OF_TEXT, "<|", "|>", "endoftext"]
+PIECES = st.sampled_from([*WORDS, *SPACES, *SIGNS, *PARTS_OF_SPECIAL])
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=60) | st.lists(PIECES, max_size=20).map("".join)
 
 
