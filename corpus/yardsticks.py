@@ -58,13 +58,13 @@ def ngram_nats(train: np.ndarray, val: np.ndarray, vocab_size: int, order: int) 
 def count_ngrams(train: np.ndarray, val: np.ndarray, vocab_size: int, n: int) -> tuple[np.ndarray, ...]:
     """For each n-gram hw of `val`: c(hw), c(h) and t(h) in `train`; three arrays of len(val) - n + 1 numbers.
 
-    Bounded memory: the n-grams of `train` are counted group by group. A group holds the n-grams whose number leaves
-    the same rest; all occurrences of an n-gram are in one group, so c(h) and t(h) are sums over the groups. With
-    V = 10, n = 2 and two groups, the text 1 2 1 2 1 3 has the bigrams 12, 21, 12, 21, 13:
-        group 0 (even)    12 twice           after h = 1: c = 2, t = 1
-        group 1 (odd)     13 once, 21 twice  after h = 1: c = 1, t = 1    together c(1) = 3, t(1) = 2
+    Bounded memory: the n-grams of `train` are counted group by group. A group holds those whose last token leaves the
+    same rest, so all occurrences of an n-gram are in one group, and c(h) and t(h) are sums over the groups. The text
+    1 2 1 2 1 3 has the bigrams 12, 21, 12, 21, 13; with V = 10 these are their numbers, too. With two groups:
+        group 0    12 twice              after h = 1: c = 2, t = 1
+        group 1    21 twice, 13 once     after h = 1: c = 1, t = 1      together c(1) = 3, t(1) = 2
     """
-    wanted = number_ngrams(val, vocab_size, n)
+    wanted = number_ngrams(val, np.arange(len(val) - n + 1), vocab_size, n)
     wanted_contexts = wanted // vocab_size
     c_hw = np.zeros(len(wanted), np.int64)
     c_h = np.zeros(len(wanted), np.int64)
@@ -72,13 +72,14 @@ def count_ngrams(train: np.ndarray, val: np.ndarray, vocab_size: int, n: int) ->
 
     groups = -(-len(train) // GROUP_TOKENS)
     for group in range(groups):
-        numbers = ngrams_of_group(train, vocab_size, n, group, groups)
+        starts = np.flatnonzero(train[n - 1 :] % groups == group)
+        numbers = number_ngrams(train, starts, vocab_size, n)
         if not len(numbers):
             continue
         ngrams, counts = np.unique(numbers, return_counts=True)
-        contexts, starts = np.unique(ngrams // vocab_size, return_index=True)
-        totals = np.add.reduceat(counts, starts)
-        followers = np.diff(starts, append=len(ngrams))
+        contexts, first = np.unique(ngrams // vocab_size, return_index=True)
+        totals = np.add.reduceat(counts, first)
+        followers = np.diff(first, append=len(ngrams))
 
         c_hw += look_up(wanted, ngrams, counts)
         c_h += look_up(wanted_contexts, contexts, totals)
@@ -86,25 +87,11 @@ def count_ngrams(train: np.ndarray, val: np.ndarray, vocab_size: int, n: int) ->
     return c_hw, c_h, t_h
 
 
-def ngrams_of_group(tokens: np.ndarray, vocab_size: int, n: int, group: int, groups: int) -> np.ndarray:
-    """The numbers of the n-grams of `tokens` that leave the rest `group` when divided by `groups`."""
-    if groups == 1:
-        return number_ngrams(tokens, vocab_size, n)
-    found = []
-    for start in range(0, len(tokens) - n + 1, GROUP_TOKENS):
-        some = tokens[start : start + GROUP_TOKENS + n - 1]
-        numbers = number_ngrams(some, vocab_size, n)
-        in_group = numbers % groups == group
-        found.append(numbers[in_group])
-    return np.concatenate(found)
-
-
-def number_ngrams(tokens: np.ndarray, vocab_size: int, n: int) -> np.ndarray:
-    """Each run of n tokens as one number in base vocab_size (below 2^63 for n = 3 and vocab_size < 2^21)."""
-    count = len(tokens) - n + 1
-    numbers = np.zeros(count, dtype=np.int64)
+def number_ngrams(tokens: np.ndarray, starts: np.ndarray, vocab_size: int, n: int) -> np.ndarray:
+    """The n tokens from each start as one number in base vocab_size (below 2^63 for n = 3 and vocab_size < 2^21)."""
+    numbers = np.zeros(len(starts), np.int64)
     for k in range(n):
-        numbers = numbers * vocab_size + tokens[k : k + count].astype(np.int64)
+        numbers = numbers * vocab_size + tokens[starts + k]
     return numbers
 
 
