@@ -7,10 +7,10 @@
     python train.py --init_from=path/to/SmolLM --data=wiki --block_size=1024    on from a Hugging Face folder's weights
 
 The same command resumes from the newest checkpoint in out_dir. Ctrl-C saves at the next step boundary and leaves.
-
-In the order of this file: what a step minimises, settings, set-up, evaluation, one step, log lines, checkpoints, and
-`main`, the loop itself.
 """
+
+# In the order of this file: what a step minimises, settings, set-up, evaluation, one step, log lines, checkpoints, and
+# `main`, the loop itself.
 
 import configurator  # before torch and the others: Ctrl-C during their import is one line too
 
@@ -77,12 +77,10 @@ class TrainConfig:
     data: str = "pydocs"  # folder made by prepare_wiki.py (a name below data/, or a path), or several: a:0.8,b:0.2
     out_dir: str = "out/run"  # checkpoints, metrics.jsonl, loss.png
     init_from: str | None = None  # start with these weights: a Hugging Face folder of the Llama family, or a run here
-    resume_from: str | None = (
-        None  # go on from this checkpoint (weights, optimizer, place in the data) in a new out_dir
-    )
+    resume_from: str | None = None  # go on from this checkpoint (optimizer and place in the data too) in a new out_dir
     objective: Literal[*OBJECTIVES] = "next_token"  # what a step minimises
     # model; with init_from it is the folder's
-    n_layer: int = 4
+    n_layer: int = 4  # blocks of attention and feed-forward network
     n_head: int = 4  # query heads
     n_kv_head: int = 2  # key/value heads, each shared by n_head / n_kv_head query heads
     n_embd: int = 128  # model width

@@ -2,9 +2,11 @@
 
 import dataclasses
 import gc
+import inspect
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -25,6 +27,8 @@ import checkpoint
 import configurator
 import journal
 import mixture
+import prepare_wiki
+import sample
 import train
 from mixture import Batch, Mixture, TextCorpus
 from model import Llama
@@ -630,6 +634,14 @@ def test_unfinished_data_is_one_line_on_the_command_line(data_dir, tmp_path):
     assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
     assert "its preparation is unfinished; complete it with: python" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_every_setting_says_what_it_is():
+    """--help shows the comment at the end of a setting's line; on a second line it would be lost."""
+    for settings in (train.TrainConfig, sample.SampleConfig, prepare_wiki.PrepareConfig):
+        source = inspect.getsource(settings)
+        for key in settings.__annotations__:
+            assert re.search(rf"^    {key}: .+ = .+  # .", source, re.MULTILINE), key
 
 
 SMALL = {"max_iters": 2, "n_layer": 1, "batch_tokens": 64, "block_size": 32, "eval_interval": 2, "num_threads": 1}
