@@ -63,8 +63,12 @@ def no_picture(monkeypatch):
 
 def written(folder, tokenizer_dir, family):
     """A model that transformers writes, with its tokenizer; no two of its numbers are equal."""
+    return write_model(folder, tokenizer_dir, FAMILIES[family])
+
+
+def write_model(folder, tokenizer_dir, shape):
     torch.manual_seed(1)
-    model = AutoModelForCausalLM.from_config(FAMILIES[family], dtype=torch.float32)
+    model = AutoModelForCausalLM.from_config(shape, dtype=torch.float32)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
@@ -125,10 +129,10 @@ def test_steps_equal_those_of_transformers(family, corpus, tokenizer_dir, tmp_pa
         torch.testing.assert_close(ours[name], tensor, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("family", ["qwen2", "qwen3"])
-def test_biases_and_norms_of_heads_are_divided_like_the_rest(family, corpus, tokenizer_dir, tmp_path):
-    """FSDP of 3 processes, which divide neither the biases of Qwen2 (32, 16) nor the norms of Qwen3 (16)."""
-    written(tmp_path / "theirs", tokenizer_dir, family)
+@pytest.mark.parametrize("shape", [FAMILIES["qwen2"], Qwen3Config(**SIZES, head_dim=2)], ids=["qwen2", "qwen3"])
+def test_biases_and_norms_of_heads_are_divided_like_the_rest(shape, corpus, tokenizer_dir, tmp_path):
+    """FSDP of 3 processes, which do not divide the biases of Qwen2 (32, 16); of Qwen3's norms (2) one has nothing."""
+    write_model(tmp_path / "theirs", tokenizer_dir, shape)
     settings = SETTINGS | {"data": corpus, "init_from": tmp_path / "theirs", "batch_tokens": 6 * 32}
     settings |= {"max_iters": 3, "warmup_iters": 1}
     finished(0, settings | {"out_dir": tmp_path / "one", "batch_size": 6})
