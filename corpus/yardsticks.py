@@ -5,8 +5,11 @@ on the training split and interpolated by Witten and Bell's rule (Chen and Goodm
 smoothing techniques for language modeling", sec. 2.5), the lowest order with a uniform one.
 """
 
+import functools
 import lzma
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,26 +21,46 @@ VAL_TOKENS = 2_000_000  # at most, from the beginning of the validation split
 GROUP_TOKENS = 2_000_000  # n-grams in memory at once; each needs some 40 bytes
 
 
+@dataclass(frozen=True)
+class Sample:
+    """What a yardstick is given."""
+
+    train: np.ndarray  # token ids to learn from, 1-D
+    val: np.ndarray  # token ids of the validation text, 1-D
+    text: bytes  # what `val` spells, in UTF-8
+    vocab_size: int
+
+
 def measure(train: Shards, val: Shards, tokenizer: Tokenizer) -> dict[str, float]:
     """Bits per byte of the validation text for each yardstick: {"xz -9": 1.9, "bigram": 2.0, "trigram": 1.7}."""
     val_ids = val.all(VAL_TOKENS)
     text_ids = val_ids[val_ids != tokenizer.end_of_text]
     text = tokenizer.decode(text_ids.tolist()).encode()
-    return bits_per_byte(train.all(TRAIN_TOKENS), val_ids, text, tokenizer.vocab_size)
+    return measure_sample(Sample(train.all(TRAIN_TOKENS), val_ids, text, tokenizer.vocab_size))
 
 
-def bits_per_byte(train: np.ndarray, val: np.ndarray, text: bytes, vocab_size: int) -> dict[str, float]:
-    """As `measure`. train, val: token ids, 1-D; text: what `val` spells, in UTF-8."""
-    found = {"xz -9": xz_bits_per_byte(text)}
-    for order, name in ((2, "bigram"), (3, "trigram")):
-        nats = ngram_nats(train, val, vocab_size, order)
-        found[name] = nats / math.log(2) / len(text)
-    return {name: round(bits, 4) for name, bits in found.items()}
+def measure_sample(sample: Sample) -> dict[str, float]:
+    """Bits per byte of the sample's text for each of YARDSTICKS, rounded."""
+    return {name: round(yardstick(sample), 4) for name, yardstick in YARDSTICKS.items()}
 
 
-def xz_bits_per_byte(text: bytes) -> float:
+def xz_bits_per_byte(sample: Sample) -> float:
     """Size of `xz -9` of the text, in bits per byte of text."""
-    return 8 * len(lzma.compress(text, preset=9)) / len(text)
+    return 8 * len(lzma.compress(sample.text, preset=9)) / len(sample.text)
+
+
+def ngram_bits_per_byte(sample: Sample, order: int) -> float:
+    """Bits per byte of text under n-grams of tokens up to `order`."""
+    nats = ngram_nats(sample.train, sample.val, sample.vocab_size, order)
+    return nats / math.log(2) / len(sample.text)
+
+
+# A new yardstick is a function and one more entry.
+YARDSTICKS: dict[str, Callable[[Sample], float]] = {
+    "xz -9": xz_bits_per_byte,
+    "bigram": functools.partial(ngram_bits_per_byte, order=2),
+    "trigram": functools.partial(ngram_bits_per_byte, order=3),
+}
 
 
 def ngram_nats(train: np.ndarray, val: np.ndarray, vocab_size: int, order: int) -> float:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import train
 from corpus import yardsticks
-from corpus.yardsticks import bits_per_byte, ngram_nats, xz_bits_per_byte
+from corpus.yardsticks import Sample, measure_sample, ngram_nats, xz_bits_per_byte
 from shards import Shards
 from tokenizer import Tokenizer
 
@@ -107,7 +107,8 @@ def test_xz_is_the_size_of_what_xz_writes(text):
     assert lzma.decompress(packed) == text
     if shutil.which("xz"):
         packed = subprocess.run(["xz", "-9", "-T1", "-c"], input=text, capture_output=True, check=True).stdout
-    assert xz_bits_per_byte(text) == pytest.approx(8 * len(packed) / len(text))
+    sample = Sample(np.array([]), np.array([]), text, 9)
+    assert xz_bits_per_byte(sample) == pytest.approx(8 * len(packed) / len(text))
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
@@ -137,7 +138,7 @@ def test_bits_are_for_each_byte_of_the_text():
     draw = np.random.default_rng(1)
     train, val = draw.integers(0, 9, 500), draw.integers(0, 9, 80)
     text = b"some text of another length than the tokens"
-    found = bits_per_byte(train, val, text, 9)
+    found = measure_sample(Sample(train, val, text, 9))
     assert list(found) == ["xz -9", "bigram", "trigram"]
     assert found["xz -9"] == pytest.approx(8 * len(lzma.compress(text, preset=9)) / len(text), abs=1e-4)
     for order, name in ((2, "bigram"), (3, "trigram")):
@@ -148,7 +149,7 @@ def test_bits_are_for_each_byte_of_the_text():
 def test_prepare_wiki_measures_the_folder_and_training_shows_it(data_dir, tmp_path, capsys):
     ids, tokenizer = {split: Shards(data_dir, split).all() for split in ("train", "val")}, Tokenizer.load(data_dir)
     text = "".join(tokenizer.decode([i]) for i in ids["val"].tolist() if i != tokenizer.end_of_text).encode()
-    expected = bits_per_byte(ids["train"], ids["val"], text, 300)
+    expected = measure_sample(Sample(ids["train"], ids["val"], text, 300))
     assert json.loads((data_dir / "yardsticks.json").read_text()) == expected
     train.main(train.TrainConfig(data=str(data_dir), out_dir=str(tmp_path / "run"), **TINY | {"max_iters": 1}))
     assert (
