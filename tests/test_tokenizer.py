@@ -219,6 +219,12 @@ def test_a_prompt_parses_special_tokens_and_a_document_does_not(kind):
     documents, prompt = tokenizer.encode(f"a {eos} a{eos}{eos}"), tokenizer.encode_prompt(f"a {eos} a")
     assert tokenizer.end_of_text not in documents
     assert prompt.count(tokenizer.end_of_text) == 1
+    for i, token in tokenizer.hf.get_added_tokens_decoder().items():
+        # Those of a Unigram model are words of it; <unk> is what a text has no word for.
+        if token.special and token.content != "<unk>" and kind != "unigram":
+            assert i in tokenizer.encode_prompt(f"a {token.content}") and i not in tokenizer.encode(
+                f"a {token.content}"
+            )
     begins = {"llama3": "<|begin_of_text|>", "llama2": "<s>", "mistral": "<s>", "unigram": "<s>"}
     assert tokenizer.bos == (tokenizer.hf.token_to_id(begins[kind]) if kind in begins else None)
     assert tokenizer.encode_prompt("a") == [tokenizer.bos] * (kind in begins) + tokenizer.encode("a")
