@@ -95,7 +95,8 @@ def shingles(text: str) -> set[tuple[str, ...]]:
             else:
                 run += character
         words += [run] if run else []
-    return {tuple(words[i : i + 5]) for i in range(len(words) - 4)}
+    starts = range(len(words) - 4)
+    return {tuple(words[i : i + 5]) for i in starts}
 
 
 def exact(a: str, b: str) -> float:
@@ -115,7 +116,12 @@ def words(draw: random.Random, count: int) -> list[str]:
     return ["".join(draw.choice(letters) for _ in range(8)) for _ in range(count)]
 
 
-def edited(draw: random.Random, tokens: list[str], edits: int, fresh: list[str]) -> list[str]:
+def edited(
+    draw: random.Random,
+    tokens: list[str],
+    edits: int,
+    fresh: list[str],
+) -> list[str]:
     """A near-duplicate: words replaced, removed or inserted at random places."""
     tokens = list(tokens)
     for _ in range(edits):
@@ -141,7 +147,12 @@ def stub(draw: random.Random, k: int, slots: int) -> str:
     return f"name{k} is a village in the district of {district} in the north of the country where {facts} ."
 
 
-def planted(draw: random.Random, pairs: int, stubs: int, others: int) -> tuple[dict[str, str], list[tuple[str, str]]]:
+def planted(
+    draw: random.Random,
+    pairs: int,
+    stubs: int,
+    others: int,
+) -> tuple[dict[str, str], list[tuple[str, str]]]:
     """(id -> text, pairs of ids). Pairs have J of 0.5 to 1: words edited or one block rewritten, half are Chinese.
 
     Besides there are stubs of four templates and unrelated documents.
@@ -172,7 +183,8 @@ def planted(draw: random.Random, pairs: int, stubs: int, others: int) -> tuple[d
         documents[f"stub {k}"] = stub(draw, k, k % 4)
     vocabulary = words(draw, 3000)
     for k in range(others):
-        documents[f"other {k}"] = " ".join(draw.choices(vocabulary, k=draw.randint(5, 150)))
+        tokens = draw.choices(vocabulary, k=draw.randint(5, 150))
+        documents[f"other {k}"] = " ".join(tokens)
     return documents, ids
 
 
@@ -182,14 +194,20 @@ def planted(draw: random.Random, pairs: int, stubs: int, others: int) -> tuple[d
 def write(path: Path, documents: dict[str, str]) -> Path:
     """Write documents (id -> text) to a parquet file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    columns = {"id": pa.array(documents, pa.string()), "text": pa.array(documents.values(), pa.string())}
-    pq.write_table(pa.table(columns), path, row_group_size=7)
+    table = pa.table(
+        {
+            "id": pa.array(documents, pa.string()),
+            "text": pa.array(documents.values(), pa.string()),
+        }
+    )
+    pq.write_table(table, path, row_group_size=7)
     return path
 
 
 def made(out: Path) -> dict[str, bytes]:
     """The files of a run; seconds, which no two runs have equal, left out."""
-    return {path.name: path.read_bytes() for path in out.iterdir() if path.name != "times.json"}
+    paths = [path for path in out.iterdir() if path.name != "times.json"]
+    return {path.name: path.read_bytes() for path in paths}
 
 
 # --- planted pairs among stubs ---
@@ -222,7 +240,13 @@ def count_wrong(documents: dict[str, str], removed: dict[str, dict[str, Any]]) -
     return wrong
 
 
-def planted_report(folder: Path, pairs: int, stubs: int, others: int, ways: list[tuple[int, int]]) -> dict[str, Any]:
+def planted_report(
+    folder: Path,
+    pairs: int,
+    stubs: int,
+    others: int,
+    ways: list[tuple[int, int]],
+) -> dict[str, Any]:
     """Find what was planted, once for each (parts, workers) in another order of documents.
 
     Returns {documents, removed, wrong: see count_wrong, found: see found_by_bins, equal: whether all ways gave the
@@ -240,7 +264,8 @@ def planted_report(folder: Path, pairs: int, stubs: int, others: int, ways: list
         out = folder / f"{n}/out"
         report = find_duplicates(paths, out, THRESHOLD, workers)
         results.append(made(out))
-        seconds.append(json.loads((out / "times.json").read_text(encoding="utf-8")))
+        times = (out / "times.json").read_text(encoding="utf-8")
+        seconds.append(json.loads(times))
 
     rows = pq.read_table(folder / "0/out/duplicates.parquet").to_pylist()
     removed = {row["id"]: row for row in rows}
@@ -297,18 +322,19 @@ def dates_report(folder: Path, old: str, new: str) -> list[dict[str, Any]]:
     path = write(folder / "both.parquet", documents)
     find_duplicates([path], folder / "out", THRESHOLD, 1)
     removed = pq.read_table(folder / "out/duplicates.parquet").to_pylist()
-    linked = {frozenset((row["id"], row["kept_id"])) for row in removed}
+    linked = {(row["id"], row["kept_id"]) for row in removed}
 
     rows = []
     for title in sorted(before.keys() & after.keys()):
         text, later_text = before[title], after[title]
         if not shingles(text) or not shingles(later_text):
             continue
+        old_id, new_id = f"old/{title}", f"new/{title}"
         row = {
             "title": title,
             "similarity": exact(text, later_text),
             "proposed": share_a_band(text, later_text),
-            "removed": frozenset((f"old/{title}", f"new/{title}")) in linked,
+            "removed": (old_id, new_id) in linked or (new_id, old_id) in linked,
         }
         rows.append(row)
     return sorted(rows, key=lambda row: -row["similarity"])

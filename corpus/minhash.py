@@ -53,8 +53,9 @@ FMIX_STEPS = {
 # They are not taken from there: datasketch imports scipy, 50 MB and most of a second. RandomState's numbers never
 # change (NumPy Enhancement Proposal 19). A factor is odd, so that the map is one to one.
 DRAW = np.random.RandomState(1)
-FACTORS = 1 + 2 * DRAW.randint(0, 1 << 31, BANDS * ROWS, np.uint32)
-SHIFTS = DRAW.randint(0, 1 << 32, BANDS * ROWS, np.uint32)
+N_PERMUTATIONS = BANDS * ROWS
+FACTORS = 1 + 2 * DRAW.randint(0, 1 << 31, N_PERMUTATIONS, np.uint32)
+SHIFTS = DRAW.randint(0, 1 << 32, N_PERMUTATIONS, np.uint32)
 NO_SHINGLES = 0xFFFFFFFF  # stands in the signature of a text without shingles, as in datasketch
 
 
@@ -77,7 +78,8 @@ def squeeze(texts: list[str]) -> list[bytes]:
     # Of a run of spaces only the first stays. A run may go on from one text into the next; strip() removes the rest.
     data = np.frombuffer(joined, np.uint8)
     is_space = data == ord(" ")
-    repeated = np.flatnonzero(is_space[1:] & is_space[:-1])
+    follows_space = is_space[1:] & is_space[:-1]
+    repeated = np.flatnonzero(follows_space)
     if repeated.size:
         joined = np.delete(data, repeated).tobytes()
         ends = ends - np.searchsorted(repeated, ends)
@@ -155,7 +157,8 @@ def hash_shingles(texts: list[bytes], size: int = SHINGLE) -> tuple[np.ndarray, 
     word_ends = np.flatnonzero(data == ord(" "))
     word_starts = np.append(0, word_ends + 1)
 
-    text_ends = np.cumsum([len(text) + 1 for text in texts])
+    text_sizes = [len(text) + 1 for text in texts]
+    text_ends = np.cumsum(text_sizes)
     words_so_far = np.searchsorted(word_ends, text_ends)
     words_of_text = np.diff(words_so_far, prepend=0)
     counts = np.maximum(words_of_text - (size - 1), 0)
@@ -198,14 +201,13 @@ def signatures(shingles: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
     low = fmix(shingles.astype(np.uint32))
     permuted = np.empty_like(low)
-    size = BANDS * ROWS
-    minima = np.empty((size, with_shingles.size), np.uint32)
+    minima = np.empty((N_PERMUTATIONS, with_shingles.size), np.uint32)
     for factor, shift, row in zip(FACTORS, SHIFTS, minima, strict=True):
         np.multiply(low, factor, out=permuted)
         permuted += shift
         np.minimum.reduceat(permuted, starts, out=row)
 
-    values = np.full((size, counts.size), NO_SHINGLES, np.uint32)
+    values = np.full((N_PERMUTATIONS, counts.size), NO_SHINGLES, np.uint32)
     values[:, with_shingles] = minima
     return values
 

@@ -37,17 +37,18 @@ def make_report(
     kind: the number in KINDS, or KEPT; kept, similarity: the document that it is a duplicate of, and how similar;
     details: what the report holds besides.
     """
-    names = ["kept", *KINDS]
-    counts = np.bincount(kind, minlength=len(names)).tolist()
-    sizes = np.bincount(kind, size_bytes, len(names)).astype(int).tolist()
-    count_by_kind = dict(zip(names, counts, strict=True))
-    bytes_by_kind = dict(zip(names, sizes, strict=True))
+    count_by_kind: dict[str, int] = {}
+    bytes_by_kind: dict[str, int] = {}
+    for number, name in enumerate(["kept", *KINDS]):
+        of_kind = kind == number
+        count_by_kind[name] = int(of_kind.sum())
+        bytes_by_kind[name] = int(size_bytes[of_kind].sum())
 
     report = {"documents": kind.size}
     for name in (*KINDS, "kept"):
         report[name] = count_by_kind[name]
-    report["bytes"] = sum(sizes)
-    report["bytes_removed"] = sum(sizes) - bytes_by_kind["kept"]
+    report["bytes"] = sum(bytes_by_kind.values())
+    report["bytes_removed"] = report["bytes"] - bytes_by_kind["kept"]
     report["bytes_by_kind"] = bytes_by_kind
 
     is_duplicate = (kind == EXACT) | (kind == NEAR)
@@ -95,7 +96,13 @@ def plot(report: dict[str, Any], path: Path) -> None:
     draw_clusters(middle, report)
     draw_text(right, report)
     # Margins by hand: a layout engine draws everything twice.
-    figure.subplots_adjust(left=0.05, right=0.99, top=0.97, bottom=0.13, wspace=0.35)
+    figure.subplots_adjust(
+        left=0.05,
+        right=0.99,
+        top=0.97,
+        bottom=0.13,
+        wspace=0.35,
+    )
 
     with atomic.new_file(path) as temporary:
         figure.savefig(temporary, format="png")
@@ -106,14 +113,18 @@ def draw_pairs(axes: "Axes", report: dict[str, Any]) -> None:
     levels = report["compared_by_similarity"]
     edges = np.linspace(0, 1, len(levels) + 1)
     axes.stairs(levels, edges, fill=True, alpha=0.5)
-    axes.set(xlabel="exact Jaccard similarity of documents with a common band", ylabel="pairs", yscale="symlog")
+    axes.set_xlabel("exact Jaccard similarity of documents with a common band")
+    axes.set_ylabel("pairs")
+    axes.set_yscale("symlog")
 
     curve = axes.twinx()
     similarity = np.linspace(0, 1, 201)
     threshold = report["settings"]["threshold"]
-    curve.plot(similarity, found_probability(similarity), "C1", label=f"chance to be found, {BANDS} bands of {ROWS}")
+    chance = found_probability(similarity)
+    curve.plot(similarity, chance, "C1", label=f"chance to be found, {BANDS} bands of {ROWS}")
     curve.axvline(threshold, color="C3", ls="--", lw=1, label=f"threshold {threshold}")
-    curve.set(ylim=(0, 1.02), ylabel="chance to be found")
+    curve.set_ylim(0, 1.02)
+    curve.set_ylabel("chance to be found")
     curve.legend(loc="upper left")
 
 
@@ -121,7 +132,9 @@ def draw_clusters(axes: "Axes", report: dict[str, Any]) -> None:
     """How many clusters there are of each size."""
     clusters = report["clusters"]
     axes.bar(list(clusters), list(clusters.values()))
-    axes.set(xlabel="documents in a cluster, of which one is kept", ylabel="clusters", yscale="symlog")
+    axes.set_xlabel("documents in a cluster, of which one is kept")
+    axes.set_ylabel("clusters")
+    axes.set_yscale("symlog")
 
 
 def draw_text(axes: "Axes", report: dict[str, Any]) -> None:
@@ -137,4 +150,4 @@ def draw_text(axes: "Axes", report: dict[str, Any]) -> None:
     bars = axes.barh(list(megabytes), list(megabytes.values()), color=colors)
     axes.bar_label(bars, labels, padding=3)
     axes.margins(x=0.7)
-    axes.set(xlabel=f"MB of text in {report['documents']:,} documents")
+    axes.set_xlabel(f"MB of text in {report['documents']:,} documents")

@@ -61,18 +61,18 @@ def read_batches(
 def sketch_texts(ids: list[str], texts: list[str], evaluation: Evaluation | None) -> np.ndarray:
     """The sketches of some documents, (N_ROWS, documents) uint64."""
     squeezed = squeeze(texts)
-    shingles, counts = hash_shingles([join_words(data) for data in squeezed])
-    digests = b"".join(xxhash.xxh3_128_digest(data) for data in squeezed)
-
+    words = list(map(join_words, squeezed))
+    shingles, counts = hash_shingles(words)
+    digests = b"".join(map(xxhash.xxh3_128_digest, squeezed))
     content = np.frombuffer(digests, ">u8").reshape(-1, 2)
-    id_hashes = [xxhash.xxh3_64_intdigest(document_id) for document_id in ids]
+    id_hashes = list(map(xxhash.xxh3_64_intdigest, ids))
 
     sketches = np.zeros((N_ROWS, len(texts)), np.uint64)
     sketches[:BANDS] = band_hashes(signatures(shingles, counts))
     sketches[CONTENT], sketches[CONTENT + 1] = content.T
     sketches[ID] = np.array(id_hashes, np.uint64)
-    sketches[CHARS] = [len(text) for text in texts]
-    sketches[BYTES] = [size_bytes(text) for text in texts]
+    sketches[CHARS] = list(map(len, texts))
+    sketches[BYTES] = list(map(size_bytes, texts))
     sketches[SHINGLES] = counts
     if evaluation is not None:
         sketches[EVALUATION] = pack(*evaluation.find(texts))
