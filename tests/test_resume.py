@@ -92,6 +92,15 @@ def test_resume_from_is_refused_where_it_would_have_no_effect(copy, run_dir, dat
         train.main(config(data_dir, tmp_path / "new", max_iters=30, resume_from=str(run_dir / "step_0000020")))
 
 
+def test_resume_from_begins_a_journal_of_its_own(run_dir, data_dir, tmp_path):
+    """Lines that another run left in the folder, killed before its first checkpoint, are not this run's."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "metrics.jsonl").write_text('{"step": 3, "loss": 9.0}\n')
+    train.main(config(data_dir, out, max_iters=12, resume_from=str(run_dir / "step_0000010")))
+    assert [row["step"] for row in metrics(out) if "loss" in row] == [11, 12]
+
+
 def test_resume_from_a_run_that_has_had_its_steps_is_refused(run_dir, data_dir, tmp_path):
     with pytest.raises(ValueError, match="step_0000020 is at step 20, so --max_iters=20 leaves nothing to do; raise"):
         train.main(config(data_dir, tmp_path / "out", resume_from=str(run_dir)))
