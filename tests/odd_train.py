@@ -23,6 +23,7 @@ import numpy as np
 import psutil
 import torch
 from safetensors import SafetensorError
+from torch.distributed.elastic.multiprocessing.errors import record
 from torch.nn.parallel import DistributedDataParallel
 
 import atomic
@@ -305,10 +306,6 @@ def apply(faults: dict[str, Any]) -> None:
         FAULTS[name](value)
 
 
-def main(cfg: train.TrainConfig) -> None:
-    train.main(cfg)
-
-
 if __name__ == "__main__":
     apply(json.loads(os.environ.get("ODD", "{}")))
-    train.record(configurator.run)(main, train.TrainConfig)
+    record(configurator.run)(train.main, train.TrainConfig)

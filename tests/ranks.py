@@ -12,6 +12,7 @@ import gc
 import multiprocessing
 import multiprocessing.forkserver
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -54,12 +55,12 @@ class Launch:
 
     def __init__(self, processes: int, task: Callable, *args: Any):
         start_server()
-        self.folder = Path(tempfile.mkdtemp(prefix="ranks-"))  # what the ranks print
+        self.folder = Path(tempfile.mkdtemp(prefix="ranks-"))  # what the ranks print, and their exit codes
         self.launcher = FORKED.Process(target=launch, args=(processes, self.folder, task, *args))
         self.launcher.start()
 
     def wait(self, timeout_s: float = 180) -> Done:
-        """Wait for the launcher to end. Ranks outlive a launcher that was killed."""
+        """Wait for the launcher to end; to be called once. Ranks outlive a launcher that was killed."""
         self.launcher.join(timeout_s)
         if self.launcher.exitcode is None:
             ranks = psutil.Process(self.launcher.pid).children(recursive=True)
@@ -68,7 +69,9 @@ class Launch:
                 rank.kill()
             raise TimeoutError(f"the ranks did not end in {timeout_s} s: {self.printed('stderr')[-3000:]}")
         codes = {int(path.stem): int(path.read_text()) for path in self.folder.glob("*.code")}
-        return Done(self.launcher.exitcode, codes, self.printed("stdout"), self.printed("stderr"))
+        done = Done(self.launcher.exitcode, codes, self.printed("stdout"), self.printed("stderr"))
+        shutil.rmtree(self.folder)
+        return done
 
     def printed(self, stream: str) -> str:
         """What all ranks have written to "stdout" or "stderr" so far."""
