@@ -8,6 +8,7 @@ the standard library). For each launch it forks a launcher, which does what torc
 SIGTERM on to them, and ends all when one has failed.
 """
 
+import contextlib
 import gc
 import multiprocessing
 import multiprocessing.forkserver
@@ -105,7 +106,7 @@ def start_server() -> None:
 
 
 def launch(processes: int, folder: Path, task: Callable, *args: Any) -> None:
-    """The launcher's process: fork the ranks, wait for all of them, and end the others when one has failed.
+    """The launcher's process: fork the ranks, and exit with 1 when one has failed.
 
     A rank returns from here (or raises) as well; multiprocessing makes its exit code of that.
     """
@@ -131,26 +132,35 @@ def launch(processes: int, folder: Path, task: Callable, *args: Any) -> None:
             return task(*args)
         ranks[pid] = rank
 
+    # after the forks, for the store has a thread
+    store = dist.TCPStore("127.0.0.1", port, None, True, wait_for_workers=False, master_listen_fd=listener.detach())
+    failed = supervise(ranks, folder)
+    del store
+    sys.exit(int(failed))
+
+
+def supervise(ranks: dict[int, int], folder: Path) -> bool:
+    """Wait for all ranks, noting their exit codes, and end the others when one has failed. Returns whether one has."""
+
     def send(number: int) -> None:
         for pid in ranks:
-            os.kill(pid, number)
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.kill(pid, number)
 
     signal.signal(signal.SIGTERM, lambda number, frame: send(signal.SIGTERM))
     signal.signal(signal.SIGALRM, lambda number, frame: send(signal.SIGKILL))
-    # after the forks, for the store has a thread
-    store = dist.TCPStore("127.0.0.1", port, None, True, wait_for_workers=False, master_listen_fd=listener.detach())
 
     failed = False
     while ranks:
         pid, status = os.wait()
+        rank = ranks.pop(pid)
         code = os.waitstatus_to_exitcode(status)
-        (folder / f"{ranks.pop(pid)}.code").write_text(str(code))
+        (folder / f"{rank}.code").write_text(str(code))
         if code != 0 and not failed:
             failed = True
             send(signal.SIGTERM)
             signal.alarm(STOP_WAIT_S)
-    del store
-    sys.exit(int(failed))
+    return failed
 
 
 def become_rank(rank: int, variables: dict[str, Any], folder: Path) -> None:
