@@ -3,7 +3,7 @@
 import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 
@@ -13,13 +13,24 @@ from mixture import Mixture
 from model import ModelConfig
 from tokenizer import Tokenizer
 
-if TYPE_CHECKING:
-    from train import TrainConfig
-
 # What a resumed run may not change, besides the text: the model, and which tokens make a step.
 MODEL = ("n_layer", "n_head", "n_kv_head", "n_embd", "ffn_hidden", "rope_theta", "tie_embeddings")
 STEP = ("objective", "block_size", "optimizer", "batch_tokens", "seed", "shuffle_run")
 RESUME_FIXED = ("init_from", *MODEL, *STEP)
+
+
+class RunSettings(Protocol):
+    """What is read here of the settings of a run; train.py's TrainConfig has it, and all that MODEL and STEP name."""
+
+    data: str  # folders of token shards
+    out_dir: str  # the run's own folder
+    init_from: str | None  # start with the weights of this folder
+    resume_from: str | None  # go on from this checkpoint in a new out_dir
+    max_iters: int  # steps of the run
+    num_threads: int | None  # CPU threads; None: torch's choice
+    block_size: int  # tokens in a window
+    n_embd: int  # model width
+    ffn_hidden: int | None  # feed-forward width; None: derived from n_embd
 
 
 @dataclass
@@ -36,7 +47,7 @@ class RunState:
 class Start:
     """Where a run begins, found out before anything is built."""
 
-    cfg: "TrainConfig"  # with init_from the model's settings are the folder's
+    cfg: RunSettings  # with init_from the model's settings are the folder's
     shape: ModelConfig
     tokenizer: Tokenizer
     carried: checkpoint.Files  # small files that came with the weights and go into each checkpoint
@@ -47,7 +58,7 @@ class Start:
     notes: list[str]  # what the user should know
 
 
-def find_start(cfg: "TrainConfig", data: Mixture) -> Start:
+def find_start(cfg: RunSettings, data: Mixture) -> Start:
     """Look for a checkpoint in out_dir, then at resume_from and init_from; nothing is written.
 
     Raises ValueError when the settings, the data or the tokenizer are not those of what was found.
@@ -113,7 +124,7 @@ def find_own_checkpoint(out_dir: Path) -> tuple[Path | None, list[str]]:
     return None, []
 
 
-def check_resume(cfg: "TrainConfig", folder: Path, saved: dict[str, Any], tokenizer: Tokenizer, data: Mixture) -> None:
+def check_resume(cfg: RunSettings, folder: Path, saved: dict[str, Any], tokenizer: Tokenizer, data: Mixture) -> None:
     """Refuse to continue a run with another model, data or step, and name the setting."""
     for key in RESUME_FIXED:
         had = saved["settings"].get(key, getattr(type(cfg), key))  # a setting that came later had its default
@@ -130,7 +141,7 @@ def another_setting(folder: Path, key: str, had: Any, asked: Any) -> str:
     return f"{wrong}; give --{key}={had} to resume, or another --out_dir"
 
 
-def check_content(cfg: "TrainConfig", folder: Path, saved: dict[str, Any], data: Mixture) -> None:
+def check_content(cfg: RunSettings, folder: Path, saved: dict[str, Any], data: Mixture) -> None:
     """Refuse another text than the checkpoint was trained on. The same text may lie elsewhere."""
     corpora = data.content()
     if "data" in saved:
@@ -151,7 +162,7 @@ def check_content(cfg: "TrainConfig", folder: Path, saved: dict[str, Any], data:
     raise ValueError(f"{wrong}; put the old data folder back, or give another --out_dir")
 
 
-def check_resume_from(cfg: "TrainConfig", folder: Path, saved: dict[str, Any]) -> None:
+def check_resume_from(cfg: RunSettings, folder: Path, saved: dict[str, Any]) -> None:
     """Refuse a resume_from that has no effect. Where the run in out_dir began is no such: the same command goes on."""
     if cfg.resume_from is None:
         return
@@ -163,8 +174,8 @@ def check_resume_from(cfg: "TrainConfig", folder: Path, saved: dict[str, Any]) -
 
 
 def use_folder_model(
-    cfg: "TrainConfig", folder: Path, data_tokenizer: Tokenizer
-) -> tuple["TrainConfig", ModelConfig, Tokenizer]:
+    cfg: RunSettings, folder: Path, data_tokenizer: Tokenizer
+) -> tuple[RunSettings, ModelConfig, Tokenizer]:
     """The settings with the model of a Hugging Face folder, its shape (with a longer context, maybe), its tokenizer.
 
     Raises ValueError for a setting that asks for another model, and for data of another tokenizer.
@@ -187,7 +198,7 @@ def use_folder_model(
     return replace(cfg, **model_settings), shape, tokenizer
 
 
-def model_shape(cfg: "TrainConfig", vocab_size: int) -> ModelConfig:
+def model_shape(cfg: RunSettings, vocab_size: int) -> ModelConfig:
     """The decoder that the settings describe, for a tokenizer of `vocab_size` ids."""
     settings = {key: getattr(cfg, key) for key in (*MODEL, "block_size")}
     settings["vocab_size"] = round_up(vocab_size, 64)  # GPUs multiply multiples of 64 faster

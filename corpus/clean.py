@@ -10,12 +10,8 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from prepare_wiki import PrepareConfig  # for annotations only: prepare_wiki.py imports this module
 
 LINE_ENDS = re.compile("\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff]")  # all but tab and newline; and the byte-order mark
@@ -89,8 +85,11 @@ def drops(name: str, *settings: str) -> Callable:
     return mark
 
 
-def reason_to_drop(title: str, text: str, cfg: "PrepareConfig") -> str | None:
-    """The name of the first filter that drops this (normalised) text, or None."""
+def reason_to_drop(title: str, text: str, cfg: object) -> str | None:
+    """The name of the first filter that drops this (normalised) text, or None.
+
+    cfg: has the settings of all filters as attributes, as prepare_wiki.py's PrepareConfig does.
+    """
     page = Page(title, text)
     for name, a_filter in FILTERS.items():
         values = [getattr(cfg, setting) for setting in a_filter.settings]
