@@ -537,7 +537,7 @@ def make_shards(cfg: PrepareConfig, documents: list[Path], split: Splitter, work
         document_path, part, _ = job
         if not part.is_dir():
             jobs.append((job, read_counts(document_path)["bytes"]))
-    advice = tokenizer.advice() if jobs else None
+    advice = tokenizer.advice()
     if advice is not None:
         print(advice, flush=True)
     map_parts(functools.partial(encode_part, split, dtype, split.cut(chars)), jobs, workers, "tokens")

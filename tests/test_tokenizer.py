@@ -120,11 +120,17 @@ def test_bytes_that_are_no_utf8_decode_to_the_replacement_character(bpe):
     assert "\ufffd" in bpe.decode(ids[:1])
 
 
-@pytest.mark.parametrize("character, count", [(" ", 2_000_000), *((character, 100_000) for character in " a=\n机")])
-def test_a_very_long_run_of_one_character_is_encoded(bpe, character, count):
-    """tiktoken's regular expressions fail on a million spaces: `tokenizers` takes over."""
-    text = f"x{character * count}y"
+@pytest.mark.parametrize("character", " a=\n机")
+def test_a_very_long_run_of_one_character_is_encoded(bpe, character):
+    text = f"x{character * 100_000}y"
     assert bpe.decode(bpe.encode(text)) == text
+
+
+def test_a_run_of_a_million_spaces_is_encoded():
+    """tiktoken overflows its stack there, if the pattern has a look-ahead: `tokenizers` takes over."""
+    tokenizer = Tokenizer(made("smollm"))
+    text = f"x{' ' * 1_000_000}y"
+    assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
 # --- characters ---
