@@ -142,7 +142,7 @@ def call_tyro(cls: type[Config], args: list[str], default: Config, description: 
     return tyro.cli(cls, args=args, default=default, description=description, **options)
 
 
-def describe(cfg: typing.Any, origins: dict[str, str]) -> str:
+def describe(cfg: Config, origins: dict[str, str]) -> str:
     """All settings, one a line, those that are not defaults with the place that set them."""
     rows = {key: f"{key} = {value!r}" for key, value in dataclasses.asdict(cfg).items()}
     width = max(len(row) for row in rows.values() if len(row) <= 60)
@@ -165,15 +165,15 @@ def find_config(path: str) -> Path | None:
 
 def read_config_file(path: str) -> list[tuple[str, str, str]]:
     """Parse `key = value` lines without executing them; returns [(key, value as text, "path:line")]."""
-    found = find_config(path)
-    if found is None:
+    file = find_config(path)
+    if file is None:
         beside = "" if Path(path).is_absolute() else f", here or in {SCRIPTS}"
         raise ValueError(f"{path}: no such config file{beside} (settings are given as --key=value)")
     try:
-        text = found.read_text(encoding="utf-8-sig")
+        text = file.read_text(encoding="utf-8-sig")
         statements = ast.parse(text).body
     except (ValueError, SyntaxError, RecursionError, MemoryError) as error:  # no text; no Python; nested too deep
-        place = f"{found}:{error.lineno}" if isinstance(error, SyntaxError) else found
+        place = f"{file}:{error.lineno}" if isinstance(error, SyntaxError) else file
         raise ValueError(f"{place}: a config file holds `key = value` lines: {getattr(error, 'msg', error)}") from None
 
     lines = text.split("\n")  # not splitlines: a string may hold U+2028
@@ -182,7 +182,7 @@ def read_config_file(path: str) -> list[tuple[str, str, str]]:
         is_docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
         if i == 0 and is_docstring:
             continue
-        place = f"{found}:{node.lineno}"
+        place = f"{file}:{node.lineno}"
         line = lines[node.lineno - 1]
         targets = node.targets if isinstance(node, ast.Assign) else []
         if len(targets) != 1 or not isinstance(targets[0], ast.Name):

@@ -31,7 +31,7 @@ def normalise(text: str) -> str:
     return BLANK_LINES.sub("\n\n", text).strip("\n")
 
 
-# --- how filters are found ---
+# --- how filters are registered ---
 
 
 @dataclass(frozen=True)
@@ -203,12 +203,12 @@ def repeats_ngrams(text: str, scale: float) -> bool:
             continue
         if gram_words in TOP_NGRAM:
             gram_chars = starts[n:] - starts[:-n]
-            found = top_ngram_chars(counts, gram_chars[first])
+            repeated_chars = top_ngram_chars(counts, gram_chars[first])
             limit = TOP_NGRAM[gram_words]
         else:
-            found = chars[in_repeated_ngrams(len(grams), first, n)].sum()
+            repeated_chars = chars[in_repeated_ngrams(len(grams), first, n)].sum()
             limit = REPEATED_NGRAMS[gram_words]
-        if found > scale * limit * starts[-1]:
+        if repeated_chars > scale * limit * starts[-1]:
             return True
     return False
 

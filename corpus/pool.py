@@ -12,9 +12,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tqdm import tqdm
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
 
 
 @contextlib.contextmanager
@@ -58,13 +61,13 @@ def end_with_parent() -> None:
 
 
 def map_parts(
-    work: Callable,
-    jobs: Iterable[tuple[Any, int]],
+    work: Callable[[Job], Result],
+    jobs: Iterable[tuple[Job, int]],
     num_workers: int,
     desc: str,
     total: int | None = None,
     unit: str = "B",
-) -> list:
+) -> list[Result]:
     """Run work(job) for every (job, size) in `num_workers` processes with a progress bar; results in the order of jobs.
 
     The bar counts sizes, `total` together (None: jobs is a list). Jobs are taken from their iterator only a few ahead
@@ -87,7 +90,7 @@ def map_parts(
             return map_in_workers(work, jobs, submit, 2 * num_workers, bar)
 
 
-def map_here(work: Callable, jobs: Iterable[tuple[Any, int]], bar: tqdm) -> list:
+def map_here(work: Callable[[Job], Result], jobs: Iterable[tuple[Job, int]], bar: tqdm) -> list[Result]:
     """map_parts in this process."""
     results = []
     for job, size in jobs:
@@ -97,10 +100,14 @@ def map_here(work: Callable, jobs: Iterable[tuple[Any, int]], bar: tqdm) -> list
 
 
 def map_in_workers(
-    work: Callable, jobs: Iterable[tuple[Any, int]], submit: Callable[..., Future], ahead: int, bar: tqdm
-) -> list:
+    work: Callable[[Job], Result],
+    jobs: Iterable[tuple[Job, int]],
+    submit: Callable[..., Future],
+    ahead: int,
+    bar: tqdm,
+) -> list[Result]:
     """map_parts by `submit`, with at most `ahead` jobs submitted and not finished."""
-    results: dict[int, Any] = {}  # by the number of the job: they finish in any order
+    results: dict[int, Result] = {}  # by the number of the job: they finish in any order
     waiting: dict[Future, tuple[int, int]] = {}  # future: (number of the job, size)
 
     def collect(return_when: str) -> None:
@@ -117,13 +124,13 @@ def map_in_workers(
     return [results[number] for number in range(len(results))]
 
 
-def read_cached(read: Callable, path: Path) -> Any:
+def read_cached(read: Callable[[Path], Result], path: Path) -> Result:
     """read(path), which is called once in each process for all its parts, and again when the file has changed."""
     return _read_cached(read, path, path.stat().st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=2)
-def _read_cached(read: Callable, path: Path, mtime_ns: int) -> Any:
+def _read_cached(read: Callable[[Path], Result], path: Path, mtime_ns: int) -> Result:
     return read(path)
 
 

@@ -67,12 +67,12 @@ def python_files(package: str, version: str) -> list[tuple[str, str]]:
         files = [Path(str(path)) for path in distribution.files or []]
         files = [path for path in files if path.suffix == ".py" and path.parts[0] != ".."]
 
-    found = []
+    named = []
     for path in sorted(set(files), key=str):
         is_test = bool({"test", "tests"} & set(path.parts))
         if not is_test and (root / path).is_file():
-            found.append((str(root / path), f"{package}-{version}/{path.as_posix()}"))
-    return found
+            named.append((str(root / path), f"{package}-{version}/{path.as_posix()}"))
+    return named
 
 
 # --- the docstrings of a file ---

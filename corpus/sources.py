@@ -373,14 +373,14 @@ def find_files(source: str) -> list[str]:
     """The sorted paths that a path, a pattern, or a config of a data set on the hub stands for."""
     source = os.path.expanduser(source)
     # A path may hold brackets and still be no pattern.
-    found = [source] if os.path.exists(source) else glob.glob(source, recursive=True)
+    candidates = [source] if os.path.exists(source) else glob.glob(source, recursive=True)
 
     hub_name = HUB.fullmatch(source)
     looks_like_a_file = Path(source).suffix in {*formats_by_suffix(), *COMPRESSION}
-    if not found and hub_name and not looks_like_a_file:
-        found = glob.glob(f"{download(*hub_name.groups())}/**/*.parquet", recursive=True)
+    if not candidates and hub_name and not looks_like_a_file:
+        candidates = glob.glob(f"{download(*hub_name.groups())}/**/*.parquet", recursive=True)
 
-    paths = sorted(path for path in found if os.path.isfile(path))
+    paths = sorted(path for path in candidates if os.path.isfile(path))
     if not paths:
         advice = "give a quoted pattern such as 'path/*.jsonl', or wikimedia/wikipedia/20231101.en of the hub"
         if Path(source).stem == "pydocs":
