@@ -595,9 +595,10 @@ def test_a_changed_setting_is_refused_with_its_name_and_the_ways_out(corpus, fin
 
 @dataclasses.dataclass(frozen=True)
 class NewerConfig(PrepareConfig):
-    """A later version, with a filter of its own."""
+    """A later version, with a filter and a setting of its own."""
 
     max_digits: float | None = None  # largest share of the characters
+    min_words: int = 3  # another one, whose default is a number
 
 
 def test_a_new_filter_is_a_function_and_a_setting(corpus, finished, tmp_path, monkeypatch):
