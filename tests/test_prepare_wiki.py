@@ -832,6 +832,13 @@ def test_verify_compares_the_shards_with_their_checksums(finished):
         main(PrepareConfig(verify=True))
 
 
+def test_verify_says_that_a_bare_folder_has_no_checksums(tmp_path, capsys):
+    for split in SPLITS:
+        (tmp_path / f"{split}.bin").write_bytes(bytes(20))
+    main(PrepareConfig(verify=True, data_dir=str(tmp_path)))
+    assert capsys.readouterr().out.endswith("no checksums to verify\n")
+
+
 def test_yardsticks_are_written_before_the_folder_is_complete_unless_they_are_switched_off(corpus, tmp_path, capsys):
     out = prepare(corpus[0], tmp_path / "with", yardsticks=True)
     found = json.loads((out / "yardsticks.json").read_text())
