@@ -262,8 +262,8 @@ def whole_words_stay_apart(unreachable: set[str], pieces: dict[str, int]) -> boo
 INSTALL_GIGATOKEN = "pip install gigatoken==0.10.0"
 # gigatoken remembers the words it met, without a limit; after so many characters it begins anew.
 MEMORY_CHARS = 50_000_000
-# gigatoken gives tiktoken's ids for every text cut by GPT-2's pattern. For these two its tables of letters are older
-# (Unicode 16, not 17), so it gets only text of ASCII.
+# gigatoken gives tiktoken's ids for every text cut by GPT-2's pattern. For these two its tables of letters are newer
+# (Unicode 17, not 16), so it gets only text of ASCII.
 ASCII_PATTERNS = (LLAMA3_PATTERN, QWEN2_PATTERN)
 GIGATOKEN_PATTERNS = (GPT2_PATTERN, *ASCII_PATTERNS)
 

@@ -28,6 +28,7 @@ from tokenizer_kinds import (
     split_and_bytes,
 )
 from tokenizers import Tokenizer as HFTokenizer
+from tokenizers import models
 from tokenizers import pre_tokenizers as pre
 
 import fast_encode
@@ -70,6 +71,28 @@ def test_without_gigatoken_tiktoken_gives_the_same_ids(no_gigatoken):
         for text in [*HARD, sample_text(4, 300)]:
             assert tokenizer.encode(text) == reference_ids(tokenizer, text)
     assert Tokenizer(changed("gpt2", drop_byte)).advice() is None  # gigatoken would not be used either
+
+
+def test_gigatoken_gets_no_letters_that_are_newer_than_the_tables_of_the_others():
+    """U+16EA0 is a letter since Unicode 17: gigatoken knows it, tiktoken and `tokenizers` cut before it."""
+    vocab = {character: byte for character, byte in fast_encode.byte_of_character().items()}
+    first_byte = fast_encode.character_of_byte()[0xF0]
+    hf = HFTokenizer(models.BPE(vocab | {f"a{first_byte}": 256}, [("a", first_byte)]))
+    hf.pre_tokenizer = PRE_TOKENIZERS["llama3"][1]
+    hf.add_special_tokens([END_OF_TEXT])
+    tokenizer = Tokenizer(hf.to_str())
+    assert tokenizer.fast is not None
+    assert tokenizer.encode("a\U00016ea0") == reference_ids(tokenizer, "a\U00016ea0") == list("a\U00016ea0".encode())
+
+
+def test_gigatoken_forgets_the_words_it_met_from_time_to_time(monkeypatch):
+    pytest.importorskip("gigatoken")
+    monkeypatch.setattr(fast_encode, "MEMORY_CHARS", 10)
+    engines = spy_on_gigatoken(monkeypatch)
+    tokenizer = Tokenizer(made("gpt2"))
+    for text in ("the quick", "brown fox", "the quick", "brown fox"):  # 9 characters each
+        assert tokenizer.encode(text) == reference_ids(tokenizer, text)
+    assert len(engines) == 2
 
 
 def test_preparing_says_once_what_would_be_faster_and_gives_the_same_tokens(tmp_path, capsys, monkeypatch):

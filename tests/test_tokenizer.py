@@ -607,7 +607,9 @@ def test_a_checkpoint_keeps_the_tokens_that_only_the_settings_add(tmp_path):
     """Its tokenizer_config.json gives transformers, and this program, the same ids again."""
     eos = {"__type": "AddedToken", "content": "</s>", "rstrip": True, "special": True}
     settings = {"eos_token": eos, "extra_special_tokens": ["<|user|>"], "image_token": "<image>"}
-    tokenizer = folder_of(tmp_path / "came", "llama2", tokenizer_config=settings, added_tokens={"<call>": 398})
+    more = {"added_tokens": {"<call>": 398}, "generation_config": {"eos_token_id": [2, 400]}}
+    tokenizer = folder_of(tmp_path / "came", "llama2", tokenizer_config=settings, **more)
+    assert tokenizer.stops == {2, 400}
     model = Llama(ModelConfig(tokenizer.vocab_size, n_layer=1, n_head=1, n_kv_head=1, n_embd=8, ffn_hidden=8))
     (tmp_path / "saved").mkdir()
     for name, content in checkpoint.small_files(model, tokenizer, carried={}).items():
