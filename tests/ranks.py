@@ -60,7 +60,7 @@ class Launch:
         self.launcher = FORKED.Process(target=launch, args=(processes, self.folder, task, *args))
         self.launcher.start()
 
-    def wait(self, timeout_s: float = 180) -> Done:
+    def wait(self, timeout_s: float = 300) -> Done:
         """Wait for the launcher to end; to be called once. Ranks outlive a launcher that was killed."""
         self.launcher.join(timeout_s)
         if self.launcher.exitcode is None:

@@ -185,6 +185,7 @@ def test_fsdp_in_bfloat16_is_ddp_under_autocast(data_dir, tmp_path):
         assert not torch.equal(tensor, tensor.bfloat16().float())
 
 
+@pytest.mark.timeout(1800)  # torch.compile in four processes
 @pytest.mark.parametrize("compile", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("processes", [pytest.param(2, marks=pytest.mark.slow), 4])
 def test_resumed_equals_uninterrupted_bit_for_bit(processes, compile, data_dir, tmp_path):
