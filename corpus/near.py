@@ -145,7 +145,7 @@ def bucket_pairs(bands: Iterable[np.ndarray], ranks: np.ndarray) -> Buckets:
 # --- exact similarity ---
 
 
-def expand(starts: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def expand_ranges(starts: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Ranges start, start + 1, ... of `counts` numbers, one after the other: (which range, number).
 
     Example: starts [10, 20], counts [2, 3] give ([0, 0, 1, 1, 1], [10, 11, 20, 21, 22]).
@@ -180,7 +180,7 @@ class Shingles:
         block_ends = np.arange(BLOCK, total, BLOCK)
         blocks = np.split(ranks, np.searchsorted(ends, block_ends))
         for block in blocks:
-            which, positions = expand(self.starts[block], self.sizes[block])
+            which, positions = expand_ranges(self.starts[block], self.sizes[block])
             yield block, which, self.values[positions]
 
     def jaccard(self, rank: int, others: np.ndarray) -> np.ndarray:
@@ -201,72 +201,64 @@ class Shingles:
 
 # --- crowds: buckets too large to compare each document with each ---
 
+# A template ("X is a village in the north of ...") puts thousands of documents into one bucket that are not similar
+# enough. To compare each with each would be quadratic. Here documents of a crowd meet by what is rare in them, and no
+# similar pair is lost (prefix filter: Bayardo et al. 2007; PPJoin, Xiao et al. 2008).
+#
+# Order the shingles of each document from rare to common: those with the village's name come first, those of the
+# template alone last. Two documents with k common shingles have the first of these, in this order, among the first
+# n - k + 1 shingles of either, n being its number of shingles: only k - 1 common ones come after it. When J >= t,
+#
+#     the larger document shares at least ceil(t n)                   of its n shingles,
+#     the smaller one shares at least     ceil(2 t / (1 + t) n)       of its n shingles.
+#
+# With t = 0.7 and n = 10: the larger one shares 7, the first is among its 4 rarest; the smaller one shares 9
+# (2 t / (1 + t) = 0.82), the first is among its 2 rarest. A document may be the larger one of one pair and the smaller
+# one of another. So its shingles are
+#
+#     from rare to common      1      2      3      4      5 to 10
+#                              short  short  long   long   not used
+#
+# and of two similar documents one has the first common shingle in a short position, the other in a short or a long one.
 
-def crowd_cells(
-    shingles: Shingles,
-    crowd: np.ndarray,
-    threshold: float,
-    first_cell: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    """(members, queries): entries of cells in which any two documents of `crowd` with J >= threshold meet.
 
-    Cells are numbered from first_cell. Two documents meet when a cell has one of them as a member, and the other one
-    looks it up (a query).
+@dataclass
+class RareShingles:
+    """The shingles in short and long positions, of all documents of a crowd; three arrays with a row for each."""
 
-    A template ("X is a village in ...") puts thousands of documents that are not similar enough into one bucket, and to
-    compare each with each would be quadratic. Here they meet by what is rare in them (prefix filter: Bayardo et al.
-    2007; PPJoin, Xiao et al. 2008), and no pair is lost.
+    hashes: np.ndarray
+    ranks: np.ndarray  # whose it is
+    is_long: np.ndarray  # whether its position is long
 
-    Order the shingles of each document from rare to common. Two documents that share at least k shingles have a common
-    one among the first n - k + 1 of either, n being its number of shingles: only k - 1 come after these. For J >= t
 
-        the larger document shares at least t n of its n shingles:            prefix of n - ceil(t n) + 1, `long`
-        the smaller one at least 2 t / (1 + t) n of its n:                    prefix of n - ceil(2 t / (1 + t) n) + 1
-
-    With t = 0.7 and n = 10: the larger shares 7 at least, one of its 4 rarest among them; the smaller 9 at least
-    (0.824 * 10 = 8.24), one of its 2 rarest. The same shingle is the first common one of both. So
-
-        shingle number   1      2      3      4      5 to 10
-        position is      short  short  long   long   in no cell
-
-    and of two similar documents one has the shingle in a short position, the other in a short or a long one. Each
-    shingle gets two cells: one for documents that have it in a short position, one for those in a long one. Everybody
-    looks up the short cell; only short positions look up the long cell. Two long positions do not meet.
-    """
+def rare_shingles(shingles: Shingles, crowd: np.ndarray, threshold: float) -> RareShingles:
+    """The shingles by which documents of a crowd meet; without those that occur in one document only."""
     frequency, shift = count_shingles(shingles, crowd)
     short_share = 2 * threshold / (1 + threshold)
-    values_of_blocks, ranks_of_blocks, is_long_of_blocks = [], [], []
+    hashes_of_blocks, ranks_of_blocks, is_long_of_blocks = [], [], []
 
-    for ranks, which, values in shingles.read(crowd):
+    for ranks, which, hashes in shingles.read(crowd):
+        often = frequency[hashes >> shift]
+        rare_first = np.lexsort((hashes, often, which))  # document after document
+        hashes, often = hashes[rare_first], often[rare_first]
+
         sizes = shingles.sizes[ranks]
-        often = frequency[values >> shift]
-        rare_first = np.lexsort((values, often, which))  # within each document, as `which` comes first
         document_begins = np.cumsum(sizes) - sizes
-        position = np.arange(which.size) - document_begins[which]
-
-        last_long = sizes - np.ceil(threshold * sizes - ROUNDING)  # positions count from 0
+        position = np.arange(which.size) - document_begins[which]  # from 0
+        last_long = sizes - np.ceil(threshold * sizes - ROUNDING)
         last_short = sizes - np.ceil(short_share * sizes - ROUNDING)
-        is_shared = often[rare_first] > 1
-        used = (position <= last_long[which]) & is_shared
+        is_long = position > last_short[which]
 
-        values_of_blocks.append(values[rare_first][used])
+        used = (position <= last_long[which]) & (often > 1)
+        hashes_of_blocks.append(hashes[used])
         ranks_of_blocks.append(ranks[which[used]])
-        is_long_of_blocks.append((position > last_short[which])[used])
+        is_long_of_blocks.append(is_long[used])
 
-    values = np.concatenate(values_of_blocks)
-    ranks = np.concatenate(ranks_of_blocks)
-    is_long = np.concatenate(is_long_of_blocks)
-
-    members, sizes = buckets(values)
-    ranks, is_long = ranks[members], is_long[members]
-    shingle = np.repeat(np.arange(sizes.size), sizes)
-    short_cell = first_cell + 2 * shingle
-    in_short_cell = pack(short_cell, ranks)
-    in_long_cell = pack(short_cell + 1, ranks)
-
-    members_of_cells = np.where(is_long, in_long_cell, in_short_cell)
-    queries = np.concatenate([in_short_cell, in_long_cell[~is_long]])
-    return members_of_cells, queries
+    return RareShingles(
+        hashes=np.concatenate(hashes_of_blocks),
+        ranks=np.concatenate(ranks_of_blocks),
+        is_long=np.concatenate(is_long_of_blocks),
+    )
 
 
 def count_shingles(shingles: Shingles, ranks: np.ndarray) -> tuple[np.ndarray, np.uint64]:
@@ -282,6 +274,33 @@ def count_shingles(shingles: Shingles, ranks: np.ndarray) -> tuple[np.ndarray, n
         slots, times = np.unique(values >> shift, return_counts=True)
         frequency[slots] += times.astype(np.uint32)
     return frequency, shift
+
+
+def crowd_cells(
+    shingles: Shingles,
+    crowd: np.ndarray,
+    threshold: float,
+    first_cell: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """(members, queries): entries of cells in which any two documents of `crowd` with J >= threshold meet.
+
+    Two documents meet when a cell has one of them as a member, and the other one looks it up (a query). Each shingle
+    gets two cells, numbered from first_cell: one for documents that have it in a short position, one for those that
+    have it in a long one. Both look up the short cell; only short positions look up the long cell, for two long ones
+    need not meet.
+    """
+    rare = rare_shingles(shingles, crowd, threshold)
+    members, sizes = buckets(rare.hashes)
+    ranks, is_long = rare.ranks[members], rare.is_long[members]
+
+    shingle = np.repeat(np.arange(sizes.size), sizes)
+    short_cell = first_cell + 2 * shingle
+    in_short_cell = pack(short_cell, ranks)
+    in_long_cell = pack(short_cell + 1, ranks)
+
+    member_entries = np.where(is_long, in_long_cell, in_short_cell)
+    query_entries = np.concatenate([in_short_cell, in_long_cell[~is_long]])
+    return member_entries, query_entries
 
 
 # --- which document goes ---
@@ -316,7 +335,7 @@ class Candidates:
         """The ranks, ascending, of the documents that document ranks[i] meets, each once."""
         own = slice(self.query_bounds[i], self.query_bounds[i + 1])
         starts, counts = self.starts[own], self.counts[own]
-        _, positions = expand(starts, counts)
+        _, positions = expand_ranges(starts, counts)
         return np.unique(self.member_ranks[positions])
 
 
