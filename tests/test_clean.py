@@ -215,6 +215,14 @@ def test_repeated_lines_are_counted_as_gopher_does(share):
             assert (drop(text, max_repeated_lines=share) == "repeated_lines") == (by_units or by_chars)
 
 
+def test_repeated_paragraphs_count_beside_repeated_lines():
+    """One of three paragraphs, but one of 22 lines; and the other way round."""
+    many = "\n".join(f"line number {i}" for i in range(20))
+    assert drop(f"the same\n\nthe same\n\n{many}", max_repeated_lines=0.3) == "repeated_lines"
+    assert drop(f"the same\n\nanother\n\n{many}", max_repeated_lines=0.3) is None
+    assert drop("\n".join(["one line"] * 9 + ["another"]), max_repeated_lines=0.3) == "repeated_lines"
+
+
 def gopher(words: list[str], n: int, most_frequent: bool) -> float:
     """Share of the characters in the most frequent n-gram, or in n-grams that stood there before."""
     grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
@@ -231,7 +239,16 @@ def gopher(words: list[str], n: int, most_frequent: bool) -> float:
     return sum(len(words[i]) for i in covered) / whole
 
 
-@given(st.lists(st.sampled_from(["aa", "bb", "ccc", "dddd", "机", "器"]), max_size=90), st.sampled_from([0.5, 1, 2, 3]))
+DISTINCT = [f"word{i}" for i in range(60)]
+
+
+@given(
+    st.lists(st.sampled_from(["aa", "bb", "ccc", "dddd", "机", "器"]), min_size=45, max_size=90),
+    st.sampled_from([0.5, 1, 2, 3]),
+)
+@example([*DISTINCT, *DISTINCT[:5]], 1)  # one repeated 5-gram: 5 of 65 words stood there before
+@example([*DISTINCT, *DISTINCT[:12]], 1)  # and 12 of 72: more than its share
+@examples(100)
 def test_repeated_ngrams_are_those_of_a_count_by_hand(words, scale):
     """Of texts of 50 words or more; where most are single characters a word is two of them, and 100 are needed."""
     limits, length = TOP_NGRAM | REPEATED_NGRAMS, 1 + (2 * sum(len(word) == 1 for word in words) > len(words))
