@@ -78,7 +78,7 @@ def text_bytes(folder: Path) -> int:
 class EncodeConfig:
     """Settings of `python benchmarks/bench_wiki.py`."""
 
-    way: Literal["ours", "nanogpt"] = "ours"
+    way: Literal["ours", "nanogpt"] = "ours"  # what a turn of tokens runs
     documents: str = ""  # folder of parquet parts
     encoding: str = ""  # path of a file gpt2.tiktoken
     out: str = ""  # folder of the token files

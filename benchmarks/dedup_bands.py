@@ -31,7 +31,7 @@ PART = 100_000  # documents in a file of sketches
 class BandsConfig:
     """Settings of `python benchmarks/dedup_bands.py`."""
 
-    documents: int = 6_400_000
+    documents: int = 6_400_000  # made-up sketches
     out: str = "out/bench/bands.tmp"  # folder of the sketches, removed afterwards
 
 

@@ -42,7 +42,7 @@ COUNTS = ("candidates", "crowded", "pairs_in_buckets", "pairs_in_crowds", "sizes
 class QualityConfig:
     """Settings of `python benchmarks/dedup_quality.py`."""
 
-    part: Literal["planted", "dates"] = "planted"
+    part: Literal["planted", "dates"] = "planted"  # made-up pairs, or the articles of two dumps
     pairs: int = 600  # planted
     stubs: int = 100_000  # of four templates
     others: int = 2000  # unrelated documents

@@ -61,9 +61,9 @@ class LadderConfig:
     min_chars: int = 200  # of a cleaned document
     plant: float = 0.0  # copies planted for each document on average, every second with a word in 60 changed
     threshold: float = 0.7  # of near-duplicates
-    vocab_size: int = 4096
+    vocab_size: int = 4096  # of the tokenizer that all rungs share
     max_iters: int = 400  # steps of 1,536 tokens
-    seeds: int = 3
+    seeds: int = 3  # runs of each rung
     num_workers: int = 2  # runs at the same time, one thread each
     draw: str = ""  # results to draw instead: folders, separated by commas
 

@@ -27,7 +27,7 @@ class CorpusConfig:
 
     documents: int = 1_000_000  # 3 kB each
     out: str = "out/synthetic"  # folder of the parts, part_00000.parquet and on
-    seed: int = 0
+    seed: int = 0  # of the words and lengths
 
 
 def write_corpus(count: int, folder: str | Path, seed: int = 0) -> None:
