@@ -1,7 +1,7 @@
-"""Which documents go because another one says the same: exact duplicates, then MinHash-LSH near-duplicates, verified.
+"""Which documents are removed because another one says the same: exact and near-duplicates (MinHash-LSH, verified).
 
     python dedup.py --source='data/pydocs/documents/*.parquet' --out=out/dedup
-    python dedup.py --source=... --out=... --against='eval/*.jsonl'      documents with a text of an evaluation go first
+    python dedup.py --source=... --out=... --against='eval/*.jsonl'      remove what overlaps an evaluation first
 
 In canonical order (longest first, then content hash, then id) a document is removed only when its exact Jaccard
 similarity with a document that is kept is at least the threshold: no chains, and the same result for any order of
@@ -40,7 +40,7 @@ from corpus.minhash import BANDS, ROWS, SHINGLE, hash_shingles, join_words, sque
 from corpus.near import (
     Removals,
     Shingles,
-    bucket_pairs,
+    bucket_bands,
     crowd_cells,
     groups,
     select,
@@ -60,7 +60,7 @@ from corpus.sketches import (
     sketch_part,
 )
 
-FEW_SHINGLES = 1 << 20  # are made sooner by one process than others start
+FEW_SHINGLES = 1 << 20  # up to so many, one process is faster than starting workers
 WORK_VERSION = 3  # of the files in out/work: those of another version are made anew
 SCHEMA = pa.schema(
     [
@@ -79,7 +79,7 @@ class DedupConfig:
     source: str = ""  # pattern of document parquet files (columns id, text)
     out: str = ""  # folder for duplicates.parquet, report.json and report.png
     threshold: float = 0.7  # exact Jaccard similarity at which a document is a duplicate
-    against: str | None = None  # pattern of files (.jsonl, .parquet, .txt): documents with a text of theirs go, too
+    against: str | None = None  # pattern of evaluation files: what shares an N-gram with a text of theirs is removed
     num_workers: int = 2  # processes
 
 
@@ -87,7 +87,10 @@ class DedupConfig:
 
 
 def open_work_folder(parts: list[Path], out: Path, threshold: float, against: str | None) -> Path:
-    """The folder of work files, emptied if they are of other settings, other files or another version."""
+    """The folder of work files, emptied if they are of other settings, other files or another version.
+
+    Deletes an old report.json: its presence means complete.
+    """
     from corpus.sources import find_pieces  # here: the processes of the steps do not need it
 
     files = []
@@ -143,9 +146,9 @@ def canonical_order(documents: Documents) -> np.ndarray:
     """
     keys = np.stack(
         [
-            ~documents.column(CHARS),  # the longest first
-            documents.column(CONTENT),
-            documents.column(CONTENT + 1),
+            ~documents.field(CHARS),  # the longest first
+            documents.field(CONTENT),
+            documents.field(CONTENT + 1),
         ]
     )
     order = np.lexsort(keys[::-1])  # lexsort's last key counts first
@@ -164,8 +167,8 @@ def first_of_equal_content(documents: Documents, order: np.ndarray) -> np.ndarra
     """For each rank the lowest rank with equal content, uint32: its own for the first, and for most documents."""
     content = np.stack(
         [
-            documents.column(CONTENT)[order],
-            documents.column(CONTENT + 1)[order],
+            documents.field(CONTENT)[order],
+            documents.field(CONTENT + 1)[order],
         ]
     )
     by_content = np.lexsort(content[::-1])  # stable: ranks of equal content ascend
@@ -210,7 +213,7 @@ def write_shingles(
     """The shingles of the documents at `ranks`, in work/shingles, made if it is not there."""
     # A document has room in the file for the number of its shingles and for all of them, repeated ones included. The
     # file begins with a 0, the number of shingles of all documents that are not there.
-    n_shingles = documents.column(SHINGLES)[order[ranks]]
+    n_shingles = documents.field(SHINGLES)[order[ranks]]
     room = 1 + n_shingles.astype(np.int64)
     starts = np.ones(order.size, np.int64)
     starts[ranks] = 2 + np.cumsum(room) - room
@@ -251,8 +254,8 @@ def find_near(
     """Compare the documents `ranks`: the steps bands, shingles and duplicates, each with its time in `seconds`."""
     with stage("bands", seconds):
         places = order[ranks]
-        bands = (documents.column(band)[places] for band in range(BANDS))
-        buckets = bucket_pairs(bands, ranks)
+        bands = (documents.field(band)[places] for band in range(BANDS))
+        buckets = bucket_bands(bands, ranks)
 
     with stage("shingles", seconds):
         candidates = np.union1d(unpack_low(buckets.entries), buckets.crowd)
@@ -289,17 +292,21 @@ class Verdicts:
     similarity: np.ndarray  # with that document
 
 
-def judge(in_evaluation: np.ndarray, first: np.ndarray, removals: Removals) -> Verdicts:
-    """The verdict on each document: that on the first document with its content, or that it is an exact duplicate.
+def judge(overlaps_evaluation: np.ndarray, first: np.ndarray, removals: Removals) -> Verdicts:
+    """What becomes of each document.
 
-    in_evaluation: by rank, whether it holds a text of an evaluation; first: from first_of_equal_content.
+    Copies of one text share the fate of the first copy: removed with it as near-duplicates, or, if it is kept, removed
+    as its exact duplicates.
+
+    overlaps_evaluation: by rank, whether it shares an N-gram with an evaluation text.
+    first: from first_of_equal_content.
     """
     similarity = removals.similarity[first]
     kept = removals.removed_by[first]
 
     is_near = similarity > 0  # what equals a near-duplicate is one, too
     is_exact = kept != np.arange(kept.size)
-    kind = np.select([in_evaluation, is_near, is_exact], [AGAINST, NEAR, EXACT], KEPT)
+    kind = np.select([overlaps_evaluation, is_near, is_exact], [AGAINST, NEAR, EXACT], KEPT)
     return Verdicts(kind.astype(np.int8), kept, np.where(is_near, similarity, 1.0))
 
 
@@ -321,7 +328,7 @@ def write_duplicates(
     ids = documents.ids(order[removed])
     kept_ids = documents.ids(order[kept])
     if evaluation is not None:
-        packed = documents.column(EVALUATION)
+        packed = documents.field(EVALUATION)
         texts, n_held = unpack(packed[order[removed]])
         for i in np.flatnonzero(kind == AGAINST):
             text = texts[i]
@@ -356,7 +363,8 @@ def find_duplicates(
 ) -> dict[str, Any]:
     """Write duplicates.parquet, report.json, report.png and times.json in `out`, for `parts`; returns the report.
 
-    against: a pattern of files; documents that contain a text of theirs (decontaminate.py) go before all others.
+    against: a pattern of files; documents that share an N-gram with a text of theirs (decontaminate.py) are removed
+    before duplicates are looked for.
     An interrupted run goes on where it was, from out/work. Raises ValueError for a threshold outside (0, 1], for two
     documents with the same id, and for evaluation files that cannot be read.
     """
@@ -375,16 +383,16 @@ def find_duplicates(
     with stage("exact", seconds):
         order = canonical_order(documents)
         first = first_of_equal_content(documents, order)
-        n_held = unpack_low(documents.column(EVALUATION))
-        in_evaluation = n_held[order] > 0
+        n_held = unpack_low(documents.field(EVALUATION))
+        overlaps_evaluation = n_held[order] > 0
         # A text too short for a shingle has an empty sketch, which would match every other empty one.
-        too_short = documents.column(SHINGLES)[order] == 0
+        too_short = documents.field(SHINGLES)[order] == 0
         is_first = first == np.arange(order.size)
 
-    compared = np.flatnonzero(is_first & ~too_short & ~in_evaluation)
+    compared = np.flatnonzero(is_first & ~too_short & ~overlaps_evaluation)
     near = find_near(documents, order, compared, threshold, work, workers, seconds)
 
-    verdicts = judge(in_evaluation, first, near.removals)
+    verdicts = judge(overlaps_evaluation, first, near.removals)
     evaluation = Evaluation(ngrams) if ngrams else None
     write_duplicates(out / "duplicates.parquet", documents, order, verdicts, evaluation)
 
@@ -392,7 +400,7 @@ def find_duplicates(
     details.update(near.counts)
     details["evaluation"] = evaluation.files if evaluation else []
     details["settings"] = {"threshold": threshold, "shingle_words": SHINGLE, "bands": BANDS, "rows": ROWS}
-    size_bytes = documents.column(BYTES)[order]
+    size_bytes = documents.field(BYTES)[order]
     report = make_report(verdicts.kind, verdicts.kept, verdicts.similarity, size_bytes, details)
 
     plot(report, out / "report.png")

@@ -52,7 +52,7 @@ class World:
             dist.all_reduce(tensor)
         return tensor
 
-    def agree(self, *numbers: float) -> list[float]:
+    def sum_numbers(self, *numbers: float) -> list[float]:
         """The sum of each number over all processes. It goes through the host: no device is waited for."""
         totals = self.sum(torch.tensor(numbers, dtype=torch.float64))
         return totals.tolist()
@@ -71,7 +71,7 @@ class World:
         except (OSError, ValueError) as error:
             failure = error
 
-        (failures,) = self.agree(failure is not None)
+        (failures,) = self.sum_numbers(failure is not None)
         if failure is not None:
             raise failure
         if failures > 0:

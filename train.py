@@ -169,7 +169,7 @@ class Skips:
     """Counts of skipped steps: scalars on the device, read together with the loss, since reading them waits for it."""
 
     since_log: Tensor  # since the last log line
-    by_own_loss: Tensor  # of those: because of this process' own loss
+    by_own_loss: Tensor  # steps since the last log line in which this process' own loss was not finite
     in_a_row: Tensor  # up to now, without a good step between
     longest_row: Tensor  # most in a row since the last log line
 
@@ -186,7 +186,7 @@ class Skips:
         self.in_a_row = (self.in_a_row + 1) * skipped
         self.longest_row = torch.maximum(self.longest_row, self.in_a_row)
 
-    def begin_line(self) -> None:
+    def reset_after_log(self) -> None:
         """A log line has been written."""
         for count in (self.since_log, self.by_own_loss, self.longest_row):
             count.zero_()
@@ -248,8 +248,8 @@ class Run:
     tokenizer: Tokenizer
     objective: Objective
     model: Llama
-    compiled: torch.nn.Module  # the model, or torch.compile of it: for evaluation
-    parallel: torch.nn.Module  # DDP around that where there are several processes: for gradients
+    compiled: torch.nn.Module  # the model, or torch.compile of it: evaluation calls it
+    parallel: torch.nn.Module  # DDP around that where there are several processes: training calls it
     optimizer: Optimizer
     files: checkpoint.Files  # of each checkpoint, besides weights and training state
     state: RunState
@@ -277,13 +277,14 @@ class Run:
 
 
 def setup(cfg: TrainConfig, on_exit: contextlib.ExitStack) -> tuple[Run, Start]:
-    """Everything up to the first step: check what can be checked before anything is slow, lock out_dir, build, fill.
+    """What every run needs, a finished one too: check the settings, lock out_dir, build the model and the optimizer,
+    load or make their values.
 
     on_exit: gives the lock back.
     """
     cfg.check()
     world = World()
-    micro_steps(cfg, world.size)
+    micro_steps(cfg, world.size)  # only for its error
     data = Mixture(cfg.data, cfg.block_size, cfg.seed, cfg.shuffle_run)
     device = choose_device(cfg, world)
     if not Path(cfg.out_dir).is_dir():
@@ -483,12 +484,13 @@ def continuation(run: Run, max_new_tokens: int) -> str:
     cfg, tokenizer = run.cfg, run.tokenizer
     ids = tokenizer.encode_prompt(cfg.sample_prompt) or [tokenizer.start]
     ids = ids[: cfg.block_size - 1]
-    steps = torch.no_grad()(decode) if cfg.parallel == "fsdp" else generate
+    # fsdp: tensors that are made in inference mode could not be trained on again
+    sample_tokens = torch.no_grad()(decode) if cfg.parallel == "fsdp" else generate
     run.model.eval()
     try:
         with run.precision():
             arguments = (max_new_tokens, tokenizer.vocab_size, tokenizer.stops, [cfg.seed])
-            new = [token for (token,) in steps(run.model, [ids], *arguments, temperature=0.8)]
+            new = [token for (token,) in sample_tokens(run.model, [ids], *arguments, temperature=0.8)]
     except (ValueError, IndexError) as error:  # logits that are not numbers
         return f"(no text: {error})"
     finally:
@@ -579,7 +581,8 @@ def take_step(run: Run) -> StepResult:
     cfg, world = run.cfg, run.world
     batches = next_batches(run)
     own_count = sum(batch.count for batch in batches)
-    count = max(1, *world.agree(own_count))
+    (all_counts,) = world.sum_numbers(own_count)
+    count = max(1, all_counts)  # a step may have no scored token
 
     loss = torch.zeros((), device=run.device)
     figures: dict[str, Tensor] = {}
@@ -589,7 +592,9 @@ def take_step(run: Run) -> StepResult:
                 with run.precision():
                     batch_loss, batch_figures = run.objective(run.parallel, batch)
                     part = batch_loss / count
-                (part * world.size).backward()  # processes average their gradients; the loss is a sum
+                (
+                    part * world.size
+                ).backward()  # DDP and FSDP average gradients over processes; x size makes the average a sum
             loss += part.detach()
             for name, value in batch_figures.items():
                 figures[name] = figures.get(name, 0) + value.detach() / count
@@ -631,7 +636,7 @@ def read_numbers(run: Run, result: StepResult) -> StepNumbers:
     scalars = [result.loss, result.grad_norm, skips.since_log, skips.by_own_loss, skips.longest_row]
     scalars += [figure.to(result.loss.dtype) for figure in result.figures.values()]
     loss, grad_norm, skipped, by_own_loss, longest_row, *values = torch.stack(scalars).tolist()
-    skips.begin_line()
+    skips.reset_after_log()
     figures = dict(zip(result.figures, values, strict=True))
     return StepNumbers(loss, grad_norm, result.rate, figures, skipped, by_own_loss, longest_row)
 
@@ -642,7 +647,7 @@ def check_skipped(run: Run, numbers: StepNumbers) -> None:
         return
     world = run.world
     flags = [numbers.skipped_by_own_loss > 0 and rank == world.rank for rank in range(world.size)]
-    ranks = [str(rank) for rank, bad in enumerate(world.agree(*flags)) if bad]
+    ranks = [str(rank) for rank, bad in enumerate(world.sum_numbers(*flags)) if bad]
     where = ", ".join(ranks) or "none, the gradient alone"
     wrong = f"{numbers.longest_row:.0f} steps in a row were skipped (rank: {where})"
     now = f"at step {run.state.step} the loss is {numbers.loss} and the gradient's norm {numbers.grad_norm}"
@@ -691,7 +696,7 @@ def save_if_due(run: Run, last: bool) -> bool:
 
     # A signal may have reached one process only, and clocks differ: all agree, so that all save at the same step.
     asked = run.stop_signal.received or run.world.orphaned()
-    stop, due = run.world.agree(asked, overdue and run.world.rank == 0)
+    stop, due = run.world.sum_numbers(asked, overdue and run.world.rank == 0)
     if last or stop or due or on_interval:
         save(run)
     return bool(stop)
@@ -718,7 +723,7 @@ def save(run: Run) -> None:
     saved["data"] = run.data.content()
     skipped = int(run.skips.in_a_row.item())
     if skipped > 0:
-        saved["skipped_in_a_row"] = skipped  # then the last checkpoint without any is not deleted
+        saved["skipped_in_a_row"] = skipped  # marks this checkpoint as unhealthy: pruning keeps the newest healthy one
     arguments = (state.step, run.model, run.optimizer, run.files, saved, is_best, cfg.keep_checkpoints)
     world.all_succeed(checkpoint.save, Path(cfg.out_dir), *arguments)
     run.saved_s = time.monotonic()
@@ -732,7 +737,7 @@ def all_finite(model: Llama, world: World) -> bool:
             local = parameter.to_local() if hasattr(parameter, "to_local") else parameter  # fsdp: this process' share
             flags.append(local.isfinite().all())
     broken = not torch.stack(flags).all()
-    return not any(world.agree(broken))
+    return not any(world.sum_numbers(broken))
 
 
 def checkpoints_left(run: Run) -> str:
@@ -772,7 +777,7 @@ def main(cfg: TrainConfig) -> None:
             # Once in a while: evaluate, save, stop
             last = state.step >= cfg.max_iters
             evaluation_due = last or state.step % cfg.eval_interval == 0
-            if evaluation_due and state.step > state.evaluated:
+            if evaluation_due and state.step > state.evaluated:  # a resumed run may have had this one
                 evaluate(run, last)
             stop = save_if_due(run, last)
             if last or stop:

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs 
 import configurator
 from benchmarks.bench_wiki import empty
 from corpus.minhash import BANDS
-from corpus.near import Buckets, bucket_pairs
+from corpus.near import Buckets, bucket_bands
 from corpus.sketches import EVALUATION, Documents
 from dedup import canonical_order, first_of_equal_content
 
@@ -73,8 +73,8 @@ def exact(documents: Documents) -> np.ndarray:
 
 def put_in_buckets(documents: Documents, order: np.ndarray) -> Buckets:
     """The step "bands" of dedup.py."""
-    bands = (documents.column(band)[order] for band in range(BANDS))
-    return bucket_pairs(bands, np.arange(order.size))
+    bands = (documents.field(band)[order] for band in range(BANDS))
+    return bucket_bands(bands, np.arange(order.size))
 
 
 def main(cfg: BandsConfig) -> None:

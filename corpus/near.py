@@ -1,14 +1,15 @@
-"""Near-duplicates: which documents are compared with which, and which of them go.
+"""Near-duplicates: which documents are compared with which, and which of them are removed.
 
 A document is called by its rank, its number in canonical order (0 is the longest). An earlier document removes a later
 one, never the other way. The steps:
 
     buckets        documents with an equal band hash form a bucket
-    cells          each bucket of at most CROWD documents becomes a cell; a larger one, a crowd, becomes many small
-                   cells (crowd_cells)
+    cells          each bucket of at most CROWD documents becomes a cell; the documents of all larger buckets together,
+                   the crowd, get many small cells by their rare shingles (crowd_cells)
     comparisons    a document looks up the later members of its cells; two documents in several common cells are
                    compared once
-    who goes       a document goes when its exact Jaccard similarity with one that is kept is at least the threshold
+    removals       a document is removed when its exact Jaccard similarity with one that is kept is at least the
+                   threshold
 
 Three documents and three bands, as an example (there are BANDS bands, and the hashes have 64 bits):
 
@@ -21,7 +22,7 @@ Three documents and three bands, as an example (there are BANDS bands, and the h
     cells          0: {0, 1}      1: {1, 2}      2: {0, 1}
     entries        (cell, rank) = (0, 0) (0, 1) (1, 1) (1, 2) (2, 0) (2, 1), each packed into one uint64
     comparisons    0 is kept and looks into cells 0 and 2: the only later member is 1.
-    who goes       0.81 >= 0.7: 0 removes 1. What is removed looks up nothing, so 2 is not compared with 1.
+    removals       0.81 >= 0.7: 0 removes 1. What is removed looks up nothing, so 2 is not compared with 1.
                    2 is kept: it is like 1, but 1 is not kept, and 0 and 2 are not similar enough.
 """
 
@@ -36,8 +37,8 @@ from corpus.minhash import BANDS
 
 CROWD = 64  # members above which a bucket is not compared pair by pair, but through rare shingles
 BLOCK = 1 << 20  # shingles in memory at once
-LEVELS = 50  # steps of similarity, from 0 to 1, in which compared pairs are counted
-ROUNDING = 1e-9  # of a product of floats that should be a whole number
+LEVELS = 50  # bars of the histogram of compared similarities, from 0 to 1
+ROUNDING = 1e-9  # tolerance before ceil or floor: 0.7 * 10 may come out just above or below 7
 LOW_BITS = np.uint64(0xFFFFFFFF)
 
 
@@ -68,7 +69,7 @@ def unpack_low(packed: np.ndarray) -> np.ndarray:
 
 
 def groups(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of sorted columns, those that equal a neighbour: (their indices, the number of the group of each).
+    """Which columns of a sorted matrix equal a neighbour: (their indices, the number of the group of each).
 
     keys: (rows, columns). Example of one row: [[3, 5, 5, 6, 8, 8, 8]] gives ([1, 2, 4, 5, 6], [0, 0, 1, 1, 1]).
     """
@@ -82,7 +83,7 @@ def groups(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.flatnonzero(in_group), np.cumsum(begins_group) - 1
 
 
-def buckets(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def group_equal(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(Indices that share their hash with another, bucket after bucket and ascending in each; sizes of the buckets).
 
     Example: hashes [7, 1, 7, 2, 1, 7] give ([1, 4, 0, 2, 5], [2, 3]).
@@ -97,16 +98,16 @@ def buckets(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass
 class Buckets:
-    """What the bands say, from bucket_pairs."""
+    """What the bands say, from bucket_bands."""
 
     entries: np.ndarray  # (cell, rank) of each document in a bucket of at most CROWD; a bucket is a cell
-    n_cells: int  # cells are numbered from 0
+    n_cells: int  # numbers used for cells so far, from 0; those of larger buckets stay empty
     crowd: np.ndarray  # ranks of the documents in larger buckets, ascending
     pairs_in_buckets: int  # pairs in buckets of at most CROWD; a pair counts in each band that it shares
     pairs_in_crowds: int  # the same of larger buckets
 
 
-def bucket_pairs(bands: Iterable[np.ndarray], ranks: np.ndarray) -> Buckets:
+def bucket_bands(bands: Iterable[np.ndarray], ranks: np.ndarray) -> Buckets:
     """Put documents with an equal hash in a band into a bucket, band after band.
 
     bands: BANDS arrays with the hashes of the documents `ranks` (ascending).
@@ -117,7 +118,7 @@ def bucket_pairs(bands: Iterable[np.ndarray], ranks: np.ndarray) -> Buckets:
     n_cells = 0
 
     for hashes in tqdm(bands, desc="bands", total=BANDS, disable=None):
-        members, sizes = buckets(hashes)
+        members, sizes = group_equal(hashes)
         new_cells = np.arange(n_cells, n_cells + sizes.size)
         cells = np.repeat(new_cells, sizes)
         n_cells += sizes.size
@@ -214,28 +215,30 @@ class Shingles:
 #
 # With t = 0.7 and n = 10: the larger one shares 7, the first is among its 4 rarest; the smaller one shares 9
 # (2 t / (1 + t) = 0.82), the first is among its 2 rarest. A document may be the larger one of one pair and the smaller
-# one of another. So its shingles are
+# one of another. Call the first n - ceil(2 t / (1 + t) n) + 1 shingles of a document its short prefix, and the first
+# n - ceil(t n) + 1 its long prefix. Of two similar documents one has the first common shingle in its short prefix, the
+# other in its long one. For n = 10:
 #
-#     from rare to common      1      2      3      4      5 to 10
-#                              short  short  long   long   not used
-#
-# and of two similar documents one has the first common shingle in a short position, the other in a short or a long one.
+#     from rare to common      1  2  3  4  5 to 10
+#     short prefix             x  x
+#     long prefix              x  x  x  x
+#     beyond the short one           x  x
 
 
 @dataclass
 class RareShingles:
-    """The shingles in short and long positions, of all documents of a crowd; three arrays with a row for each."""
+    """The shingles in the long prefixes of all documents of a crowd; three arrays with an entry for each."""
 
     hashes: np.ndarray
     ranks: np.ndarray  # whose it is
-    is_long: np.ndarray  # whether its position is long
+    beyond_short: np.ndarray  # whether it is in the long prefix, but not in the short one
 
 
 def rare_shingles(shingles: Shingles, crowd: np.ndarray, threshold: float) -> RareShingles:
     """The shingles by which documents of a crowd meet; without those that occur in one document only."""
     frequency, shift = count_shingles(shingles, crowd)
     short_share = 2 * threshold / (1 + threshold)
-    hashes_of_blocks, ranks_of_blocks, is_long_of_blocks = [], [], []
+    hashes_of_blocks, ranks_of_blocks, beyond_short_of_blocks = [], [], []
 
     for ranks, which, hashes in shingles.read(crowd):
         often = frequency[hashes >> shift]
@@ -247,17 +250,17 @@ def rare_shingles(shingles: Shingles, crowd: np.ndarray, threshold: float) -> Ra
         position = np.arange(which.size) - document_begins[which]  # from 0
         last_long = sizes - np.ceil(threshold * sizes - ROUNDING)
         last_short = sizes - np.ceil(short_share * sizes - ROUNDING)
-        is_long = position > last_short[which]
+        beyond_short = position > last_short[which]
 
         used = (position <= last_long[which]) & (often > 1)
         hashes_of_blocks.append(hashes[used])
         ranks_of_blocks.append(ranks[which[used]])
-        is_long_of_blocks.append(is_long[used])
+        beyond_short_of_blocks.append(beyond_short[used])
 
     return RareShingles(
         hashes=np.concatenate(hashes_of_blocks),
         ranks=np.concatenate(ranks_of_blocks),
-        is_long=np.concatenate(is_long_of_blocks),
+        beyond_short=np.concatenate(beyond_short_of_blocks),
     )
 
 
@@ -285,28 +288,28 @@ def crowd_cells(
     """(members, queries): entries of cells in which any two documents of `crowd` with J >= threshold meet.
 
     Two documents meet when a cell has one of them as a member, and the other one looks it up (a query). Each shingle
-    gets two cells, numbered from first_cell: one for documents that have it in a short position, one for those that
-    have it in a long one. Both look up the short cell; only short positions look up the long cell, for two long ones
-    need not meet.
+    gets two cells, numbered from first_cell: the prefix cell, of the documents that have it in their short prefix, and
+    the rest cell, of those that have it beyond. All of them look up the prefix cell. Only those with the shingle in
+    their short prefix look up the rest cell as well: two documents of the rest need not meet.
     """
     rare = rare_shingles(shingles, crowd, threshold)
-    members, sizes = buckets(rare.hashes)
-    ranks, is_long = rare.ranks[members], rare.is_long[members]
+    members, sizes = group_equal(rare.hashes)
+    ranks, beyond_short = rare.ranks[members], rare.beyond_short[members]
 
     shingle = np.repeat(np.arange(sizes.size), sizes)
-    short_cell = first_cell + 2 * shingle
-    in_short_cell = pack(short_cell, ranks)
-    in_long_cell = pack(short_cell + 1, ranks)
+    prefix_cell = first_cell + 2 * shingle
+    in_prefix_cell = pack(prefix_cell, ranks)
+    in_rest_cell = pack(prefix_cell + 1, ranks)
 
-    member_entries = np.where(is_long, in_long_cell, in_short_cell)
-    query_entries = np.concatenate([in_short_cell, in_long_cell[~is_long]])
+    member_entries = np.where(beyond_short, in_rest_cell, in_prefix_cell)
+    query_entries = np.concatenate([in_prefix_cell, in_rest_cell[~beyond_short]])
     return member_entries, query_entries
 
 
-# --- which document goes ---
+# --- which document is removed ---
 
 
-class Candidates:
+class LaterMembers:
     """For each document, the later ones that it has to be compared with if it is kept.
 
     members, queries: entries (cell, rank). A document looks into the cells of its queries, and finds their members of
@@ -318,7 +321,7 @@ class Candidates:
         queries = queries[np.argsort(unpack_low(queries), kind="stable")]
 
         # Members of one cell are neighbours, in the order of their ranks. Those later than a query's own rank go from
-        # the query itself to the last entry that the cell could have.
+        # where the query stands, or would stand, to the last entry that the cell could have.
         starts = np.searchsorted(members, queries, "right")
         last_of_cells = queries | LOW_BITS
         counts = np.searchsorted(members, last_of_cells, "right") - starts
@@ -331,7 +334,7 @@ class Candidates:
         self.ranks, first_query = np.unique(query_ranks, return_index=True)
         self.query_bounds = np.append(first_query, query_ranks.size)
 
-    def later_members(self, i: int) -> np.ndarray:
+    def of(self, i: int) -> np.ndarray:
         """The ranks, ascending, of the documents that document ranks[i] meets, each once."""
         own = slice(self.query_bounds[i], self.query_bounds[i + 1])
         starts, counts = self.starts[own], self.counts[own]
@@ -357,7 +360,7 @@ def select(
 ) -> Removals:
     """Compare documents in canonical order; each that is kept removes the later ones like it.
 
-    members, queries: entries as in Candidates. Of several kept documents the most similar one is named, of equally
+    members, queries: entries as in LaterMembers. Of several kept documents the most similar one is named, of equally
     similar ones the first. What is removed looks up nothing: a bucket of n near-duplicates costs n comparisons.
     """
     n_ranks = shingles.sizes.size
@@ -366,19 +369,19 @@ def select(
     levels = np.zeros(LEVELS + 1, np.int64)
     sizes_too_unlike = 0
 
-    candidates = Candidates(members, queries)
-    progress = tqdm(candidates.ranks, desc="duplicates", unit=" docs", disable=None)
+    lookup = LaterMembers(members, queries)
+    progress = tqdm(lookup.ranks, desc="duplicates", unit=" docs", disable=None)
     for i, rank in enumerate(progress):
         is_removed = similarity[rank] > 0
         if is_removed:
             continue
 
         # J is at most the smaller size over the larger one.
-        met = candidates.later_members(i)
+        met = lookup.of(i)
         size, met_sizes = shingles.sizes[rank], shingles.sizes[met]
         smaller = np.minimum(size, met_sizes)
         larger = np.maximum(size, met_sizes)
-        others = met[smaller >= threshold * larger - 1e-6]
+        others = met[smaller >= threshold * larger - 1e-6]  # a pair at the threshold itself is compared
         sizes_too_unlike += met.size - others.size
 
         jaccard = shingles.jaccard(rank, others)

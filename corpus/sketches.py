@@ -15,7 +15,7 @@ import atomic
 from corpus.decontaminate import Evaluation
 from corpus.documents import read_documents
 from corpus.minhash import BANDS, band_hashes, hash_shingles, join_words, signatures, squeeze
-from corpus.near import buckets, pack
+from corpus.near import group_equal, pack
 from corpus.pool import read_cached
 
 BATCH_CHARS = 512 << 10  # text hashed at once: many documents for each call of numpy, and still in the cache
@@ -115,10 +115,10 @@ class Documents:
     def _open(path: Path) -> np.ndarray:
         return np.load(path, mmap_mode="r")
 
-    def column(self, row: int) -> np.ndarray:
-        """One row of all sketches: a number of every document, by place."""
-        rows = [self._open(path)[row] for path in self.sketches]
-        return np.concatenate(rows)
+    def field(self, number: int) -> np.ndarray:
+        """One field of all documents, by place: CONTENT, CHARS and so on, or the number of a band."""
+        fields = [self._open(path)[number] for path in self.sketches]
+        return np.concatenate(fields)
 
     def by_part(self, places: np.ndarray) -> Iterator[tuple[Path, np.ndarray, np.ndarray]]:
         """Yield (path, which of `places` are in it, their rows, ascending) for the parts that hold any."""
@@ -140,7 +140,7 @@ class Documents:
 
     def check_ids(self) -> None:
         """Raise ValueError with both places when two documents have one id: equal hashes, then the ids themselves."""
-        members, sizes = buckets(self.column(ID))
+        members, sizes = group_equal(self.field(ID))
         bounds = np.cumsum(sizes)[:-1]
         for same_hash in np.split(members, bounds):
             ids = self.ids(same_hash[:1000])
@@ -152,7 +152,7 @@ class Documents:
             first, last = self._name(same_hash[equal[0]]), self._name(same_hash[equal[-1]])
             raise ValueError(
                 f"two documents have the id '{repeated[0]}': {first} and {last}; ids must be unique: "
-                "correct them, or begin an empty folder with --id_column=None to have them made"
+                "correct them, or let prepare_wiki.py --id_column=None make them"
             )
 
     def _name(self, place: int) -> str:

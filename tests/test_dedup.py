@@ -221,7 +221,7 @@ def buckets_of(texts: list[str]) -> near.Buckets:
     hashes, counts = hashed(texts)
     with_shingles = np.flatnonzero(counts)
     bands = minhash.band_hashes(minhash.signatures(hashes, counts))
-    return near.bucket_pairs(bands[:, with_shingles], with_shingles)
+    return near.bucket_bands(bands[:, with_shingles], with_shingles)
 
 
 def meetings(members: np.ndarray, queries: np.ndarray) -> set[tuple[int, int]]:
@@ -257,7 +257,7 @@ def test_candidate_pairs_are_those_of_MinHashLSH(monkeypatch):
 
 @pytest.mark.parametrize("hashes", [[], [5], [5, 5], [1, 2, 3], [7, 1, 7, 2, 1, 7]])
 def test_buckets_are_the_indices_of_equal_hashes(hashes):
-    members, sizes = near.buckets(np.array(hashes, np.uint64))
+    members, sizes = near.group_equal(np.array(hashes, np.uint64))
     expected = [[i for i, other in enumerate(hashes) if other == h] for h in sorted(set(hashes)) if hashes.count(h) > 1]
     assert [b.tolist() for b in np.split(members, np.cumsum(sizes)[:-1]) if b.size] == expected
 
@@ -302,7 +302,7 @@ def test_the_worked_example_of_near(tmp_path):
     sets = [np.arange(0, 96), np.arange(10, 106), np.arange(20, 116)]
     file = shingle_file(tmp_path / "shingles", [numbers.astype(np.uint64) for numbers in sets])
     bands = np.array([[7, 7, 4], [3, 5, 5], [9, 9, 8]], np.uint64)
-    buckets = near.bucket_pairs(bands, np.arange(3))
+    buckets = near.bucket_bands(bands, np.arange(3))
     entries = list(zip(*(column.tolist() for column in unpack(buckets.entries)), strict=True))
     assert entries == [(0, 0), (0, 1), (1, 1), (1, 2), (2, 0), (2, 1)]
 
@@ -650,7 +650,7 @@ def interrupt(*_) -> None:
     raise KeyboardInterrupt
 
 
-STAGES = ["open_work_folder", "sketch_part", "canonical_order", "bucket_pairs", "shingle_part", "crowd_cells", "select"]
+STAGES = ["open_work_folder", "sketch_part", "canonical_order", "bucket_bands", "shingle_part", "crowd_cells", "select"]
 FILES = {"duplicates.parquet": (pq, "write_table"), "report.json": (dedup.atomic, "write_json")}
 # The call that is interrupted, where it is not the first: the second part, or report.json after header and times.
 CALLS = {"sketch_part": 2, "shingle_part": 2, "report.json": 3}
@@ -746,7 +746,7 @@ def test_a_band_takes_at_most_50_bytes_a_document():
     for _ in range(3):  # a thread that another test left may take memory meanwhile: the smallest counts
         tracemalloc.start()
         before = tracemalloc.get_traced_memory()[0]
-        members, sizes = near.buckets(hashes)
+        members, sizes = near.group_equal(hashes)
         peaks.append(tracemalloc.get_traced_memory()[1] - before)
         tracemalloc.stop()
     assert members.size == 20_000 and (sizes == 2).all()

@@ -191,12 +191,12 @@ def test_a_run_stops_when_another_process_was_asked_to(data_dir, tmp_path, monke
     class OtherIsAsked(train.World):
         boundaries = 0
 
-        def agree(self, *numbers):
+        def sum_numbers(self, *numbers):
             if len(numbers) == 2:
                 self.boundaries += 1
                 if self.boundaries == 4:
                     return [1.0, 0.0]
-            return super().agree(*numbers)
+            return super().sum_numbers(*numbers)
 
     monkeypatch.setattr(train, "World", OtherIsAsked)
     with pytest.raises(KeyboardInterrupt, match="stopped at step 3, saved in"):
