@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 
 ALGO_VERSION = 1  # golden vectors in tests/test_sampler.py freeze the outputs: they are part of the checkpoint format
-TABLE_MAX = 1 << 16  # up to here an exact shuffle from a table of at most 512 KiB; 8 rounds are too few below n = 6
-ROUNDS = 8  # 4 rounds show at lags of sqrt(n); 6 pass; 8 leave a margin
+TABLE_MAX = 1 << 16  # up to this n a sorted table of at most 512 KiB: the network is not uniform for tiny n
+ROUNDS = 8  # with 4, correlations at lags of sqrt(n) can be measured, with 6 none; 8 leave a margin
 N_MAX = 1 << 62
 FIRST_BLOCK = 256  # indices computed at first; each block is twice the one before, up to `block`
 PERIOD = 1 << 16  # positions after which the pattern of a mixture repeats: weights are rounded to parts of it
@@ -118,7 +118,7 @@ def _feistel(x: np.ndarray, n: int, key: int) -> np.ndarray:
 
     x = _rounds(x, a, b, keys)
     beyond = np.flatnonzero(x >= n)
-    while beyond.size:  # fewer than a + b cells lie beyond n, of n: a second walk is rare
+    while beyond.size:  # fewer than a of the a * b cells lie beyond n, so few positions walk again
         x[beyond] = _rounds(x[beyond], a, b, keys)
         beyond = beyond[x[beyond] >= n]
     return x
@@ -162,7 +162,9 @@ def _shift(half: np.ndarray, key: int, m: int) -> np.ndarray:
 
 
 def quantize(weights: Sequence[float], period: int = PERIOD) -> list[int]:
-    """Weights as integers that sum to `period`, by largest remainder; integers of a smaller sum stay as they are.
+    """Weights as integers that sum to `period`, by largest remainder.
+
+    Whole numbers whose sum is at most `period`, such as [3, 1], are returned as they are.
 
     quantize([0.5, 0.3, 0.2], period=8): the shares of 8 are 4, 2.4 and 1.6. Rounded down, 4, 2 and 1, they sum to 7;
     the one that is missing goes to the largest remainder, 0.6: [4, 2, 2].
@@ -312,8 +314,9 @@ class IndexStream:
     def _permuted(self, place: np.ndarray, source: int, epoch: int) -> np.ndarray:
         """Images of places, int64 (N,), of one source in one epoch; with `run`, groups of neighbours stay together.
 
-        n = 11, run = 4: groups 0-3 and 4-7 are permuted; 8, 9 and 10 fill no group and come last. Then all indices are
-        moved along the circle of n by a number of the epoch's own, so that other samples come last in each epoch.
+        n = 11, run = 4: groups 0-3 and 4-7 are permuted; 8, 9 and 10 fill no group and come last. Then all indices
+        are rotated: an offset hashed from the epoch is added modulo n, so that different samples come last in each
+        epoch.
         """
         n = self.sizes[source]
         if self.run == 1:
@@ -371,9 +374,11 @@ class Tail:
 
 # A new tail is one more entry.
 TAILS = {
-    "drop": Tail(rows=full_rows),  # the last full row ends an epoch: each epoch drops other samples
+    "drop": Tail(rows=full_rows),  # the last full row ends an epoch: each epoch drops different samples
     "exact": Tail(rows=own_rows),  # every sample once: ranks may differ by one; for evaluation
-    "stream": Tail(rows=full_rows, per_epoch=False),  # on and on across epochs: nothing is dropped
+    "stream": Tail(
+        rows=full_rows, per_epoch=False
+    ),  # on across epochs: only a last row of `total` that is not full is dropped
 }
 
 
@@ -383,7 +388,7 @@ class Block:
     block = Block([7, 2, 9]); after two calls of next(iter(block)) taken() is 2.
 
     Counting each index would take twice the time of all the rest. The iterator of a list knows how many items it has
-    left, and has moved on before it hands out an item: who asks taken() while working on an item has that one counted.
+    left, and has moved on before it hands out an item: in the body of a loop taken() already counts the current item.
     """
 
     def __init__(self, indices: list[int]):
@@ -414,9 +419,10 @@ class DistributedStreamSampler:
     that ConcatDataset gives). num_replicas, rank: from torch.distributed when it is initialised, else 1 and 0.
     Row i = 0, 1, ... holds the positions from start + i * num_replicas on, one for each rank.
 
-    tail: "drop" ends an epoch at its last full row (each epoch drops other samples), "exact" ends with its last
+    tail: "drop" ends an epoch at its last full row (each epoch drops different samples), "exact" ends with its last
     sample (ranks may differ by one; for evaluation), "stream" runs on across epochs until `total` samples have been
-    drawn over all ranks (None: for ever). Mixed sources have no common epoch and take "stream".
+    drawn over all ranks (rounded down to full rows; None: for ever). Mixed sources have no common epoch
+    and take "stream".
 
     The state is the number of samples that all ranks have drawn together: any number of ranks, batch size or workers
     continues from it. Loader workers draw ahead, so what was trained on is the trainer's to count: state_at(consumed).
@@ -463,7 +469,7 @@ class DistributedStreamSampler:
         self.total = N_MAX if total is None else total
         self.block = block
         self.several = several
-        self.first = np.concatenate([[0], np.cumsum(stream.sizes)])  # index of each source's first sample
+        self.source_offsets = np.concatenate([[0], np.cumsum(stream.sizes)])  # index of each source's first sample
         self.loaded = False  # a state has been loaded, and nothing was drawn since
 
         self._position = 0  # of the block's first row
@@ -472,14 +478,14 @@ class DistributedStreamSampler:
 
     @property
     def position(self) -> int:
-        """Samples that all ranks together have drawn, the one that was yielded last among them."""
+        """Samples that all ranks together have drawn, including the one that was yielded last."""
         if self._block is None:
             return self._position
         return min(self._position + self._block.taken() * self.num_replicas, self._end)
 
     @property
     def epoch(self) -> int:
-        """Passes over the (first) source that are complete."""
+        """Complete passes over the source; always 0 for several sources, which have no common epoch."""
         return 0 if self.several else self.position // self.stream.sizes[0]
 
     def __len__(self) -> int:
@@ -548,7 +554,7 @@ class DistributedStreamSampler:
         """What stands at positions, as the index in all sources one after the other."""
         source, index, _ = self.stream.at(positions)
         if self.several:
-            index = self.first[source] + index
+            index = self.source_offsets[source] + index
         return index.tolist()
 
     def set_epoch(self, epoch: int) -> None:
