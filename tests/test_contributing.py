@@ -36,7 +36,9 @@ def test_the_examples_work_as_they_are_written(tmp_path):
     tests = []
     for example in examples:
         path = copy / example["path"]
-        path.write_text(put_in(path.read_text(encoding="utf-8"), example["anchor"], example["code"]), encoding="utf-8")
+        source = path.read_text(encoding="utf-8")
+        if example["code"] not in source:  # it is when somebody has made an example part of the code
+            path.write_text(put_in(source, example["anchor"], example["code"]), encoding="utf-8")
         if example["path"].startswith("tests/"):
             tests += [f"{example['path']}::{name}" for name in re.findall(r"^def (test_\w+)", example["code"], re.M)]
     assert len(tests) >= 4
