@@ -6,6 +6,7 @@ function here.
 """
 
 import json
+import math
 import re
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -64,7 +65,8 @@ GPT2_PATTERN = "|".join(
     ]
 )
 
-# GPT-2's after pre_tokenizers.Digits: a digit stands alone, and spaces before it are cut as at the end of the text.
+# GPT-2's after pre_tokenizers.Digits: a digit stands alone, and a run of spaces before it stays one piece (before a
+# word its last space belongs to the word).
 # The ranges are numbers new in Unicode 17, which Digits knows and \p{N} does not.
 NUMBER = r"\p{N}\x{11DE0}-\x{11DE9}\x{16FF4}-\x{16FF6}"
 SMOLLM_PATTERN = "|".join(
@@ -182,7 +184,7 @@ def fast_encoder(hf: HFTokenizer, spec: dict[str, Any]) -> Encode | None:
 
     unreachable = {token for token, count in pieces.items() if count > 1}
     if hf.model.ignore_merges:
-        if not whole_words_stay_apart(unreachable, pieces):
+        if not whole_words_are_never_merged(unreachable, pieces):
             return None
     else:
         vocab = {token: i for token, i in vocab.items() if token not in unreachable}  # no text ever gets their ids
@@ -220,7 +222,10 @@ def ids_differ(vocab: Vocab) -> bool:
 
 
 def merges_are_in_id_order(merges: Merges, vocab: Vocab) -> bool:
-    """Whether an earlier pair of the list makes a lower id (pairs that make one token are neighbours in the list)."""
+    """Whether an earlier pair of the list makes a lower id.
+
+    Pairs that make the same token must be adjacent; that follows from sorted, as ids differ.
+    """
     made = [vocab.get(left + right, -1) for left, right in merges]
     return made == sorted(made)
 
@@ -231,13 +236,13 @@ def pieces_of_tokens(merges: Merges, vocab: Vocab) -> dict[str, int]:
     1: merging reaches the token. Bytes count as lower than every token that is made, whatever their ids.
     """
 
-    def order(token: str, made: int) -> int:
-        return -1 if len(token) == 1 else vocab.get(token, made)
+    def order(token: str) -> float:
+        return -1 if len(token) == 1 else vocab.get(token, math.inf)
 
     rising = []
     for left, right in merges:
         made = vocab.get(left + right, -1)
-        if order(left, made) < made and order(right, made) < made:
+        if order(left) < made and order(right) < made:
             rising.append((left, right))
 
     bpe = models.BPE(vocab, rising)
@@ -249,10 +254,11 @@ def every_merged_token_is_reachable(merges: Merges, pieces: dict[str, int]) -> b
     return all(pieces.get(left + right, 1) == 1 for left, right in merges)
 
 
-def whole_words_stay_apart(unreachable: set[str], pieces: dict[str, int]) -> bool:
-    """Whether the tokens that stand for whole words only (`ignore_merges`) never lie as two neighbours in a text.
+def whole_words_are_never_merged(unreachable: set[str], pieces: dict[str, int]) -> bool:
+    """Whether tiktoken's merges never make a token that only a whole word may become (`ignore_merges`).
 
-    tiktoken would join the two. Their own text must stay in three pieces or more.
+    tiktoken merges any two neighbours that spell a token. That cannot happen if the token's own text, merged by the
+    list, stays in three pieces or more: it is never down to two.
     """
     return all(pieces[token] >= 3 for token in unreachable)
 
@@ -262,8 +268,8 @@ def whole_words_stay_apart(unreachable: set[str], pieces: dict[str, int]) -> boo
 INSTALL_GIGATOKEN = "pip install gigatoken==0.10.0"
 # gigatoken remembers the words it met, without a limit; after so many characters it begins anew.
 MEMORY_CHARS = 50_000_000
-# gigatoken gives tiktoken's ids for every text cut by GPT-2's pattern. For these two its tables of letters are newer
-# (Unicode 17, not 16), so it gets only text of ASCII.
+# gigatoken gives tiktoken's ids for every text cut by GPT-2's pattern. With the patterns of Llama 3 and Qwen2 it uses
+# newer Unicode tables (17, not 16) and differs on new letters, so it gets only ASCII text.
 ASCII_PATTERNS = (LLAMA3_PATTERN, QWEN2_PATTERN)
 GIGATOKEN_PATTERNS = (GPT2_PATTERN, *ASCII_PATTERNS)
 
@@ -319,17 +325,19 @@ class GigatokenEncoder:
         return self.engine.encode(text)
 
 
-# Spaces that do not end a line, and the places between two of them of which the second stands before a word.
-SPACES = "\t\v\f\x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
-BEFORE_LAST_SPACE = re.compile(rf"(?<=[ {SPACES}])(?=[ {SPACES}][^ {SPACES}\r\n])")
+# Whitespace except the plain space, \r and \n.
+OTHER_SPACES = "\t\v\f\x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
+# Between two spaces of which the second stands directly before a word.
+BEFORE_LAST_SPACE = re.compile(rf"(?<=[ {OTHER_SPACES}])(?=[ {OTHER_SPACES}][^ {OTHER_SPACES}\r\n])")
 
 
 def tiktoken_encoder(pattern: str, ranks: dict[bytes, int]) -> Encode:
     r"""tiktoken's encode_ordinary for `pattern`, in two thirds of the time if it has an alternative for line ends.
 
-    The look-ahead in `\s+(?!\S)` keeps tiktoken's regular expressions from an automaton. It acts only where two spaces
-    stand before a word. So texts are cut between the two first, and the pattern without it cuts the parts as the whole
-    pattern would: "a  b" -> "a ", " b" -> "a", " ", " b".
+    A look-ahead, `\s+(?!\S)`, makes tiktoken use its slow backtracking regex engine instead of a finite automaton. It
+    acts only where two spaces stand before a word. So texts are cut between the two first, and the pattern without it
+    cuts the parts as the whole pattern would: "a  b" -> "a ", " b" -> "a", " ", " b". GPT-2's pattern is left whole: it
+    has no alternative for line ends, so its look-ahead acts before the last of several line ends as well.
     """
     import tiktoken
 
@@ -345,7 +353,7 @@ def tiktoken_encoder(pattern: str, ranks: dict[bytes, int]) -> Encode:
     encode_part = encode_ordinary(f"{rest}|{ANY_SPACES}")
 
     def encode(text: str) -> list[int]:
-        may_need_cuts = "  " in text or any(space in text for space in SPACES)
+        may_need_cuts = "  " in text or any(space in text for space in OTHER_SPACES)
         if not may_need_cuts:
             return encode_part(text)
         return [i for part in BEFORE_LAST_SPACE.split(text) for i in encode_part(part)]

@@ -324,7 +324,7 @@ class Text:
 
     def finish(self) -> str:
         """All the rest, when no token follows."""
-        return self.take() + self.stream.finish()
+        return self.take() + self.stream.flush()
 
 
 def write_batch(texts: list[Text], steps: Iterable[list[int | None]], ended: set[int], is_last: bool) -> None:

@@ -8,7 +8,6 @@ fast_encode.py has the engines that are faster than `tokenizers`; tokenizer_file
 files. docs/tokenizer.md explains both.
 """
 
-import re
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -36,18 +35,20 @@ from fast_encode import (
 )
 from tokenizer_files import (
     FolderSettings,
-    add_special_tokens,
+    add_folder_tokens,
     check_listed_ids,
-    config_of,
     flags_by_id,
+    model_without,
     read_settings,
     read_spec,
+    tokenizer_config,
+    unknown_token,
 )
 
 END_OF_TEXT = "<|endoftext|>"
 USUAL_ENDS = (END_OF_TEXT, "</s>", "<|end_of_text|>")  # what ends a text when no file says so
 
-# tiktoken's encodings by name: how they cut text (in patterns of the same effect, without `$`), the end-of-text id.
+# tiktoken's encodings: name -> (pattern that cuts like tiktoken's own, id of <|endoftext|>)
 ENCODINGS = {
     "gpt2": (GPT2_PATTERN, 50256),
     "cl100k_base": (LLAMA3_PATTERN, 100257),
@@ -157,12 +158,13 @@ class Tokenizer:
 
     Attributes:
         vocab_size: ids run from 0 to vocab_size - 1, perhaps with holes.
-        needed_rows: rows of a model's embedding for documents, their end and the start of a prompt. Less than
-            vocab_size where other files of the folder add tokens, such as a pad token, that only a prompt can spell.
+        needed_rows: the smallest embedding that a model must have: the highest id that a document, end_of_text or start
+            can give, plus 1. Below vocab_size when tokenizer_config.json adds tokens (a pad token) that only a prompt
+            can contain.
         end_of_text, end_of_text_token: id and spelling of what ends a document.
         stops: all ids at which generation ends, end_of_text included.
         bos: the id that every prompt begins with, or None.
-        start: the id with which a text begins that has no other: bos, or what ended the document before.
+        start: the first id when there is no prompt: bos, else end_of_text (in training it stands before each document).
         json: the text of tokenizer.json.
         special: what tokenizer_config.json has to say for the same ids: special tokens by name, and, where the folder
             adds tokens or changes their flags, added_tokens_decoder.
@@ -179,7 +181,7 @@ class Tokenizer:
         needed_ids = [*self.hf.get_vocab().values()]
 
         flags_in_file = flags_by_id(self.hf)
-        names = add_special_tokens(self.hf, settings)
+        names = add_folder_tokens(self.hf, settings)
         self.vocab_size = max(self.hf.get_vocab().values(), default=-1) + 1
         self.split_special_tokens = settings.split_special_tokens
 
@@ -187,12 +189,13 @@ class Tokenizer:
         self.end_of_text_token = names.get("eos_token") or self._usual_end(stops)
         self.end_of_text = self.hf.token_to_id(self.end_of_text_token)
         self.stops = frozenset([self.end_of_text, *stops])
+        self._check_end()
         names["eos_token"] = self.end_of_text_token
-        self.special = config_of(names, settings, flags_in_file, flags_by_id(self.hf))
+        self.special = tokenizer_config(names, settings, flags_in_file, flags_by_id(self.hf))
 
         self.bos = self._first_id_of_prompts()
         self.start = self.end_of_text if self.bos is None else self.bos
-        self.needed_rows = max([*needed_ids, *self._added_to_every_text(), self.end_of_text, self.start]) + 1
+        self.needed_rows = max([*needed_ids, *self._non_special_added_tokens(), self.end_of_text, self.start]) + 1
 
     @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":
@@ -218,6 +221,17 @@ class Tokenizer:
                 return token
         raise ValueError(f"the tokenizer has no {END_OF_TEXT} token to end a text with")
 
+    def _check_end(self) -> None:
+        """Make the end token special, so that documents have it as text. Raises ValueError where they cannot."""
+        added = self.hf.get_added_tokens_decoder().get(self.end_of_text)
+        if added is not None and not added.special:
+            added.special = True
+            self.hf.add_tokens([added])
+
+        token = self.end_of_text_token
+        if len(token) == 1 and self.hf.model.token_to_id(token) is not None:
+            raise ValueError(f"its end-of-text token {token!r} is a character of the vocabulary: texts would end at it")
+
     def _first_id_of_prompts(self) -> int | None:
         """The id that the post-processor puts before every text; None when it puts none there."""
         if self.hf.post_processor is None:
@@ -232,7 +246,7 @@ class Tokenizer:
         """Whether both turn every document into the same ids, its end included."""
         if (self.json, self.end_of_text) != (other.json, other.end_of_text):
             return False
-        return self._added_to_every_text() == other._added_to_every_text()
+        return self._non_special_added_tokens() == other._non_special_added_tokens()
 
     # --- documents ---
 
@@ -247,14 +261,47 @@ class Tokenizer:
         """The same as uint32 (n,), which saves half of the time."""
         text = replace_lone_surrogates(text)
         ids = np.asarray(self._encode_fast(text), np.uint32)
-
-        end = self.end_of_text_token
-        if end in text and self.end_of_text in ids:
-            # It is a word of the model as well, as all special tokens of a Unigram model are: cut it in two.
-            inside_end = f"(?<={re.escape(end[0])})(?={re.escape(end[1:])})"
-            parts = re.split(inside_end, text)
-            ids = np.array([i for part in parts for i in self._encode(part)], np.uint32)
+        if self._special_words and self._is_special_word[ids].any():
+            ids = np.array(self._encode_without_special_words(text), np.uint32)
         return ids
+
+    @cached_property
+    def _special_words(self) -> dict[str, int]:
+        """Special tokens that the model finds in text by itself, whatever the added tokens are.
+
+        Those of a Unigram or WordLevel model are words of its vocabulary. Of a BPE only the end token can be one here
+        ("the" as the end of a text): its other special tokens that merges reach stay words, as in transformers.
+        """
+        model = self.hf.model
+        tokens = {self.end_of_text_token}
+        if not isinstance(model, models.BPE):
+            tokens |= {flags["content"] for flags in flags_by_id(self.hf).values() if flags["special"]}
+        tokens -= {unknown_token(read_spec(self.json)["model"])}  # stands for what has no id
+
+        ids = {token: model.token_to_id(token) for token in sorted(tokens) if len(token) > 1}
+        return {
+            token: i for token, i in ids.items() if i is not None and i in [piece.id for piece in model.tokenize(token)]
+        }
+
+    @cached_property
+    def _is_special_word(self) -> np.ndarray:
+        """(vocab_size,): for each id."""
+        is_special = np.zeros(self.vocab_size, bool)
+        is_special[list(self._special_words.values())] = True
+        return is_special
+
+    def _encode_without_special_words(self, text: str) -> list[int]:
+        """Ids of a document by a model that lacks these words, as SentencePiece does not look for them in text."""
+        model = self.hf.model
+        self.hf.model = self._model_of_documents
+        try:
+            return self._encode(text)
+        finally:
+            self.hf.model = model
+
+    @cached_property
+    def _model_of_documents(self) -> models.Model:
+        return model_without(read_spec(self.json)["model"], self._special_words.keys())
 
     @cached_property
     def fast(self) -> Encode | None:
@@ -274,21 +321,22 @@ class Tokenizer:
         normalized = text
         if self.hf.normalizer is not None and not text.isascii():
             normalized = self.hf.normalizer.normalize_str(text)  # unicodedata's version of Unicode may be another
-        if any(token in text or token in normalized for token in self._tokens_of_every_text):
+        if any(token in text or token in normalized for token in self._non_special_spellings):
             return self._encode(text)
 
-        with suppress(ValueError), one_line(""):  # tiktoken's regex overflows its stack on a run of a million spaces
+        # tiktoken's regex overflows its stack on a run of a million spaces; one_line makes any error a ValueError
+        with suppress(ValueError), one_line(""):
             return self.fast(normalized)
         return self._encode(text)
 
-    def _added_to_every_text(self) -> dict[int, Any]:
+    def _non_special_added_tokens(self) -> dict[int, Any]:
         """Added tokens that are not special, such as <tool_call> of Qwen: documents, too, have them as one id."""
         return {i: flags for i, flags in flags_by_id(self.hf).items() if not flags["special"]}
 
     @cached_property
-    def _tokens_of_every_text(self) -> set[str]:
-        """Their spellings, normalized and not; tiktoken would not find them."""
-        spellings = [flags["content"] for flags in self._added_to_every_text().values()]
+    def _non_special_spellings(self) -> set[str]:
+        """How a text spells them, normalized and not; tiktoken would not find them."""
+        spellings = [flags["content"] for flags in self._non_special_added_tokens().values()]
         return {*spellings, *map(normalizers.NFC().normalize_str, spellings)}
 
     # --- prompts ---
@@ -351,16 +399,17 @@ class TextStream:
         # A run of byte tokens (<0xE6>) becomes U+FFFD from its start when one byte is wrong; an id without a token
         # does not end the run.
         may_be_in_a_run = token is None or token.startswith("<0x")
-        if not text or text.endswith("\ufffd") or may_be_in_a_run:
+        if not text or text.endswith("\ufffd"):
             return ""
 
+        # A stop string ends the run as well: nothing follows it.
         has_stop = any(stop in text for stop in self.stops)
-        if text.endswith(self.stop_beginnings) and not has_stop:
+        if not has_stop and (may_be_in_a_run or text.endswith(self.stop_beginnings)):
             return ""
-        return self.finish()
+        return self.flush()
 
-    def finish(self) -> str:
-        """What waited because a character, or a stop string, might have been under way."""
+    def flush(self) -> str:
+        """All text that was held back; cut, and `stopped` set, at a stop string."""
         text = self._waiting_text()
         self.shown = self.waiting
         self.waiting = []

@@ -8,11 +8,12 @@ import base64
 import json
 import math
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken
+from tokenizers import AddedToken, models
 from tokenizers import Tokenizer as HFTokenizer
 
 from errors import one_line, read_json
@@ -126,7 +127,7 @@ def _growth_of_template(step: dict[str, Any]) -> int:
 
     def count(pieces: list[dict[str, Any]]) -> int:
         names = [piece.get("SpecialToken", {}).get("id") for piece in pieces]
-        return sum(len(ids_of.get(name, "1")) for name in names)
+        return sum(len(ids_of.get(name, [0])) for name in names)  # [0]: one id
 
     with one_line("its post-processor's template is damaged: "):
         return max(count(step["single"]), count(step["pair"]))
@@ -139,6 +140,30 @@ def _growth_of_charsmap(charsmap: str) -> int:
         trie_size = int.from_bytes(table[:4], "little")
         replacements = table[4 + trie_size :].split(b"\0")
     return max(len(text.decode("utf-8", "replace")) for text in replacements) or 1
+
+
+# --- a model without its special tokens ---
+
+
+def unknown_token(model: dict[str, Any]) -> str | None:
+    """What stands for text without an id, by the "model" of a tokenizer.json; None when nothing does."""
+    if "unk_token" in model:
+        return model["unk_token"]
+    unk_id = model.get("unk_id")
+    return None if unk_id is None else model["vocab"][unk_id][0]
+
+
+def model_without(model: dict[str, Any], tokens: Collection[str]) -> models.Model:
+    """The "model" of a tokenizer.json, which never gives the ids of `tokens`; all other ids stay the same."""
+    vocab = model["vocab"]
+    if isinstance(vocab, list):  # Unigram: the place is the id, and the empty text is found nowhere
+        changed = {**model, "vocab": [["" if token in tokens else token, score] for token, score in vocab]}
+    else:
+        changed = {**model, "vocab": {token: i for token, i in vocab.items() if token not in tokens}}
+    if "merges" in model:
+        pairs = [pair if isinstance(pair, list) else pair.split(" ") for pair in model["merges"]]
+        changed["merges"] = [[a, b] for a, b in pairs if not {a, b, a + b} & set(tokens)]
+    return HFTokenizer.from_str(json.dumps({"version": "1.0", "added_tokens": [], "model": changed})).model
 
 
 # --- the files beside tokenizer.json ---
@@ -165,7 +190,15 @@ class FolderSettings:
 
 
 def read_settings(folder: Path) -> FolderSettings:
-    """Read the files of `folder`, in the steps of transformers. Raises ValueError that names the file and the key."""
+    """Read the files of `folder`, in the steps of transformers. Raises ValueError that names the file and the key.
+
+        tokenizer_config.json:   {"eos_token": "</s>", "image_token": "<image>"}
+        added_tokens.json:       {"</s>": 2}
+        generation_config.json:  {"eos_token_id": [2, 7]}
+
+    give names {"eos_token": "</s>", "image_token": "<image>"}, listed {2: AddedToken("</s>", special=True)} and eos_ids
+    [2, 7].
+    """
     file = folder / "tokenizer_config.json"
     config = _read_if_there(file)
     found = FolderSettings(eos_ids=_eos_ids(folder))
@@ -186,13 +219,14 @@ def read_settings(folder: Path) -> FolderSettings:
         own_names |= _add_special_map(config, folder / "special_tokens_map.json")
         added_tokens_file = folder / "added_tokens.json"
         found.listed_in = str(added_tokens_file)
-        found.listed = _listed_in_added_tokens(added_tokens_file, _plain_special_tokens(config))
+        found.listed = _listed_in_added_tokens(added_tokens_file, _special_spellings(config))
 
     # All names in the order in which transformers adds them, which decides the ids of new tokens.
     config = _with_tokens(config, file)
     usual_names = {key: config[key] for key in NAMED if config.get(key)}
-    flagged_names = {key: token for key, token in config.items() if _is_own_name(key) and isinstance(token, Token)}
-    found.names = usual_names | flagged_names | own_names
+    # own names left in config: those with flags, and any of special_tokens_map.json
+    model_names = {key: token for key, token in config.items() if _is_own_name(key) and isinstance(token, Token)}
+    found.names = usual_names | model_names | own_names
     extra = config[EXTRA] if EXTRA in config else config.get(OLD_EXTRA)
     found.extra = extra or []
     return found
@@ -244,7 +278,7 @@ def _with_tokens(config: dict[str, Any], file: Path, special: bool = False) -> d
 
 
 def _token(value: Any, where: str, special: bool = False) -> Token:
-    """A token's text, or its text and flags (special: whatever its flags say). Raises ValueError that says `where`."""
+    """A token's text, or its text and flags (special=True overrides its own). Raises ValueError that says `where`."""
     if isinstance(value, Token):
         return value
     if not isinstance(value, dict) or not isinstance(value.get("content"), str):
@@ -282,8 +316,12 @@ def _listed_in_added_tokens(file: Path, special: set[str]) -> dict[int, AddedTok
     return listed
 
 
-def _plain_special_tokens(config: dict[str, Any]) -> set[str]:
-    """The spellings that make a token of added_tokens.json special. (In a config, a token with flags does not.)"""
+def _special_spellings(config: dict[str, Any]) -> set[str]:
+    """The spellings that make a token of added_tokens.json special.
+
+    Tokens that tokenizer_config.json writes as {"content": ...} do not count: they are still dicts here. transformers
+    does the same.
+    """
     tokens = [config.get(key) for key in NAMED]
     if isinstance(config.get(EXTRA), list):
         tokens += config[EXTRA]
@@ -314,7 +352,7 @@ def _eos_ids(folder: Path) -> list[int]:
 # --- adding them ---
 
 
-def add_special_tokens(hf: HFTokenizer, settings: FolderSettings) -> dict[str, str]:
+def add_folder_tokens(hf: HFTokenizer, settings: FolderSettings) -> dict[str, str]:
     """Add to `hf` the tokens of the settings, in the order of transformers; returns those with a name, as text.
 
     A token that `hf` has keeps its id, and gets the flags of the settings. A new one gets the next id.
@@ -345,7 +383,7 @@ def add_special_tokens(hf: HFTokenizer, settings: FolderSettings) -> dict[str, s
 
 
 def _as_special(token: Token, named: set[str]) -> AddedToken:
-    """A token with its flags: plain text is special, and so is what has a name."""
+    """Plain text becomes a special AddedToken; an AddedToken is made special (in place) only if it has a name."""
     if isinstance(token, str):
         return AddedToken(token, special=True)
     if token.content in named:
@@ -372,7 +410,7 @@ def flags_by_id(hf: HFTokenizer) -> Flags:
     return {i: token.__getstate__() for i, token in hf.get_added_tokens_decoder().items()}
 
 
-def config_of(names: dict[str, str], settings: FolderSettings, before: Flags, after: Flags) -> dict[str, Any]:
+def tokenizer_config(names: dict[str, str], settings: FolderSettings, before: Flags, after: Flags) -> dict[str, Any]:
     """What a tokenizer_config.json has to say so that the same tokenizer.json gives the same ids again.
 
     before, after: the added tokens of tokenizer.json alone, and with the settings.

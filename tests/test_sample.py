@@ -390,7 +390,7 @@ def test_text_is_cut_before_the_first_stop_string_and_never_shows_a_part_of_it(t
         if stream.stopped:
             break
     assert stream.stopped == bool(ends)
-    assert shown + stream.finish() == expected
+    assert shown + stream.flush() == expected
 
 
 def test_text_appears_while_it_is_generated(run_dir, capsys, monkeypatch):

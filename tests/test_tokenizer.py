@@ -187,8 +187,11 @@ def opened(tmp_path_factory):
 def check_ids(ours: Tokenizer, theirs, text: str) -> None:
     """Documents, prompts and text are those of transformers."""
     ids = theirs(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-    if ours.end_of_text in ids:  # a word of the vocabulary, as in a Unigram model, or a token that is not special
-        assert ours.end_of_text_token in text and ours.end_of_text not in ours.encode(text)
+    special = {ours.end_of_text}  # a word of the vocabulary, or a token that is not special
+    if isinstance(ours.hf.model, models.Unigram):
+        special |= {ours.hf.token_to_id("<s>")}
+    if special & set(ids):
+        assert not special & set(ours.encode(text))
     else:
         assert ours.encode(text) == ids
     ids = theirs(text)["input_ids"]
@@ -226,8 +229,7 @@ def test_a_prompt_parses_special_tokens_and_a_document_does_not(kind):
     assert tokenizer.end_of_text not in documents
     assert prompt.count(tokenizer.end_of_text) == 1
     for i, token in tokenizer.hf.get_added_tokens_decoder().items():
-        # Those of a Unigram model are words of it; <unk> is what a text has no word for.
-        if token.special and token.content != "<unk>" and kind != "unigram":
+        if token.special and token.content != "<unk>":  # what a text has no word for
             assert i in tokenizer.encode_prompt(f"a {token.content}") and i not in tokenizer.encode(
                 f"a {token.content}"
             )
@@ -235,6 +237,54 @@ def test_a_prompt_parses_special_tokens_and_a_document_does_not(kind):
     assert tokenizer.bos == (tokenizer.hf.token_to_id(begins[kind]) if kind in begins else None)
     assert tokenizer.encode_prompt("a") == [tokenizer.bos] * (kind in begins) + tokenizer.encode("a")
     assert documents[0] != tokenizer.bos
+
+
+def small_unigram(**normalizer) -> Tokenizer:
+    """Ids: <unk> 0, </s> 1, <s> 2, then the characters a b < / s > from 3."""
+    words = [("<unk>", 0.0), ("</s>", 0.0), ("<s>", 0.0), *((character, -2.0) for character in "ab</s>")]
+    hf = HFTokenizer(models.Unigram(words, 0, False))
+    hf.add_special_tokens(["<unk>", "</s>", "<s>"])
+    spec = json.loads(hf.to_str())
+    return Tokenizer(json.dumps({**spec, "normalizer": normalizer or None}))
+
+
+@pytest.mark.parametrize(
+    "normalizer, text",
+    [
+        ({}, "a</s>b"),
+        ({"type": "NFKC"}, "a＜/s＞b"),
+        ({"type": "Lowercase"}, "a</S>b"),
+        ({"type": "Replace", "pattern": {"String": "b"}, "content": "</s>b"}, "ab"),
+    ],
+)
+def test_a_document_that_becomes_the_end_of_text_by_the_normalizer_does_not_end(normalizer, text):
+    tokenizer = small_unigram(**normalizer)
+    assert tokenizer.encode(text) == [3, 5, 6, 7, 8, 4]
+    assert tokenizer.encode("a<s>") == [3, 5, 7, 8]  # other special tokens as well
+    assert tokenizer.encode_prompt("a</s>") == [3, 1]  # the model is as it was
+
+
+def test_a_word_that_is_special_in_a_word_level_model_is_not_its_id_in_a_document():
+    hf = HFTokenizer(models.WordLevel({"?": 0, "a": 1, "</s>": 2, "<s>": 3}, unk_token="?"))
+    hf.pre_tokenizer = pre.WhitespaceSplit()
+    hf.add_special_tokens(["</s>", "<s>", "?"])
+    tokenizer = Tokenizer(hf.to_str())
+    assert tokenizer.encode("a </s> <s> ? a") == [1, 0, 0, 0, 1] and tokenizer.encode_prompt("a </s>") == [1, 2]
+
+
+def test_an_end_of_text_that_merges_reach_is_merged_no_further_than_its_parts(tmp_path):
+    tokenizer = folder_of(tmp_path, "gpt2", tokenizer_config={"eos_token": "the"})
+    ids = tokenizer.encode("xthe the")
+    assert tokenizer.end_of_text not in ids and tokenizer.decode(ids) == "xthe the"
+    assert tokenizer.fast is not None
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama2", "characters"])
+def test_an_end_of_text_that_is_a_character_is_refused(tmp_path, kind):
+    with pytest.raises(ValueError, match="end-of-text token 'e' is a character of the vocabulary"):
+        folder_of(tmp_path, kind, tokenizer_config={"eos_token": "e"})
+    added = folder_of(tmp_path / "new", kind, tokenizer_config={"eos_token": "\ue123"})  # in no vocabulary
+    assert added.end_of_text == added.vocab_size - 1
 
 
 def test_a_post_processor_may_add_nothing_or_add_at_the_end():
@@ -277,7 +327,7 @@ def test_a_stream_is_the_decoded_text(kind):
     @examples(300)
     def check(ids):
         stream = TextStream(tokenizer)
-        assert "".join(map(stream.feed, ids)) + stream.finish() == tokenizer.decode(ids)
+        assert "".join(map(stream.feed, ids)) + stream.flush() == tokenizer.decode(ids)
 
     check()
 
@@ -292,11 +342,11 @@ def test_a_stream_shows_words_at_once_and_characters_whole(kind):
     if kind not in ("wordpiece", "unigram"):  # these have no 机, or no id for what they never saw
         stream = TextStream(tokenizer)
         ids = tokenizer.encode("机é😀 机x")
-        pieces = [stream.feed(i) for i in ids] + [stream.finish()]
+        pieces = [stream.feed(i) for i in ids] + [stream.flush()]
         assert "\ufffd" not in "".join(pieces) and "".join(pieces) == "机é😀 机x"
         assert kind == "characters" or any("\ufffd" in tokenizer.decode([i]) for i in ids)
         cut = TextStream(tokenizer)  # an unfinished character comes at the end
-        assert "".join(map(cut.feed, ids[:2])) + cut.finish() == tokenizer.decode(ids[:2]) != ""
+        assert "".join(map(cut.feed, ids[:2])) + cut.flush() == tokenizer.decode(ids[:2]) != ""
 
 
 def test_a_token_without_text_does_not_take_the_space_of_the_next_word():
@@ -306,13 +356,26 @@ def test_a_token_without_text_does_not_take_the_space_of_the_next_word():
     assert [stream.feed(i) for i in [*word, 5000, *word]] == ["the", "", " the"] and len(word) == 1
 
 
+def test_a_stop_string_of_bytes_is_found_before_another_token_comes():
+    tokenizer = Tokenizer(made("llama2"))
+    newline, begin, word = map(tokenizer.hf.token_to_id, ["<0x0A>", "<0xE6>", "the"])
+    stream = TextStream(tokenizer, stops=["\n"])
+    assert stream.feed(word) and not stream.stopped
+    assert stream.feed(newline) == "" and stream.stopped
+    two = TextStream(tokenizer, stops=["\n\n"])
+    assert not two.feed(newline) and not two.stopped and not two.feed(newline) and two.stopped
+    other = TextStream(tokenizer, stops=["x"])  # without a stop the run may yet be no UTF-8
+    assert [*map(other.feed, [newline, begin])] == ["", ""]
+    assert other.feed(word) == tokenizer.decode([newline, begin, word])
+
+
 @pytest.mark.parametrize("kind", FAST + SLOW)
 def test_a_stream_after_a_prompt_goes_on_with_its_text(kind):
     tokenizer = Tokenizer(made(kind))
     prompt = tokenizer.encode_prompt("the quick")
     ids = tokenizer.encode_prompt("the quick brown fox")[len(prompt) :]
     stream = TextStream(tokenizer, prompt)
-    assert "".join(map(stream.feed, ids)) + stream.finish() == " brown fox"
+    assert "".join(map(stream.feed, ids)) + stream.flush() == " brown fox"
     assert len(TextStream(tokenizer, prompt).feed(ids[0])) > 0
 
 
@@ -787,7 +850,7 @@ def test_real_tokenizers_give_the_ids_of_transformers_on_real_text(tmp_path, nam
         check_ids(ours, theirs, text)
     stream = TextStream(ours)
     ids = ours.encode(texts["emoji"][:1000] + texts["Chinese"][:1000])
-    assert "".join(map(stream.feed, ids)) + stream.finish() == ours.decode(ids)
+    assert "".join(map(stream.feed, ids)) + stream.flush() == ours.decode(ids)
 
 
 def test_a_table_that_cannot_be_had_is_one_line(tmp_path, monkeypatch):
@@ -893,14 +956,14 @@ def test_an_error_that_quotes_the_file_is_one_short_line(tmp_path):
         ({"generation_config": {"eos_token_id": [True]}}, "generation_config.json: eos_token_id is .True., not an id"),
         ({"generation_config": {"eos_token_id": {"a": 1}}}, "generation_config.json: eos_token_id is {.*}, not an id"),
         (
-            {"generation_config": {"eos_token_id": 2}, "config": {"eos_token_id": 2.5}},
+            {"generation_config": {"eos_token_id": 341}, "config": {"eos_token_id": 2.5}},
             None,  # generation_config.json is what counts
         ),
     ],
 )
 def test_wrong_settings_are_refused_by_the_file_that_says_them(tmp_path, settings, says):
     if says is None:
-        assert 2 in folder_of(tmp_path, "llama3", **settings).stops
+        assert 341 in folder_of(tmp_path, "llama3", **settings).stops
         return
     with pytest.raises(ValueError, match=f"^{tmp_path}/.*{says}") as error:
         folder_of(tmp_path, "llama3", **settings)
