@@ -216,7 +216,9 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(
         changes = {"data": str(data_dir)}
     elif "data" in changes:  # the same tokenizer.json, but its documents end with another token
         changes = {"data": str(shutil.copytree(corpus, tmp_path / "data"))}
-        (tmp_path / "data/tokenizer_config.json").write_text('{"eos_token": "a"}')
+        vocab = json.loads((tmp_path / "data/tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+        end = next(token for token in vocab if len(token) > 1 and token.isascii())
+        (tmp_path / "data/tokenizer_config.json").write_text(json.dumps({"eos_token": end}))
     settings = {"corpus": corpus, "out_dir": tmp_path / "out", "init_from": str(tmp_path / "theirs")}
     with pytest.raises(ValueError, match=message):
         train.main(config(**settings | changes))
