@@ -90,7 +90,12 @@ def resolve(path: str | Path) -> Path:
 
     newest = newest_complete(Path(path))  # `latest` was lost, or what it points to
     if newest is None:
-        raise ValueError(f"{path} holds no checkpoint; train first, for example: python train.py config/demo.py")
+        run = Path(path).parent
+        others = [folder.name for folder in step_folders(run) if is_complete(folder)]
+        advice = "train first, for example: python train.py config/demo.py"
+        if others:
+            advice = f"{run} has {', '.join(others)}"
+        raise ValueError(f"{path} holds no checkpoint; {advice}")
     return newest
 
 

@@ -55,6 +55,9 @@ def run(main: Callable[[Config], None], cls: type[Config], show: bool = True) ->
     except KeyboardInterrupt as interrupt:
         _one_line_interrupt(KeyboardInterrupt, interrupt, None)
         sys.exit(130)
+    except BrokenPipeError:  # who reads what is printed has left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except (ValueError, OSError) as error:
         if os.environ.get("NONLLAMA_DEBUG"):
             raise

@@ -429,6 +429,8 @@ def check_part(path: Path) -> None:
 
 def main(cfg: DedupConfig) -> None:
     """Find the duplicates of a set of document files."""
+    if Path(cfg.source).is_dir() and cfg.source:
+        raise ValueError(f"{cfg.source} is a folder; give a quoted pattern of its files: '{cfg.source}/*.parquet'")
     parts = sorted(Path(path) for path in glob.glob(cfg.source))
     if not parts or not cfg.out:
         raise ValueError("give --source='folder/*.parquet' (files that exist) and --out=folder")

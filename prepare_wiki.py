@@ -123,7 +123,9 @@ def main(cfg: PrepareConfig) -> None:
     with stage("documents", seconds):
         documents, documents_report = make_documents(cfg, pieces, folder, workers)
     if cfg.until == "documents":
-        print(f"{len(documents)} parts of documents are in {folder}/documents: {documents_report['documents']}")
+        counts = documents_report["documents"]
+        print(f"{counts['kept']:,} of {counts['in']:,} documents are kept, in {folder}/documents")
+        print(f"what was dropped, with examples: {folder}/documents.json")
         return
 
     # --- duplicates ---
@@ -455,9 +457,9 @@ class Splitter:
             return
         sides = Counter(self.is_val(document_id) for path in paths for (document_id,) in self.kept(path, ("id",)))
         if len(sides) < 2:
-            full = "val" if True in sides else "train"
-            one_sided = f"all {sides.total()} documents fell into the {full} split and none into the other"
-            raise ValueError(f"{one_sided}; change --val_fraction ({self.val_fraction}), or --split_by, or add text")
+            full, empty, remedy = ("val", "train", "lower") if True in sides else ("train", "val", "raise")
+            one_sided = f"all {sides.total()} documents fell into the {full} split and none into {empty}"
+            raise ValueError(f"{one_sided}; {remedy} --val_fraction ({self.val_fraction}), or add text")
 
     def pieces(self, path: Path, start: int, cut: int) -> Iterator[tuple[str, str, bool]]:
         """Yield (split, text, whether the document ends there) for the kept documents of a part.

@@ -236,6 +236,8 @@ def read_prompts(cfg: SampleConfig) -> list[str]:
         data = sys.stdin.buffer.read()
     else:
         name = cfg.prompt_file
+        if not Path(name).is_file():
+            raise ValueError(f"--prompt_file={name}: no such file")
         data = Path(cfg.prompt_file).read_bytes()
     with one_line(f"{name}: not UTF-8 text: ", UnicodeDecodeError):
         text = data.decode("utf-8-sig")  # with or without a byte order mark

@@ -7,6 +7,7 @@ A bare nanoGPT folder (train.bin, val.bin) is read as well.
 
 import json
 import os
+import re
 import shutil
 import weakref
 from collections.abc import Iterator, Sequence
@@ -92,6 +93,7 @@ def read_meta(folder: str | Path) -> dict[str, Any]:
 
     if (folder / "manifest.json").is_file():
         command = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["command"]
+        command = re.sub(r" --until=\S+", "", command)  # it would stop there again
         raise ValueError(f"{folder} has no meta.json: its preparation is unfinished; complete it with: {command}")
 
     if (folder / "train.bin").is_file():

@@ -111,6 +111,9 @@ def plot(report: dict[str, Any], path: Path) -> None:
 def draw_pairs(axes: "Axes", report: dict[str, Any]) -> None:
     """The similarities of the pairs that were compared, and over them the chance that LSH finds such a pair."""
     levels = report["compared_by_similarity"]
+    if not any(levels):
+        axes.text(0.5, 0.5, "no pair was compared", ha="center", transform=axes.transAxes)
+        axes.set_ylim(0, 1)
     edges = np.linspace(0, 1, len(levels) + 1)
     axes.stairs(levels, edges, fill=True, alpha=0.5)
     axes.set_xlabel("exact Jaccard similarity of documents with a common band")
@@ -131,6 +134,9 @@ def draw_pairs(axes: "Axes", report: dict[str, Any]) -> None:
 def draw_clusters(axes: "Axes", report: dict[str, Any]) -> None:
     """How many clusters there are of each size."""
     clusters = report["clusters"]
+    if not any(clusters.values()):
+        axes.text(0.5, 0.5, "no duplicates", ha="center", transform=axes.transAxes)
+        axes.set_ylim(0, 1)
     axes.bar(list(clusters), list(clusters.values()))
     axes.set_xlabel("documents in a cluster, of which one is kept")
     axes.set_ylabel("clusters")

@@ -385,6 +385,9 @@ def find_files(source: str) -> list[str]:
         advice = "give a quoted pattern such as 'path/*.jsonl', or wikimedia/wikipedia/20231101.en of the hub"
         if Path(source).stem == "pydocs":
             advice = "the docstrings of the installed packages are --source=pydocs"
+        if os.path.isdir(source):
+            folder = source.rstrip("/")
+            raise ValueError(f"{source} is a folder; give a quoted pattern of its files, such as '{folder}/*.jsonl'")
         raise ValueError(f"{source}: no such file; {advice}")
     return paths
 

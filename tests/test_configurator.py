@@ -381,3 +381,10 @@ def test_a_config_file_may_begin_with_a_byte_order_mark(tmp_path):
     path = tmp_path / "x.py"
     path.write_text("number = 3\n", encoding="utf-8-sig")
     assert read_config_file(str(path)) == [("number", "3", f"{path}:1")]
+
+
+def test_a_reader_that_leaves_ends_a_script_in_silence():
+    """`python train.py --help | head -1`: what is printed afterwards finds no reader."""
+    command = f"{sys.executable} {REPO}/sample.py --help | true"
+    done = subprocess.run(command, shell=True, stderr=subprocess.PIPE, text=True, env=os.environ | {"COLUMNS": "60"})
+    assert done.stderr == ""

@@ -790,8 +790,8 @@ BAD = {
     "unknown format": "in.docx: unknown format",
     "vocabulary too large": "vocab_size (50000) is too large for this corpus: only ",
     "nothing long enough": "no document left of 20 (20 too_short)",
-    "no validation": "all 20 documents fell into the train split and none into the other; change --val_fraction",
-    "no training": "all 20 documents fell into the val split and none into the other; change --val_fraction",
+    "no validation": "all 20 documents fell into the train split and none into val; raise --val_fraction",
+    "no training": "all 20 documents fell into the val split and none into train; lower --val_fraction",
     "no training by position": "val_fraction (0.999999)",
 }
 

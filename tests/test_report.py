@@ -73,3 +73,8 @@ def test_without_duplicates_or_documents_there_is_something_to_draw(count):
     for axes, draw in zip(figure.subplots(1, 3), (draw_pairs, draw_clusters, draw_text), strict=True):
         draw(axes, report)
     check_panels(figure, report)
+    assert [text.get_text() for text in figure.axes[1].texts] == ["no duplicates"]
+
+    axes = Figure().subplots()
+    draw_pairs(axes, report | {"compared_by_similarity": [0] * 50})
+    assert [text.get_text() for text in axes.texts] == ["no pair was compared"]

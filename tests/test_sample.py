@@ -476,6 +476,7 @@ def test_mistakes_are_one_line(run_dir, tmp_path, run_here):
     (tmp_path / "deep.jsonl").write_text('"fine"\n' + "[" * 100_000)
     for args, message in (
         ([f"--checkpoint={tmp_path}"], "holds no checkpoint; train first"),
+        ([f"--checkpoint={run_dir}/step_0000099"], f"holds no checkpoint; {run_dir} has step_0000010, step_0000020"),
         ([f"--checkpoint={run_dir}", "--prompt=" + "the " * 100], "the prompt has"),
         ([f"--checkpoint={run_dir}", "--temperature=-1"], "temperature (-1.0) must be at least 0"),
         ([f"--checkpoint={run_dir}", "--top_k=0"], "top_k (0) must be at least 1"),
@@ -488,7 +489,7 @@ def test_mistakes_are_one_line(run_dir, tmp_path, run_here):
         ([f"--checkpoint={run_dir}", "--stop=" + "[" * 100_000], "[[[ looks like a JSON list"),
         ([f"--checkpoint={run_dir}", "--stop=[1]"], "--stop=[1] looks like a JSON list, but is no list of strings"),
         ([f"--checkpoint={run_dir}", "--prompt=a", "--prompt_file=-"], "--prompt or --prompt_file, not both"),
-        ([f"--checkpoint={run_dir}", f"--prompt_file={tmp_path}/no.txt"], "No such file"),
+        ([f"--checkpoint={run_dir}", f"--prompt_file={tmp_path}/no.txt"], "no.txt: no such file"),
         ([f"--checkpoint={run_dir}", f"--prompt_file={tmp_path}/latin.txt"], "latin.txt: not UTF-8 text"),
         ([f"--checkpoint={run_dir}", f"--prompt_file={tmp_path}/bad.jsonl"], "bad.jsonl:2: not a JSON string"),
         (

@@ -396,7 +396,8 @@ def test_a_shard_of_the_wrong_size_is_refused_when_the_folder_is_opened(tmp_path
 
 def test_an_unfinished_folder_names_the_command_that_completes_it(tmp_path):
     command = "python prepare_wiki.py --source='texts/*.jsonl' --data_dir=data/mine"
-    (tmp_path / "manifest.json").write_text(json.dumps({"command": command, "settings": {}}))
+    typed = f"{command} --until=documents"  # typed again as it is, it would stop there again
+    (tmp_path / "manifest.json").write_text(json.dumps({"command": typed, "settings": {}}))
     for use in (read_meta, verify, lambda folder: Shards(folder, "train")):
         with pytest.raises(ValueError) as error:
             use(tmp_path)

@@ -223,6 +223,13 @@ def test_a_table_that_is_cut_off_keeps_the_rows_before(tmp_path):
 # --- a format of one's own ---
 
 
+def test_a_folder_is_named_with_the_pattern_of_its_files(tmp_path):
+    (tmp_path / "texts").mkdir()
+    assert refusal(f"{tmp_path}/texts/") == (
+        f"{tmp_path}/texts/ is a folder; give a quoted pattern of its files, such as '{tmp_path}/texts/*.jsonl'"
+    )
+
+
 def test_a_new_format_is_a_function_and_one_entry(tmp_path, monkeypatch):
     """All that knows formats follows: names, packed files, the text column, messages, --against."""
 
@@ -325,7 +332,7 @@ def test_identity_changes_with_the_files_and_is_json(tmp_path):
 
 
 def test_a_pattern_without_files_says_what_a_source_is(tmp_path):
-    for source in (f"{tmp_path}/*.jsonl", tmp_path / "none.txt", tmp_path):
+    for source in (f"{tmp_path}/*.jsonl", tmp_path / "none.txt"):
         message = refusal(source)
         assert str(source) in message and "path/*.jsonl" in message and "pydocs" not in message
 
