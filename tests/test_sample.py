@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 from conftest import PYTHON, REPO, SHARED, examples
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -122,6 +122,8 @@ def test_filters_equal_those_of_transformers(seed, temperature, top_k, top_p, mi
     if top_k is not None:
         scores = theirs.TopKLogitsWarper(top_k)(None, scores)
     if top_p < 1:
+        sums = scores.softmax(1).sort(descending=True).values.cumsum(1)
+        assume((sums - top_p).abs().min() > 1e-6)  # nearer, the rounding of a sum decides about a token
         scores = theirs.TopPLogitsWarper(top_p)(None, scores)
     if min_p > 0:
         scores = theirs.MinPLogitsWarper(min_p)(None, scores)
