@@ -167,7 +167,7 @@ def test_under_torchrun_a_killed_run_goes_on_as_well(who, data_dir, tmp_path, un
     assert content(out) == uninterrupted
 
 
-KILLS = 15  # at random moments; test_killed_at_every_point chooses them one by one
+RANDOM_KILLS = 15  # KILLS chooses the moments one by one
 
 
 @pytest.mark.slow
@@ -176,7 +176,7 @@ def test_killed_at_random_moments_a_run_ends_as_if_nothing_had_been(data_dir, tm
     draw = random.Random(0)
     kills = in_saves = runs = 0
     settings = SETTINGS | {"data": data_dir}
-    while kills < KILLS:
+    while kills < RANDOM_KILLS:
         runs += 1
         settings["out_dir"] = tmp_path / f"run{runs}"
         returncode = None
