@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import signal
 import sys
 from pathlib import Path
 
@@ -14,6 +15,9 @@ import atomic
 import dedup
 import prepare_wiki
 import train
+
+# A shell ignores Ctrl-C for what it runs in the background; tests that send it, and their processes, must receive it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REAL_FSYNC = atomic._fsync
 REPO = Path(__file__).parents[1]
