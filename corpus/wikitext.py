@@ -70,6 +70,19 @@ HEADING = re.compile(r"\n(==+|=(?=[^\n]*=[ \t]*\n))([^\n]*)")  # = a =; what beg
 STRAY = re.compile(r"(?i)\{\{+|\}\}+|\[\[+|\]\]+|\{\||\|thumb|'''+|</?ref\w*(?:[^<>\n]*>)?")
 HIDDEN = frozenset({"file", "image", "media", "category"})  # these names count in every wiki
 
+# MediaWiki's own words for #REDIRECT, of the wikis that have one.
+REDIRECT_WORDS = """
+redirect aanstuur adkas ailgyfeirio al alih alidirekti alidirektu aýdaw baw-ing beralîkirin birzuzendu doorverwijzing
+istiqamətləndirmə lencong ohjaus uudelleenohjaus omdirigering omdiriger pāradresācija patrz przekieruj tam přesměruj
+presmeruj preusmeritev preusmeri preusmjeri redirección redireccion redirecció redireccio redirecionamento redirection
+rindirizz rinvia rinvio suuna tilvísun trimite weiterleitung yoʻnaltirish yönlendirme yönlendir átirányítás đổi
+ανακατευθυνση айдау багыттама буссинаби виж перанакіраванне перанакіраваньне перенаправление перенаправлення
+перенаправлено перенапр пренасочване пренасочување преусмери преусмјери равонакунӣ ווייטערפירן הפניה تحويل تغییر_مسیر
+تغییرمسیر رجوع_مکرر अनुप्रेषित पुनर्निर्देशन পুননির্দেশ পুনর্নির্দেশ යළියොමුව เปลี่ยนทาง ប្តូរទីតាំងទៅ
+넘겨주기 リダイレクト 転送 重定向 重新導向 跳轉
+""".split()
+REDIRECT = re.compile(rf"(?i)\s*[#＃](?:{'|'.join(REDIRECT_WORDS)})\s*:?\s*\[\[")
+
 
 # --- the whole ---
 
@@ -81,8 +94,11 @@ def hidden_namespaces(names: Iterable[str]) -> frozenset[str]:
 
 
 def is_redirect(wikitext: str) -> bool:
-    """Whether the page only sends its readers to another one, in any language: #REDIRECT [[title]]."""
-    return re.match(r"\s*#\w+\s*:?\s*\[\[", wikitext) is not None
+    """Whether the page only sends its readers to another one: #REDIRECT [[title]], in the words of many languages.
+
+    A list that begins with "#1 [[title]]" and a text that begins with "#hashtag [[title]]" are no redirects.
+    """
+    return REDIRECT.match(wikitext) is not None
 
 
 def plain_text(wikitext: str, hidden: frozenset[str] = HIDDEN) -> str:

@@ -266,6 +266,46 @@ def test_a_hub_that_cannot_be_reached_is_one_line_with_what_to_do(tmp_path, monk
         find_pieces("some/folder/file.jsonl")
 
 
+# --- several revisions of a page ---
+
+
+def revision(text: str, number: int | None = None, year: int | None = None, deleted: bool = False) -> str:
+    """One revision of a page."""
+    identity = "" if number is None else f"<id>{number}</id>"
+    timestamp = "" if year is None else f"<timestamp>{year}-01-01T00:00:00Z</timestamp>"
+    who = "<contributor><username>A</username><id>999</id></contributor>"
+    body = '<text bytes="1" deleted="deleted" />' if deleted else f'<text bytes="1">{text}</text>'
+    return f"<revision>{identity}<parentid>1000</parentid>{timestamp}{who}{body}</revision>\n"
+
+
+@pytest.mark.parametrize(
+    "revisions",
+    [
+        [revision("old", 1, 2001), revision("new", 2, 2024)],
+        [revision("new", 2, 2024), revision("old", 3, 2001)],  # a history merged from two pages
+        [revision("old", 1, 2001), revision("new", 3, 2024), revision("old", 2, 2024)],  # two in one second
+        [revision("old", 9), revision("new", 10), revision("old", 8)],
+        [revision("old"), revision("new")],
+        [revision("old", 1, 2001), revision("new", 2, 2024), revision("", 3, 2025, deleted=True)],
+    ],
+)
+def test_of_several_revisions_the_newest_is_read(tmp_path, revisions):
+    head = "<page><title>T</title><ns>0</ns><id>4</id>"
+    path = tmp_path / "a.xml"
+    path.write_text(HEAD + head + "".join(revisions) + "</page>" + TAIL)
+    assert [(article.id, article.text) for article in articles(path)] == [("dewiki/a/4", "new")]
+
+
+def test_a_page_that_was_a_redirect_is_what_it_is_now(tmp_path):
+    head = "<page><title>T</title><ns>0</ns><id>4</id>"
+    old, new = revision("#REDIRECT [[A]]", 1, 2001), revision("Prose.", 2, 2002)
+    path = tmp_path / "a.xml"
+    path.write_text(
+        HEAD + head + old + new + "</page>" + head + new + old + new.replace("2002", "1999") + "</page>" + TAIL
+    )
+    assert [getattr(found, "text", found) for found in read(path)] == ["Prose.", "Prose."]
+
+
 # --- real slices ---
 
 # pages, and whether the file is cut off (shared/data/README.md)

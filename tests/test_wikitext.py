@@ -122,9 +122,17 @@ def test_names_of_namespaces():
     assert plain_text("[[Kategoreja:A]]") == "Kategoreja:A"
 
 
-@pytest.mark.parametrize("text", ["#REDIRECT [[A]]", " #redirect: [[A]]", "#REDIRECCIÓN[[A]]", "#重定向 [[A]]"])
+@pytest.mark.parametrize(
+    "text",
+    ["#REDIRECT [[A]]", " #redirect: [[A]]", "#REDIRECCIÓN[[A]]", "#重定向 [[A]]", "＃転送[[A]]", "#YÖNLENDİRME [[A]]"],
+)
 def test_redirects(text):
     assert is_redirect(text) and not is_redirect("a " + text) and not is_redirect(text.replace("[[", "[ ["))
+
+
+@pytest.mark.parametrize("text", ["#1 [[A]]\n#2 [[B]]", "#hashtag [[A]]", "# [[A]]", "#[[A]]", "#REDIRECTED [[A]]"])
+def test_a_list_or_a_hashtag_is_no_redirect(text):
+    assert not is_redirect(text)
 
 
 HOSTILE = {  # how many characters but spaces may be left of 100,000 repetitions
