@@ -4,13 +4,18 @@ A process killed at any moment leaves the old version or the new one, and perhap
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+HELD: list[int] = []  # descriptors of the lock files that this process holds
+NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # what a file system without locks answers
 
 
 @contextlib.contextmanager
@@ -70,26 +75,87 @@ def write_json(path: str | Path, value: Any) -> None:
     write(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
 
 
-def lock(
-    folder: str | Path, wait_s: float, say: Callable[[str], None] | None = None
-) -> contextlib.AbstractContextManager:
-    """Hold `folder`/lock until what is returned is left, at the latest when the process ends, however it ends.
+class Lock:
+    """What `lock` returns: the lock is given back where this is left, at the latest when its processes have ended."""
+
+    def __init__(self, path: Path, descriptor: int | None):
+        self.path = path
+        self.descriptor = descriptor  # of the locked file; None: nothing is locked
+        if descriptor is not None:
+            HELD.append(descriptor)
+
+    def __enter__(self) -> "Lock":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.descriptor is None:
+            return
+        if _is_file_at(self.descriptor, self.path):
+            self.path.unlink()
+        HELD.remove(self.descriptor)
+        os.close(self.descriptor)
+        self.descriptor = None
+
+
+def lock(folder: str | Path, wait_s: float, say: Callable[[str], None] | None = None) -> Lock:
+    """Hold `folder`/lock until what is returned is left; both are made if they are not there.
+
+    The lock belongs to this process and to the workers that it starts (pool.py): after kill -9 it is free when the last
+    of them has ended, so that whoever gets it next is alone in the folder.
 
     When another process holds it, `say` is told so at once, and the lock is waited for up to wait_s seconds. Raises
-    ValueError when the other process holds it still.
+    ValueError when the other process holds it still. A folder where nothing can be written needs no lock. Where the
+    file system has none, the run goes on, and `say` is told.
     """
-    import filelock  # here: it imports ssl and asyncio, and the processes of a pool lock nothing
+    path = Path(folder) / "lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    deadline_s = time.monotonic() + wait_s
+    has_said = False
+    while True:
+        try:
+            descriptor = _try_lock(path)
+        except (OSError, ImportError) as error:
+            if isinstance(error, ImportError) or error.errno in NO_LOCKS:
+                if say is not None:
+                    say(f"{folder}: there are no locks here; start no second run that writes there")
+            elif os.access(path.parent, os.W_OK):
+                raise
+            return Lock(path, None)
 
-    file_lock = filelock.FileLock(Path(folder) / "lock")
-    with contextlib.suppress(filelock.Timeout):
-        return file_lock.acquire(timeout=0)
+        if descriptor is not None:
+            return Lock(path, descriptor)
+        if time.monotonic() >= deadline_s:
+            raise ValueError(f"another process is writing to {folder}; stop it, or give another folder")
+        if say is not None and not has_said:
+            say(f"another process is writing to {folder}; waiting up to {wait_s:g} s for it to stop")
+            has_said = True
+        time.sleep(0.05)
 
-    if say is not None and wait_s > 0:
-        say(f"another process is writing to {folder}; waiting up to {wait_s:g} s for it to stop")
+
+def _try_lock(path: Path) -> int | None:
+    """The descriptor of the file `path`, locked, and made if it is not there; None when another process holds it."""
+    import fcntl  # an ImportError on Windows, which has other locks
+
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        except OSError:
+            os.close(descriptor)
+            raise
+        if _is_file_at(descriptor, path):
+            return descriptor
+        os.close(descriptor)  # the last holder has removed this file: a lock on it keeps nobody out
+
+
+def _is_file_at(descriptor: int, path: Path) -> bool:
     try:
-        return file_lock.acquire(timeout=wait_s)
-    except filelock.Timeout:
-        raise ValueError(f"another process is writing to {folder}; stop it, or give another folder") from None
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def sha256(path: str | Path) -> str:

@@ -47,7 +47,7 @@ from corpus.near import (
     unpack,
     unpack_low,
 )
-from corpus.pool import map_parts, stage
+from corpus.pool import ORPHANS_S, map_parts, stage
 from corpus.report import AGAINST, EXACT, KEPT, KINDS, NEAR, make_report, plot
 from corpus.sketches import (
     BYTES,
@@ -365,11 +365,24 @@ def find_duplicates(
 
     against: a pattern of files; documents that share an N-gram with a text of theirs (decontaminate.py) are removed
     before duplicates are looked for.
-    An interrupted run goes on where it was, from out/work. Raises ValueError for a threshold outside (0, 1], for two
-    documents with the same id, and for evaluation files that cannot be read.
+    An interrupted run goes on where it was, from out/work. `out` is locked meanwhile. Raises ValueError for a threshold
+    outside (0, 1], when another process is writing to `out`, for two documents with the same id, and for evaluation
+    files that cannot be read.
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold ({threshold}) must be above 0 and at most 1; 0.7 is usual")
+    with atomic.lock(out, ORPHANS_S, functools.partial(print, flush=True)):
+        return run_steps(parts, out, threshold, workers, against)
+
+
+def run_steps(
+    parts: list[Path],
+    out: Path,
+    threshold: float,
+    workers: int,
+    against: str | None,
+) -> dict[str, Any]:
+    """find_duplicates, in a folder that is locked."""
     work = open_work_folder(parts, out, threshold, against)
     seconds: dict[str, float] = {}
 
@@ -427,6 +440,16 @@ def check_part(path: Path) -> None:
             raise ValueError(f"{path}: no column '{name}' of strings (columns: {columns})")
 
 
+def refuse_data_folder(out: Path) -> None:
+    """Raise ValueError when `out` holds files of prepare_wiki.py, which takes them for its own."""
+    data_dirs = [out]
+    if out.name == "dedup":
+        data_dirs.append(out.parent)
+    for data_dir in data_dirs:
+        if (data_dir / "manifest.json").is_file():
+            raise ValueError(f"{out} belongs to prepare_wiki.py --data_dir={data_dir}; give another --out")
+
+
 def main(cfg: DedupConfig) -> None:
     """Find the duplicates of a set of document files."""
     if Path(cfg.source).is_dir() and cfg.source:
@@ -436,10 +459,11 @@ def main(cfg: DedupConfig) -> None:
         raise ValueError("give --source='folder/*.parquet' (files that exist) and --out=folder")
     if cfg.num_workers < 1:
         raise ValueError(f"num_workers ({cfg.num_workers}) must be at least 1")
+    out = Path(cfg.out)
+    refuse_data_folder(out)
     for path in parts:
         check_part(path)
 
-    out = Path(cfg.out)
     report = find_duplicates(parts, out, cfg.threshold, cfg.num_workers, cfg.against)
     seconds = json.loads((out / "times.json").read_text(encoding="utf-8"))
     print_summary(report, seconds, cfg.out)

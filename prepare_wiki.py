@@ -33,7 +33,7 @@ import atomic
 from corpus import yardsticks
 from corpus.clean import FILTERS, normalise, reason_to_drop
 from corpus.documents import Document, DocumentWriter, read_counts, read_documents
-from corpus.pool import map_parts, read_cached, stage
+from corpus.pool import ORPHANS_S, map_parts, read_cached, stage
 from corpus.sources import Piece, Truncated, cut_parts, find_pieces, read_part
 from dedup import KINDS, find_duplicates
 from errors import read_json
@@ -45,6 +45,7 @@ EXAMPLES = 20  # of what each filter dropped, in the report
 EXAMPLE_CHARS = 300
 SKIPPED = ("other_namespace", "redirect", "damaged")  # what a dump has beside articles
 SPLITS = ("train", "val")
+BESIDE_DATA = ("README.md", "lock")  # what a folder may hold before it is begun
 PACKAGES = ("numpy", "pyarrow", "tokenizers", "tiktoken", "xxhash")  # whose versions are noted
 
 
@@ -101,16 +102,27 @@ class PrepareConfig:
 
 
 def main(cfg: PrepareConfig) -> None:
-    """Run the stages that are not finished yet."""
+    """Run the stages that are not finished yet, or only compare the shards with their checksums."""
     if cfg.verify:
         print(verify_shards(cfg.data_dir))
         return
 
-    # --- what is to be done ---
     cfg.check()
+    pieces, identity = find_pieces(cfg.source, cfg.text_column)
+    with atomic.lock(cfg.data_dir, ORPHANS_S, print_now):
+        run_stages(cfg, pieces, identity)
+
+
+def print_now(line: str) -> None:
+    """Print a line that somebody waits for."""
+    print(line, flush=True)
+
+
+def run_stages(cfg: PrepareConfig, pieces: list[Piece], identity: dict[str, Any]) -> None:
+    """Run the stages that are not finished yet. pieces, identity: from find_pieces. data_dir is locked."""
+    # --- what is to be done ---
     folder = Path(cfg.data_dir)
     workers = cfg.num_workers or os.cpu_count() or 1
-    pieces, identity = find_pieces(cfg.source, cfg.text_column)
     check_manifest(folder, cfg, identity)
     if (folder / "meta.json").is_file():
         print(summary(folder))
@@ -228,8 +240,10 @@ def check_manifest(folder: Path, cfg: PrepareConfig, identity: dict[str, Any]) -
         refuse_changes(folder, begun, manifest)
         if begun["settings"] == manifest["settings"] and begun["source"] == identity:
             return
-    elif folder.is_dir() and any(entry.name != "README.md" and entry.suffix != ".tmp" for entry in folder.iterdir()):
-        raise ValueError(f"{folder} holds other files and no manifest.json; give an empty or new --data_dir")
+    else:
+        others = [entry for entry in folder.iterdir() if entry.name not in BESIDE_DATA and entry.suffix != ".tmp"]
+        if others:
+            raise ValueError(f"{folder} holds other files and no manifest.json; give an empty or new --data_dir")
     command = " ".join(quote_argument(argument) for argument in sys.argv)
     atomic.write_json(path, {"command": f"python {command}", **manifest})
 

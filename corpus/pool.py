@@ -11,10 +11,15 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
+from multiprocessing import reduction
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tqdm import tqdm
+
+import atomic
+
+ORPHANS_S = 5  # the workers of a killed run end sooner, and its folder is free
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -28,7 +33,8 @@ def worker_pool(num_workers: int, killed: str) -> Iterator[Callable[..., Future]
     """
     # spawn: the same on every platform, and no thread of pyarrow or tokenizers is copied half-alive
     spawn = multiprocessing.get_context("spawn")
-    pool = concurrent.futures.ProcessPoolExecutor(num_workers, spawn, initializer=end_with_parent)
+    begin = {"initializer": begin_worker, "initargs": (HeldLocks(),)}
+    pool = concurrent.futures.ProcessPoolExecutor(num_workers, spawn, **begin)
 
     def submit(work: Callable, *args: Any) -> Future:
         # Workers inherit that Ctrl-C is ignored: it reaches the parent, which stops them.
@@ -48,6 +54,23 @@ def worker_pool(num_workers: int, killed: str) -> Iterator[Callable[..., Future]
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+class HeldLocks:
+    """The locks that this process holds. A process that is started with it holds them, too, from its first moment on.
+
+    So a folder stays locked until the last worker of a killed run has ended: until then one may still rename a file.
+    A lock belongs to an open file (flock), which is handed down as standard output is; nothing need be done with it.
+    """
+
+    def __reduce__(self) -> tuple:
+        # Called while a process is being started, and only then. DupFd has the descriptor stay open in that process.
+        return list, ([reduction.DupFd(descriptor) for descriptor in atomic.HELD],)
+
+
+def begin_worker(locks: list) -> None:
+    """The first call in a worker. locks: what has become of HeldLocks; they are held already."""
+    end_with_parent()
 
 
 def end_with_parent() -> None:

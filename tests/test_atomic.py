@@ -1,6 +1,8 @@
 """Files and folders are the old version or the new one, whatever happens in between."""
 
 import contextlib
+import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -287,6 +289,54 @@ def test_a_lock_is_held_by_one_and_goes_with_its_process(tmp_path):
         process.kill()
         with atomic.lock(tmp_path, 10):
             pass
+
+
+def test_a_lock_leaves_no_file_and_a_new_folder_is_locked_too(tmp_path):
+    with atomic.lock(tmp_path / "new/folder", 0):
+        with pytest.raises(ValueError, match="another process"):
+            atomic.lock(tmp_path / "new/folder", 0)
+    assert os.listdir(tmp_path / "new/folder") == []
+
+
+def test_a_lock_whose_file_was_removed_by_its_last_holder_is_taken_anew(tmp_path, monkeypatch):
+    """Between opening the file and locking it, another process may give its lock back."""
+    flock, calls = fcntl.flock, []
+
+    def lock_after_removal(*args):
+        if not calls:
+            os.unlink(tmp_path / "lock")
+        calls.append(args)
+        flock(*args)
+
+    monkeypatch.setattr(fcntl, "flock", lock_after_removal)
+    with atomic.lock(tmp_path, 0):
+        assert len(calls) == 2
+        with pytest.raises(ValueError, match="another process"):
+            atomic.lock(tmp_path, 0)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK])
+def test_a_file_system_without_locks_is_said_and_the_run_goes_on(tmp_path, monkeypatch, number):
+    def refuse(*args):
+        raise OSError(number, "no locks")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    said = []
+    with atomic.lock(tmp_path, 60, said.append):
+        assert len(said) == 1 and f"{tmp_path}: there are no locks here" in said[0]
+    assert atomic.HELD == []
+
+
+def test_a_folder_where_nothing_can_be_written_needs_no_lock(tmp_path, monkeypatch):
+    def refuse(*args):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(PermissionError):  # the folder can be written to, another user's lock file cannot
+        atomic.lock(tmp_path, 0)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with atomic.lock(tmp_path, 0):
+        assert os.listdir(tmp_path) == []
 
 
 def test_who_waits_for_a_lock_hears_of_it_once_and_before_the_wait(tmp_path):

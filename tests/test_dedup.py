@@ -735,6 +735,28 @@ def test_a_full_disk_is_an_error_and_the_next_run_goes_on(tmp_path, monkeypatch)
     assert find_duplicates([path], tmp_path / "out", 0.7, 1) == find_duplicates([path], tmp_path / "fresh", 0.7, 1)
 
 
+@pytest.mark.parametrize("step", ["sketch_documents", "find_near", "write_duplicates"])
+def test_a_second_run_in_a_folder_is_refused_and_does_no_harm(tmp_path, monkeypatch, step):
+    """While the first is in the middle of its steps; with the same and with other settings."""
+    path = write(tmp_path / "in.parquet", corpus(8, families=4))
+    out = tmp_path / "out"
+    expected = find_duplicates([path], tmp_path / "alone", 0.7, 1)
+    monkeypatch.setattr(dedup, "ORPHANS_S", 0)
+    real, calls = getattr(dedup, step), []
+
+    def with_a_second(*args):
+        calls.append(args)
+        if len(calls) == 1:
+            for threshold in (0.7, 0.9):
+                with pytest.raises(ValueError, match=f"another process is writing to {out}; stop it, or give another"):
+                    find_duplicates([path], out, threshold, 1)
+        return real(*args)
+
+    monkeypatch.setattr(dedup, step, with_a_second)
+    assert find_duplicates([path], out, 0.7, 1) == expected
+    assert made(out) == made(tmp_path / "alone") and len(calls) == 1
+
+
 # --- memory ---
 
 

@@ -12,6 +12,7 @@ import random
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -32,6 +33,7 @@ from corpus import sources
 
 sources.PART_BYTES = 1 << 18
 sources.STREAM_BYTES = 1 << 16
+prepare_wiki.ORPHANS_S = 120
 submit = concurrent.futures.ProcessPoolExecutor.submit
 jobs_left = int(os.environ["KILL_AT"])
 
@@ -44,6 +46,34 @@ def deadly_submit(*args):
 
 concurrent.futures.ProcessPoolExecutor.submit = deadly_submit
 configurator.run(prepare_wiki.main, prepare_wiki.PrepareConfig)
+"""
+# prepare_wiki.py whose workers, in the tokens' stage, stop before a rename until the file GO is there, rename, and end.
+# They do not see that their parent was killed.
+LATE = """
+import os
+import time
+from pathlib import Path
+
+import configurator
+import prepare_wiki
+from corpus import pool, sources
+
+sources.PART_BYTES = 1 << 18
+sources.STREAM_BYTES = 1 << 16
+rename, go = os.rename, Path(os.environ["GO"])
+
+def late_rename(*args):
+    go.with_name(f"{os.getpid()}.waits").touch()
+    while not go.exists():
+        time.sleep(0.01)
+    rename(*args)
+    os._exit(0)
+
+if __name__ == "__main__":
+    configurator.run(prepare_wiki.main, prepare_wiki.PrepareConfig)
+else:
+    pool.end_with_parent = lambda: None
+    os.rename = late_rename
 """
 NEVER = 10**9
 STAGES = {"documents": "documents.json", "dedup": "dedup/report.json", "tokens": "meta.json"}  # the last file of each
@@ -73,17 +103,29 @@ def make_source(folder: Path, documents: int) -> Path:
 
 def start(source: Path, out: Path, workers: int, kill_at: int = NEVER) -> subprocess.Popen:
     """prepare_wiki.py in a process group of its own."""
+    return start_program(["-c", PROGRAM], source, out, workers, KILL_AT=str(kill_at))
+
+
+def start_program(program: list[str], source: Path, out: Path, workers: int, **variables: str) -> subprocess.Popen:
     arguments = [f"--source={source}/*", f"--data_dir={out}", f"--num_workers={workers}"]
     arguments += ["--vocab_size=600", "--val_fraction=0.1"]
-    environment = os.environ | {"PYTHONPATH": str(REPO), "KILL_AT": str(kill_at)}
-    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([PYTHON, "-c", PROGRAM, *arguments], env=environment, start_new_session=True, **pipes)
+    environment = os.environ | {"PYTHONPATH": str(REPO)} | variables
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([PYTHON, *program, *arguments], env=environment, start_new_session=True, **pipes)
 
 
 def finish(process: subprocess.Popen) -> None:
     """Wait for a run that must succeed."""
     _, error = process.communicate(timeout=300)
     assert process.returncode == 0, error[-3000:]
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    """Return when condition() holds."""
+    deadline_s = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline_s, what
+        time.sleep(0.01)
 
 
 def wait_for_workers(process: subprocess.Popen) -> None:
@@ -111,7 +153,7 @@ def unfinished_stage(out: Path) -> str:
 def assert_same_folder(out: Path, whole: Path) -> None:
     """All files hold the same bytes, but for manifest.json, which names the folder."""
     found, expected = tree(out), tree(whole)
-    assert found.keys() == expected.keys()
+    assert found.keys() == expected.keys() and "lock" not in found
     assert [name for name in found if found[name] != expected[name]] == ["manifest.json"]
 
 
@@ -129,6 +171,30 @@ def test_workers_end_with_a_killed_parent_and_the_next_run_goes_on(tmp_path):
     wait_for_workers(first)
     wait_for_workers(second)
     finish(start(source, out, workers=2))
+    assert_same_folder(out, tmp_path / "whole")
+
+
+def test_a_run_right_after_a_kill_waits_for_the_workers_that_still_write(tmp_path):
+    """Two workers are about to rename tokens/part_x when their parent is killed, and do so when the next run is there.
+
+    Without its waiting, that run found the folders it had begun to make: "tokens/part_00001 exists already".
+    """
+    (tmp_path / "in").mkdir()
+    source = make_source(tmp_path / "in", documents=200)
+    finish(start(source, tmp_path / "whole", workers=1))
+
+    (tmp_path / "late.py").write_text(LATE)
+    out, go = tmp_path / "out", tmp_path / "go"
+    first = start_program([str(tmp_path / "late.py")], source, out, workers=2, GO=str(go))
+    wait_until(lambda: len(list(tmp_path.glob("*.waits"))) == 2, "no two workers came to the tokens' stage")
+    first.kill()
+    first.wait()
+
+    second = start(source, out, workers=2)
+    waiting = f"another process is writing to {out}; waiting up to 120 s for it to stop\n"
+    assert waiting in iter(second.stdout.readline, "")  # "": it has ended
+    go.touch()
+    finish(second)
     assert_same_folder(out, tmp_path / "whole")
 
 

@@ -22,7 +22,9 @@ import pyarrow.parquet as pq
 import pytest
 from tokenizers import ByteLevelBPETokenizer
 
+import atomic
 import configurator
+import dedup
 import prepare_wiki
 from corpus import clean, sources
 from corpus.clean import normalise
@@ -425,6 +427,46 @@ def test_the_same_command_after_an_interrupt_gives_the_same_bytes(
     assert all(path.stat().st_mtime_ns == mtime for path, mtime in done.items() if path.is_file())
 
 
+def calls_once(function, then):
+    """`function`, but its first call calls then() before."""
+    calls = []
+
+    def call(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == 1:
+            then()
+        return function(*args, **kwargs)
+
+    return call
+
+
+@pytest.mark.parametrize("stage", ["make_documents_part", "sketch_documents", "encode_part"])
+def test_a_second_run_in_a_folder_is_refused_and_does_no_harm(corpus, finished, tmp_path, monkeypatch, stage):
+    """While the first is in the middle of a stage; the second with the same and with another setting, or dedup.py."""
+    out = tmp_path / "two"
+    monkeypatch.setattr(prepare_wiki, "ORPHANS_S", 0)
+
+    def start_others():
+        before = tree(out)
+        for min_chars in (20, 1):
+            with pytest.raises(ValueError, match=f"another process is writing to {out}; stop it, or give another"):
+                prepare(corpus[0], out, min_chars=min_chars)
+        for folder in (out, out / "dedup"):
+            with pytest.raises(ValueError, match=f"{folder} belongs to prepare_wiki.py --data_dir={out}"):
+                dedup.main(dedup.DedupConfig(source=f"{finished}/documents/*.parquet", out=str(folder)))
+        assert tree(out) == before
+
+    owner = dedup if stage == "sketch_documents" else prepare_wiki
+    monkeypatch.setattr(owner, stage, calls_once(getattr(owner, stage), start_others))
+    prepare(corpus[0], out)
+    assert tree(out) == tree(finished)  # without a lock file, too
+
+
+def test_verify_takes_no_lock(finished):
+    with atomic.lock(finished, 0):
+        main(PrepareConfig(verify=True, data_dir=str(finished)))
+
+
 KILLER = """
 import contextlib, io, os, shutil, signal, sys
 from pathlib import Path
@@ -703,7 +745,7 @@ def test_a_folder_with_other_files_is_refused(corpus, tmp_path):
     assert os.listdir(tmp_path / "mine") == ["thesis.txt"]
 
 
-@pytest.mark.parametrize("name", [None, "README.md", "manifest.json.tmp"])
+@pytest.mark.parametrize("name", [None, "README.md", "manifest.json.tmp", "lock"])
 def test_a_folder_that_is_empty_or_has_a_readme_or_was_just_begun_is_taken(corpus, tmp_path, name):
     (tmp_path / "data").mkdir()
     if name:
