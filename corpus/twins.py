@@ -1,0 +1,18 @@
+"""Python twins of templates: what a reader sees of those that are written in Lua or too long for a line of a table.
+
+A twin is a function of the arguments of a call ({"1": "180", "2": "km", "abbr": "on"}) and the language of the wiki; it
+returns wikitext, or raises ValueError when the call does not say what a reader sees (an age today, an inflated price):
+then the sentence has a hole. A table of templates calls them: {{#python:convert|abbr=on}}.
+
+    twins_convert.py    measures and their conversion; units.txt
+    twins_numbers.py    numbers, fractions, money
+"""
+
+from collections.abc import Callable
+
+from corpus.twins_convert import convert, cvt
+from corpus.twins_numbers import NUMBERS
+
+Twin = Callable[[dict[str, str], str], str]
+
+TWINS: dict[str, Twin] = {"convert": convert, "cvt": cvt} | NUMBERS

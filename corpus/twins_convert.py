@@ -1,0 +1,669 @@
+"""What {{convert}} and {{cvt}} show: a measure, and in brackets the same in other units. "180 kilometres (110 mi)".
+
+Facts: Help:Convert, Help:Convert units, Template:Convert (English Wikipedia). Own code and own table (units.txt).
+Numbers are fractions, so every rounding is exact.
+"""
+
+import math
+import re
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import cache
+from pathlib import Path
+
+from corpus.twins_numbers import NUMBER, digits, grouped, in_words, mixed_fraction, parse_number, power_of_ten
+
+UNITS = Path(__file__).with_name("units.txt")
+ENGLISH = ("en", "simple")  # whose readers see names of units; elsewhere the symbols are shown
+
+# The prefixes of SI: symbol -> (name, power of ten).
+PREFIXES = {"T": ("tera", 12), "G": ("giga", 9), "M": ("mega", 6), "k": ("kilo", 3), "h": ("hecto", 2)}
+PREFIXES |= {"da": ("deca", 1), "d": ("deci", -1), "c": ("centi", -2), "m": ("milli", -3), "μ": ("micro", -6)}
+PREFIXES |= {"µ": ("micro", -6), "u": ("micro", -6), "n": ("nano", -9), "p": ("pico", -12), "f": ("femto", -15)}
+PREFIXES |= {"P": ("peta", 15), "E": ("exa", 18), "a": ("atto", -18)}
+
+POWERS = {"3": "thousand", "6": "million", "9": "billion", "12": "trillion", "15": "quadrillion"}  # of e6km2
+
+# Two or three units that are shown as one measure: 5 ft 11 in.
+COMPOSITE = {"ftin": "ft in", "ydft": "yd ft", "ydftin": "yd ft in", "ydin": "yd in", "mift": "mi ft", "miyd": "mi yd"}
+COMPOSITE |= {"mich": "mi chain", "stlb": "st lb", "lboz": "lb oz", "stlboz": "st lb oz", "LTcwt": "LT cwt"}
+COMPOSITE |= {"ftin-": "ft in", "hmin": "h min"}
+
+# What may stand between two numbers: written -> (with names of units, with symbols of units).
+RANGES = {"to": (" to ", " to "), "-": ("–", "–"), "–": ("–", "–"), "—": ("–", "–"), "&ndash;": ("–", "–")}
+RANGES |= {"to-": (" to ", "–"), "to(-)": (" to ", "–"), "and": (" and ", " and "), "&": (" and ", " and ")}
+RANGES |= {"and(-)": (" and ", "–"), "and-": (" and ", "–"), "or": (" or ", " or "), "or(-)": (" or ", "–")}
+RANGES |= {"or-": (" or ", "–"), ",": (", ", ", "), ", and": (", and ", ", and "), ", or": (", or ", ", or ")}
+RANGES |= {"by": (" by ", " by "), "by(x)": (" by ", " × "), "x": (" by ", " × "), "*": (" by ", " × ")}
+RANGES |= {"xx": (" × ", " × "), "×": (" × ", " × "), "+/-": (" ± ", " ± "), "±": (" ± ", " ± "), "+": (" + ", " + ")}
+RANGES |= {"to about": (" to about ", " to about "), "and about": (" and about ", " and about ")}
+RANGES |= {"&plusmn;": (" ± ", " ± "), "&times;": (" × ", " × "), "+-": (" ± ", " ± "), "/": ("/", "/")}
+RANGES |= {", to": (", to ", ", to "), "till": (" till ", " till "), "over": (" over ", " over ")}
+REPEATED = ("x", "*", "by(x)")  # 5 m × 6 m: the symbol stands at every number
+
+BETWEEN = r"\s*(to|-|–|—|x|×|and|or|\+/-|±)\s*"
+RANGE_IN_ONE = re.compile(rf"({NUMBER}){BETWEEN}({NUMBER})(?:{BETWEEN}({NUMBER}))?")  # 2-5, 2x4x8
+FRACTIONAL = ("in", "ft", "yd", "mi", "lb", "oz", "USgal", "impgal")  # units that are divided by halves
+STEPS = {"5": Fraction(5), "10": Fraction(10), "25": Fraction(25), "50": Fraction(50), "0.5": Fraction(1, 2)}
+INTEGER = re.compile(r"[+−-]?\d+$")
+
+
+# --- units ---
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A unit of measure; a value times `factor` is the value in the first unit of its dimension in units.txt."""
+
+    code: str
+    dimension: str
+    factor: Fraction
+    symbol: str
+    singular: str
+    plural: str
+    default: str  # codes of the units it is turned into; "<3 ftin, ft": by value
+    marks: frozenset[str] = frozenset()
+    offset: Fraction = Fraction(0)  # added to the value before the factor
+    power: str = ""  # of e6km2: "6"
+
+    @property
+    def space(self) -> str:
+        return "" if "tight" in self.marks else " "
+
+
+def factor_of(text: str) -> Fraction:
+    """A product or quotient of decimals: "0.3048/60"."""
+    value = Fraction(1)
+    for sign, number in re.findall(r"([*/]?)([\d.]+)", text):
+        value = value / Fraction(number) if sign == "/" else value * Fraction(number)
+    return value
+
+
+def plural_of(name: str) -> str:
+    """ "metre per second" -> "metres per second"."""
+    first, per, rest = name.partition(" per ")
+    return f"{first}s{per}{rest}"
+
+
+@cache
+def units() -> dict[str, Unit]:
+    """The units of units.txt by each of their codes."""
+    table: dict[str, Unit] = {}
+    dimension = ""
+    for line in UNITS.read_text(encoding="utf-8").splitlines():
+        if line.startswith("["):
+            dimension = line.strip("[]")
+        if "|" not in line or line.startswith("#"):
+            continue
+
+        codes, factor, symbol, name, default, *last = (cell.strip() for cell in line.split("|"))
+        singular, _, plural = (part.strip() for part in name.partition("/"))
+        marks = frozenset(" ".join(last).split())
+        offset = Fraction(next((mark for mark in marks if mark.startswith("+")), "0"))
+        code, *aliases = (part.strip() for part in codes.split(","))
+        plural = plural or plural_of(singular)
+        unit = Unit(code, dimension, factor_of(factor), symbol, singular, plural, default, marks, offset)
+        table |= dict.fromkeys([code, *aliases, unit.singular, unit.plural], unit) | table
+    return table
+
+
+@cache
+def unit_of(code: str) -> Unit | None:
+    """The unit with this code, also with a prefix (`mW`), a power of ten (`e6acre`), or one per another (`kg/ha`)."""
+    code = code.replace("&nbsp;", " ").replace("²", "2").replace("³", "3").replace("<sup>2</sup>", "2")
+    code = code.replace("<sup>3</sup>", "3").strip().removesuffix("-sing")
+    known = units()
+    american = code.replace("meter", "metre").replace("liter", "litre")
+    for form in (code, american):
+        if form in known:
+            return known[form]
+
+    powered = re.fullmatch(r"e(3|6|9|12|15)(.+)", code)
+    if powered:
+        unit = unit_of(powered[2])
+        return unit and replace(unit, code=code, factor=unit.factor * 10 ** int(powered[1]), power=powered[1])
+
+    top, per, bottom = code.partition("/")
+    if per:
+        return per_unit(code, top, bottom)
+    return with_prefix(code) or known.get(code.lower())
+
+
+def with_prefix(code: str) -> Unit | None:
+    """`mW` as milliwatt, `dm2` as square decimetre: units that are marked si, si2, si3."""
+    for length in (1, 2):
+        unit = units().get(code[length:])
+        dimensions = unit and unit.marks & {"si", "si2", "si3"}
+        if not unit or not dimensions or code[:length] not in PREFIXES:
+            continue
+
+        prefix, ten = PREFIXES[code[:length]]
+        exponent = ten * int(min(dimensions).removeprefix("si") or 1)
+        symbol = {"u": "μ", "µ": "μ"}.get(code[:length], code[:length])
+        place = unit.singular.rfind(" ") + 1  # "square metre": before the last word
+        names = [name[:place] + prefix + name[place:] for name in (unit.singular, unit.plural)]
+        factor = unit.factor * Fraction(10) ** exponent
+        return replace(unit, code=code, factor=factor, symbol=symbol + unit.symbol, singular=names[0], plural=names[1])
+    return None
+
+
+def per_unit(code: str, top: str, bottom: str) -> Unit | None:
+    """A unit per another: `kg/ha`, "kilograms per hectare"."""
+    over = unit_of(top) if top else None
+    under = unit_of(bottom)
+    if not over or not under or over.offset or under.offset:
+        return None
+
+    default = f"{over.default.split()[0]}/{under.default.split()[0]}"
+    names = [f"{name} per {under.singular}" for name in (over.singular, over.plural)]
+    symbol = f"{over.symbol}/{under.singular if under.symbol == under.plural else under.symbol}"
+    dimension = f"{over.dimension} per {under.dimension}"
+    return Unit(code, dimension, over.factor / under.factor, symbol, names[0], names[1], default)
+
+
+def converted(value: Fraction, source: Unit, target: Unit) -> Fraction:
+    """`value` of `source` in `target`: 180 km in miles, 30 miles per gallon in litres per 100 km."""
+    if "per" in source.marks or "per" in target.marks:
+        if not value:
+            raise ValueError(f"0 {source.symbol} cannot be shown in {target.symbol}")
+        base = source.factor / value if "per" in source.marks else source.factor * value
+        return target.factor / base if "per" in target.marks else base / target.factor
+    return (value + source.offset) * source.factor / target.factor - target.offset
+
+
+# --- the arguments of a call ---
+
+
+@dataclass
+class Amount:
+    """A number as it was written, with the unit that stands right behind it in a range or in 5 ft 11 in."""
+
+    value: Fraction
+    shown: str  # without its sign
+    decimals: float  # digits that are known behind the point; negative: zeros before it
+    denominator: int = 0
+    is_one: bool = False
+    is_negative: bool = False
+
+
+@dataclass
+class Call:
+    """A call of {{convert}} as it was read."""
+
+    amounts: list[Amount]
+    between: list[str]  # the range words
+    unit: Unit
+    parts: list[tuple[Amount, Unit]]  # 5 ft 11 in; empty where there is one unit
+    outputs: list[str]  # codes
+    precision: int | None
+    words: list[str]  # what is left: texts of disp=x, adj=mid ...
+    options: dict[str, str]
+    language: str
+
+
+def read_amount(text: str, options: dict[str, str], language: str) -> Amount:
+    """The number in an argument. Raises ValueError when there is none."""
+    number = parse_number(text, language)
+    size = abs(number.value)
+    if number.denominator:
+        shown = mixed_fraction(number.whole, number.numerator, number.denominator)
+        known = max(math.log10(number.denominator), 1)  # 1/2 and 1/8 are as good as one digit behind the point
+        return Amount(number.value, shown, known, number.denominator, size <= 1, number.is_negative)
+
+    decimals = number.decimals - number.exponent
+    if not number.decimals and not number.exponent:
+        zeros = len(number.digits) - len(number.digits.rstrip("0"))
+        decimals = -zeros if number.value else -len(number.digits)
+    shown = with_commas(number.digits, options, language)
+    if number.exponent:
+        shown += "×" + power_of_ten(number.exponent)
+    return Amount(number.value, shown, decimals, 0, size == 1, number.is_negative)
+
+
+def with_commas(number: str, options: dict[str, str], language: str) -> str:
+    """Digits in groups, as |comma= asks for."""
+    style = options.get("comma", "")
+    whole = number.partition(".")[0]
+    if style == "off" or (style == "5" and len(whole) < 5):
+        return grouped(number, language, "")
+    return grouped(number, language, "" if style.startswith("gaps") else None)
+
+
+def read_call(arguments: dict[str, str], language: str) -> Call:
+    """The call that these arguments are. Raises ValueError when they are none."""
+    options = {key: value.strip() for key, value in arguments.items() if not key.isdigit()}
+    texts = positional(arguments)
+    if not texts:
+        raise ValueError("convert without a number")
+
+    in_one = RANGE_IN_ONE.fullmatch(texts[0].replace("&nbsp;", " ").strip())
+    if in_one and not is_fraction(texts[0]):
+        texts[:1] = [part for part in in_one.groups() if part]
+
+    amounts = [read_amount(texts.pop(0), options, language)]
+    between: list[str] = []
+    while len(texts) > 1 and texts[0] in RANGES and is_number(texts[1], language):
+        between.append(texts.pop(0))
+        amounts.append(read_amount(texts.pop(0), options, language))
+    if not texts:
+        raise ValueError("convert without a unit")
+
+    code = texts.pop(0)
+    unit = unit_of(code) or unknown_unit(code)
+    parts: list[tuple[Amount, Unit]] = []
+    if not between:
+        parts = read_parts(amounts[0], unit, texts, options, language)
+    while not parts and len(texts) > 2 and texts[0] in RANGES and is_number(texts[1], language):  # 5|ft|to|6|ft|m
+        between.append(texts.pop(0))
+        amounts.append(read_amount(texts.pop(0), options, language))
+        texts.pop(0)
+
+    outputs: list[str] = []
+    if texts and not INTEGER.match(texts[0]):
+        outputs = output_codes(texts[0])
+        known = all(unit_of(output) or output in COMPOSITE for output in outputs)
+        texts = texts[1:] if known else texts
+        outputs = outputs if known else []
+    precision = None
+    if texts and INTEGER.match(texts[0]):
+        precision = int(texts.pop(0).replace("−", "-"))
+    return Call(amounts, between, unit, parts, outputs, precision, texts, options, language)
+
+
+Part = tuple[Amount, Unit]
+
+
+def read_parts(first: Amount, unit: Unit, texts: list[str], options: dict[str, str], language: str) -> list[Part]:
+    """The amounts and units of 5 ft 11 in, taken from `texts`; nothing when there is only one unit."""
+    parts = [(first, unit)]
+    while len(texts) > 1 and is_number(texts[0], language):
+        smaller = unit_of(texts[1])
+        if not smaller or smaller.dimension != unit.dimension or smaller.factor >= parts[-1][1].factor:
+            break
+        parts.append((read_amount(texts[0], options, language), smaller))
+        del texts[:2]
+    return parts if len(parts) > 1 else []
+
+
+def positional(arguments: dict[str, str]) -> list[str]:
+    """The unnamed arguments in their order, without empty ones at the end."""
+    texts: list[str] = []
+    while str(len(texts) + 1) in arguments:
+        texts.append(arguments[str(len(texts) + 1)].strip())
+    while texts and not texts[-1]:
+        texts.pop()
+    return texts
+
+
+def is_number(text: str, language: str) -> bool:
+    try:
+        parse_number(text, language)
+    except ValueError:
+        return False
+    return True
+
+
+def is_fraction(text: str) -> bool:
+    return "/" in text and "+/-" not in text
+
+
+def output_codes(text: str) -> list[str]:
+    """`km nmi` and `km+nmi` -> the two codes; `sq mi` stays one."""
+    if unit_of(text) or text in COMPOSITE:
+        return [text]
+    return [code for code in re.split(r"[+\s]+", text) if code]
+
+
+def unknown_unit(code: str) -> Unit:
+    """A unit that is not in the table: it is shown as it is written."""
+    return Unit(code, "", Fraction(1), code, code, code, "")
+
+
+# --- how much is rounded ---
+
+
+def floor_log10(value: Fraction) -> int:
+    """The power of ten of the first digit: 0 for 5, 2 for 160, -2 for 0.05."""
+    guess = math.floor(math.log10(value))
+    if Fraction(10) ** (guess + 1) <= value:
+        return guess + 1
+    return guess - 1 if Fraction(10) ** guess > value else guess
+
+
+def default_precision(amount: Amount, source: Unit, target: Unit, result: Fraction, is_composite: bool) -> int:
+    """Digits behind the point (negative: zeros before it) of a result, as Help:Convert, "Rounding", says.
+
+    As many as the number that was written has, changed by the factor between the two numbers (one less for each
+    factor of ten, twice the result counts as one digit more), but at least two digits that are not zero:
+
+        1300 mi -> 2092.1 km    1300 is known to -2, the factor of 1.6 changes nothing: 2,100
+        5 mi    -> 8.04672 km   known to 0, but two digits: 8.0
+    """
+    if source.offset or target.offset:  # temperatures: three digits in kelvin
+        kelvin = abs((amount.value + source.offset) * source.factor)
+        least = 2 if kelvin < Fraction(1, 10**8) else 2 - floor_log10(kelvin)
+        return max(math.floor(amount.decimals + math.log10(2)), least)
+    if not amount.value or not result:
+        return 0
+
+    is_whole = amount.value.denominator == 1
+    if "finer" in target.marks and is_whole:
+        change = -math.log10(source.factor)
+    elif is_composite:
+        change = math.log10(target.factor) + 2
+    else:
+        change = math.log10(abs(amount.value / result))
+    least = 1 - floor_log10(abs(result))
+    return max(math.floor(amount.decimals + change + math.log10(2)), least)
+
+
+def rounded(value: Fraction, precision: int) -> str:
+    """`value`, not negative, with so many digits behind the point; halves go up. Negative: zeros before it."""
+    scale = Fraction(10) ** precision
+    whole = math.floor(value * scale + Fraction(1, 2))
+    if precision <= 0:
+        return str(whole * 10**-precision)
+    text = str(whole).rjust(precision + 1, "0")
+    return f"{text[:-precision]}.{text[-precision:]}"
+
+
+# --- what is shown ---
+
+
+def convert(arguments: dict[str, str], language: str) -> str:
+    """A measure and the same in other units: `180|km` -> 180 kilometres (110 mi).
+
+    Template:Convert. Leaves out links, sort keys and the cells' styles of disp=table; a unit that is not in units.txt
+    is shown as it is written, without a conversion. Raises ValueError when the first argument is no number.
+    """
+    call = read_call(arguments, language)
+    targets = output_units(call)
+    is_flipped = "flip" in [call.options.get(name) for name in ("order", "disp", "adj")]
+    if is_flipped and targets:
+        results = [result(call, target, place=1) for target in targets[:1]]
+        others = [result(call, target, place=2) for target in targets[1:]]
+        return joined(call, results[0], [original(call, place=2), *others])
+    return joined(call, original(call, place=1), [result(call, target, place=2) for target in targets])
+
+
+def output_units(call: Call) -> list[list[Unit]]:
+    """The units to show the measure in: each a unit, or the units of one measure like 5 ft 11 in."""
+    unit = call.parts[-1][1] if call.parts else call.unit
+    codes = call.outputs or default_codes(call.parts[0][1] if call.parts else unit, call.amounts[0].value)
+    targets: list[list[Unit]] = []
+    for code in codes:
+        parts = COMPOSITE.get(code, code).split() if code in COMPOSITE else [code]
+        found = [target for part in parts if (target := unit_of(part))]
+        is_same_kind = bool(found) and all(comparable(unit, target) for target in found)
+        if is_same_kind:
+            targets.append(found)
+    return targets
+
+
+def comparable(unit: Unit, target: Unit) -> bool:
+    return unit.dimension == target.dimension
+
+
+def default_codes(unit: Unit, value: Fraction) -> list[str]:
+    """The codes of the outputs of a unit where the call names none."""
+    default = unit.default
+    if unit.power:
+        return [f"e{unit.power}{code}" for code in default.split()[:1]]
+    if default.startswith("<"):
+        below, _, otherwise = default[1:].partition(", ")
+        limit, code = below.split()
+        return [code] if abs(value) < Fraction(limit) else [otherwise]
+    return default.split()
+
+
+def shows_names(call: Call, place: int) -> bool:
+    """Whether units are named (kilometres) and not given by symbols (km), in the first or second place."""
+    if call.language not in ENGLISH:
+        return False
+    style = call.options.get("abbr", "")
+    display = call.options.get("disp", "")
+    default = "off" if display == "or" else "out"
+    if style in ("on", "values", "mos", "unit"):
+        return False
+    if style in ("off", "none"):
+        return True
+    if style == "in":
+        return place == 2
+    return place == 1 or (style or default) == "off"
+
+
+def joined(call: Call, first: str, others: list[str]) -> str:
+    """The measure and its conversions, as |disp= asks for."""
+    display = call.options.get("disp", "")
+    second = "; ".join(others)
+    if not second or display in ("input only", "input", "in"):
+        return first
+    if display in ("out", "output only", "output_only", "outputonly", "output"):
+        return second
+    if display in ("number", "output number only", "num", "out number only"):
+        return ", ".join(re.match(r"[−\d.,×⁰-⁹⁻]*", other)[0] or other for other in others)
+    if display == "unit":
+        return unit_name(call, call.amounts[-1].is_one, 1)
+    if display == "unit2":
+        return second.split(" ", 1)[-1]
+    if display.startswith("table"):
+        return " || ".join([first, *others])
+
+    if display in ("or", "comma", "slash", "s", "/"):
+        mark = {"or": " or ", "comma": ", "}.get(display, "/")
+        return mark.join([first, *others])
+    if display == "x" and call.words:
+        opening, closing = (call.words + [""])[:2]
+        space = "" if opening[:1] in ",;:)" else " "
+        end = " " if closing[:1].isalnum() else ""
+        return f"{first}{space}{opening} {second}{end}{closing}".replace("[ ", "[").replace("( ", "(")
+    opening, closing = "[]" if display == "sqbr" else "()"
+    return f"{first} {opening}{second}{closing}"
+
+
+# --- the two sides ---
+
+
+def original(call: Call, place: int) -> str:
+    """The measure as it was written, with its unit."""
+    if call.parts:
+        return " ".join(measure(call, amount, unit, place) for amount, unit in call.parts)
+    return many(call, call.amounts, call.unit, place, is_input=True)
+
+
+def result(call: Call, target: list[Unit], place: int) -> str:
+    """The measure in another unit, rounded."""
+    last = target[-1]
+    precisions = [precision_of(call, amount, last) for amount in amounts_in_one_unit(call)]
+    precision = max((precision for precision in precisions if precision is not None), default=0)
+    if len(target) > 1:
+        sizes = [composite(call, value, target, precision, place) for value in results_in(call, last)]
+        return RANGES[call.between[0]][1].join(sizes) if call.between else sizes[0]
+
+    amounts = [rounded_amount(call, value, precision, last) for value in results_in(call, last)]
+    return many(call, amounts, last, place)
+
+
+def amounts_in_one_unit(call: Call) -> list[Amount]:
+    """The amounts; of 5 ft 11 in, one: 71 in."""
+    if not call.parts:
+        return call.amounts
+    smallest = call.parts[-1][1]
+    total = sum((abs(amount.value) * unit.factor for amount, unit in call.parts), Fraction(0)) / smallest.factor
+    if call.parts[0][0].is_negative:
+        total = -total
+    last = call.parts[-1][0]
+    return [replace_value(last, total)]
+
+
+def replace_value(amount: Amount, value: Fraction) -> Amount:
+    """`amount` with another value; an integer at the end of 5 ft 10 in is known to the last digit."""
+    return Amount(value, amount.shown, max(amount.decimals, 0), amount.denominator, False, value < 0)
+
+
+def source_unit(call: Call) -> Unit:
+    return call.parts[-1][1] if call.parts else call.unit
+
+
+def results_in(call: Call, target: Unit) -> list[Fraction]:
+    """The values in `target`, exactly."""
+    values = [amount.value for amount in amounts_in_one_unit(call)]
+    return [converted(value, source_unit(call), target) for value in values]
+
+
+def precision_of(call: Call, amount: Amount, target: Unit) -> int | None:
+    """Digits behind the point that the call or the rule of rounding asks for; None where |sigfig= decides later."""
+    if call.precision is not None:
+        return max(-30, min(call.precision, 30))
+    if call.options.get("sigfig", "").isdigit() or call.options.get("round"):
+        return None
+    source = source_unit(call)
+    value = converted(amount.value, source, target)
+    return default_precision(amount, source, target, value, is_composite=bool(call.parts) and source.code == "in")
+
+
+def rounded_amount(call: Call, value: Fraction, precision: int, unit: Unit) -> Amount:
+    """A result as it is shown: rounded to |sigfig=, |round=, |frac= or to `precision` digits."""
+    size = abs(value)
+    fraction = call.options.get("frac", "")
+    if fraction.isdigit() and int(fraction) > 1 and unit.code in FRACTIONAL:
+        whole, part = divmod(math.floor(size * int(fraction) + Fraction(1, 2)), int(fraction))
+        exact = Fraction(part, int(fraction))
+        shown = mixed_fraction(whole, exact.numerator, exact.denominator) if part else str(whole)
+        return Amount(value, shown, 0, 1, whole + exact <= 1, value < 0)
+
+    digits_asked = call.options.get("sigfig", "")
+    step = STEPS.get(call.options.get("round", ""))
+    if call.precision is None and digits_asked.isdigit() and size:
+        precision = int(digits_asked) - 1 - floor_log10(size)
+    elif call.precision is None and step:
+        size = math.floor(size / step + Fraction(1, 2)) * step
+        precision = 0 if size.denominator == 1 else 1
+
+    number = rounded(size, precision)
+    is_zero = not number.strip("0.")
+    is_one = re.fullmatch(r"1(\.0*)?", number) is not None
+    return Amount(value, shown_number(call, number), 0, is_one=is_one, is_negative=value < 0 and not is_zero)
+
+
+def shown_number(call: Call, number: str) -> str:
+    """Digits in groups; very large and very small numbers as 9.5×10¹²."""
+    whole, _, behind = number.partition(".")
+    if len(whole) > 10 and not behind and whole.endswith("0"):
+        significant = whole.rstrip("0")
+        significant = significant.ljust(2, "0")
+        exponent = len(whole) - 1
+    elif number.startswith("0.0000") and behind.strip("0"):
+        significant = behind.lstrip("0")
+        exponent = len(significant) - len(behind) - 1
+    else:
+        return with_commas(number, call.options, call.language)
+    mantissa = digits(f"{significant[0]}.{significant[1:]}".rstrip("."), call.language)
+    return f"{mantissa}×{power_of_ten(exponent)}"
+
+
+def composite(call: Call, value: Fraction, target: list[Unit], precision: int, place: int) -> str:
+    """A result in several units: 5 ft 11 in. The last one is rounded, and its units carry over: never 5 ft 12 in."""
+    *larger, last = target
+    rest = Fraction(rounded(abs(value), max(precision, 0)))
+    pieces: list[str] = []
+    for unit in larger:
+        size = unit.factor / last.factor
+        count = math.floor(rest / size)
+        rest -= count * size
+        shown = with_commas(str(count), call.options, call.language)
+        amount = Amount(Fraction(count), shown, 0, is_one=count == 1)
+        pieces.append(measure(call, amount, unit, place))
+    number = rounded(rest, max(precision, 0))
+    pieces.append(measure(call, Amount(rest, number, 0, is_one=number == "1"), last, place))
+    return ("−" if value < 0 else "") + " ".join(pieces)
+
+
+def many(call: Call, amounts: list[Amount], unit: Unit, place: int, is_input: bool = False) -> str:
+    """One amount or a range of them, with the unit."""
+    with_names = shows_names(call, place) and "symbol" not in unit.marks
+    if not call.between:
+        return measure(call, amounts[0], unit, place, is_input)
+
+    repeats = not with_names and all(word in REPEATED for word in call.between)
+    if repeats:
+        return " × ".join(measure(call, amount, unit, place) for amount in amounts)
+
+    text = signed(amounts[0])
+    for word, amount in zip(call.between, amounts[1:], strict=True):
+        named, by_symbol = RANGES[word]
+        between = named if with_names else by_symbol
+        if between == "–" and (amount.is_negative or amounts[0].is_negative):
+            between = " to "
+        if with_names and is_adjective(call) and word in ("to", "by", "x"):
+            between = between.replace(" ", "-")
+        text += between + signed(amount)
+    last = Amount(amounts[-1].value, text, 0)
+    return measure(call, last, unit, place, is_input)
+
+
+def signed(amount: Amount) -> str:
+    return ("−" if amount.is_negative else "") + amount.shown
+
+
+def is_adjective(call: Call) -> bool:
+    """Whether the measure stands before a noun: a 180-kilometre road."""
+    return call.options.get("adj") in ("on", "mid", "1") or call.options.get("sing") == "on"
+
+
+def measure(call: Call, amount: Amount, unit: Unit, place: int, is_input: bool = False) -> str:
+    """An amount with its unit: 180 kilometres, 180-kilometre, 180 km."""
+    number = signed(amount)
+    spell = call.options.get("spell", "")
+    if is_input and not call.between and spell.lower() in ("in", "on") and amount.value.denominator == 1:
+        number = in_words(int(amount.value))
+        number = number.capitalize() if spell[0].isupper() else number
+
+    display = call.options.get("disp", "")
+    adjective = call.options.get("adj", "")
+    before = ""
+    if (display == "preunit" or adjective == "pre") and call.words:
+        before = call.words[0 if place == 1 or len(call.words) < 2 else 1]
+        before = "" if place == 2 and (adjective == "pre" or len(call.words) < 2) else before
+    if call.options.get("abbr") == "values":
+        return number
+
+    name = unit_name(call, amount.is_one, place, unit)
+    is_named = shows_names(call, place) and "symbol" not in unit.marks
+    power = POWERS.get(unit.power, "")
+    if is_named and is_adjective(call):
+        text = f"{number}-{f'{power}-' if power else ''}{name.replace(' ', '-')}"
+        middle = call.words[0] if adjective == "mid" and is_input and call.words else ""
+        return text + (middle if middle.startswith("-") or not middle else f" {middle}")
+    if is_named:
+        return " ".join(part for part in (number, before, power, name) if part)
+    if power:
+        number += f" {power}" if call.options.get("abbr") == "unit" else "×" + power_of_ten(int(unit.power))
+    space = unit.space
+    if before:
+        return f"{number} {before} {name}"
+    return number + space + name
+
+
+def unit_name(call: Call, is_one: bool, place: int, unit: Unit | None = None) -> str:
+    """The name of a unit in its number and spelling, or its symbol."""
+    unit = unit or call.unit
+    is_named = shows_names(call, place) and "symbol" not in unit.marks
+    is_spelled = unit.symbol in (unit.singular, unit.plural)
+    if not is_named and not is_spelled:
+        return unit.symbol
+    singular = is_one or (is_named and is_adjective(call))
+    name = unit.singular if singular else unit.plural
+    written = american(name) if call.options.get("sp", "").lower() == "us" else name
+    return written
+
+
+def american(name: str) -> str:
+    """The spelling of the United States: kilometers, liters, metric tons."""
+    name = name.replace("metre", "meter").replace("litre", "liter").replace("deca", "deka")
+    return re.sub(r"\b(?:kilo|mega)?tonne", lambda match: match[0].removesuffix("tonne") + "metric ton", name)
+
+
+def cvt(arguments: dict[str, str], language: str) -> str:
+    """`convert` with symbols on both sides: `180|km` -> 180 km (110 mi). Template:Cvt; leaves out the same."""
+    return convert({"abbr": "on"} | arguments, language)

@@ -1,0 +1,238 @@
+"""What templates of numbers show: {{val}}, {{num}}, {{frac}}, ordinals, numbers in words, Roman numerals, money.
+
+Exponents are Unicode superscripts (6.2×10¹⁸): with <sup> taken away they would run into the number before (1018).
+Fractions stand with the fraction slash that readers see, 1⁄2, and a space behind the whole number, 3 1⁄2: without
+one it would be thirty-one halves.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+
+NUMBER = r"[+−-]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)"  # as the English Wikipedia writes it
+COMMA_DECIMAL = re.compile(r"[+−-]?(?:\d{1,3}(?:[. ]\d{3})*|\d+),\d{1,2}|[+−-]?\d+,\d{4,}")  # 1.234,5 where it is so
+PLAIN = re.compile(r"([+−-]?)(\d*)(?:\.(\d*))?(?:[eE]([+−-]?\d{1,3}))?")
+MIXED = re.compile(r"([+−-]?)(?:(\d+)(?:\s*\+\s*|\s*-\s*|\s+))?(\d+)(?:/{1,2}|⁄)(\d+)")
+VULGAR = {"½": "1/2", "⅓": "1/3", "⅔": "2/3", "¼": "1/4", "¾": "3/4", "⅛": "1/8", "⅜": "3/8", "⅝": "5/8", "⅞": "7/8"}
+SUPERSCRIPTS = str.maketrans("0123456789+-−()=n", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻⁽⁾⁼ⁿ")
+SUBSCRIPTS = str.maketrans("0123456789+-−()", "₀₁₂₃₄₅₆₇₈₉₊₋₋₍₎")
+
+
+# --- reading and writing numbers ---
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number as it was written."""
+
+    value: Fraction
+    digits: str  # without sign and exponent: "1234.50"
+    decimals: int  # of `digits`
+    exponent: int = 0
+    whole: int = 0  # of a mixed fraction
+    numerator: int = 0
+    denominator: int = 0  # 0: no fraction
+
+    @property
+    def is_negative(self) -> bool:
+        return self.value < 0
+
+
+@dataclass(frozen=True)
+class Separators:
+    """The decimal mark and the mark between groups of three digits."""
+
+    decimal: str
+    group: str
+
+
+def separators(language: str) -> Separators:
+    """Those of a language, from CLDR; those of English for a language that CLDR does not know."""
+    if language in ("en", "simple", "ja", "zh", "ko"):
+        return Separators(".", ",")
+    from babel import Locale, UnknownLocaleError
+
+    try:
+        symbols = Locale.parse(language.replace("-", "_")).number_symbols["latn"]
+        group = symbols["group"].replace("\xa0", " ").replace("\u202f", " ")
+        return Separators(symbols["decimal"], group)
+    except (UnknownLocaleError, ValueError, KeyError):
+        return Separators(".", ",")
+
+
+def parse_number(text: str, language: str = "en") -> Number:
+    """The number in a text: 1,234.5, −3, 1.5e6, 1/2, 3+1/2, 3½. Raises ValueError when it holds anything else."""
+    cleaned = text.replace("&minus;", "−").replace("&nbsp;", " ").replace("&#8722;", "−").strip()
+    for sign, fraction in VULGAR.items():
+        cleaned = cleaned.replace(sign, f" {fraction}").strip()
+
+    mixed = MIXED.fullmatch(cleaned)
+    if mixed:
+        sign, whole, numerator, denominator = mixed.groups()
+        if not int(denominator):
+            raise ValueError(f"a fraction over 0: {text!r}")
+        size = int(whole or 0) + Fraction(int(numerator), int(denominator))
+        value = -size if sign in ("-", "−") and sign else size
+        return Number(value, "", 0, 0, int(whole or 0), int(numerator), int(denominator))
+
+    if separators(language).decimal == "," and COMMA_DECIMAL.fullmatch(cleaned):
+        cleaned = cleaned.replace(".", "").replace(",", ".")
+    cleaned = cleaned.replace(",", "").replace(" ", "").replace("'", "")
+    plain = PLAIN.fullmatch(cleaned)
+    if not plain or not (plain[2] or plain[3]) or len(cleaned) > 60:
+        raise ValueError(f"no number: {text[:40]!r}")
+
+    sign, whole, behind, exponent = plain.groups()
+    ten = int((exponent or "0").replace("−", "-"))
+    if abs(ten) > 200:
+        raise ValueError(f"a number too large to show: {text[:40]!r}")
+    size = Fraction(f"{whole or 0}.{behind or 0}") * Fraction(10) ** ten
+    written = (whole.lstrip("0") or "0") + (f".{behind}" if behind else "")
+    return Number(-size if sign in ("-", "−") and sign else size, written, len(behind or ""), ten)
+
+
+def grouped(number: str, language: str = "en", mark: str | None = None) -> str:
+    """ "1234567.5" -> "1,234,567.5"; `mark` instead of the language's mark between groups ("" for none)."""
+    signs = separators(language)
+    whole, point, behind = number.partition(".")
+    mark = signs.group if mark is None else mark
+    groups = re.sub(r"(?<=\d)(?=(?:\d{3})+$)", lambda _: mark, whole)
+    return groups + (signs.decimal if point else "") + behind
+
+
+def digits(number: str, language: str) -> str:
+    """ "1234.5" with the language's decimal mark."""
+    return grouped(number, language, "")
+
+
+def superscript(text: str) -> str:
+    return text.translate(SUPERSCRIPTS)
+
+
+def subscript(text: str) -> str:
+    return text.translate(SUBSCRIPTS)
+
+
+def power_of_ten(exponent: int | str) -> str:
+    """10 to a power: 18 -> 10¹⁸."""
+    return "10" + superscript(str(exponent).replace("&minus;", "-"))
+
+
+def mixed_fraction(whole: int | str, numerator: int | str, denominator: int | str) -> str:
+    """3, 1, 2 -> "3 1⁄2"; without a whole number "1⁄2"."""
+    fraction = f"{numerator}⁄{denominator}"
+    return f"{whole} {fraction}" if whole and str(whole) != "0" else fraction
+
+
+ONES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
+ONES_LIST = (ONES + " eighteen nineteen").split()
+TENS = "_ _ twenty thirty forty fifty sixty seventy eighty ninety".split()
+THOUSANDS = ((10**12, "trillion"), (10**9, "billion"), (10**6, "million"), (1000, "thousand"))
+
+
+def in_words(number: int) -> str:
+    """A whole number in English words: 121 -> one hundred and twenty-one. ValueError from a thousand trillions on."""
+    if abs(number) >= 10**15:
+        raise ValueError(f"a number too large for words: {number}")
+    if number < 0:
+        return "minus " + in_words(-number)
+    for size, name in THOUSANDS:
+        if number >= size:
+            count, rest = divmod(number, size)
+            glue = " and " if 0 < rest < 100 else ", " if rest and size > 1000 else " "
+            return f"{in_words(count)} {name}" + (glue + in_words(rest) if rest else "")
+    if number >= 100:
+        count, rest = divmod(number, 100)
+        return f"{ONES_LIST[count]} hundred" + (f" and {in_words(rest)}" if rest else "")
+    if number >= 20:
+        ten, one = divmod(number, 10)
+        return TENS[ten] + (f"-{ONES_LIST[one]}" if one else "")
+    return ONES_LIST[number]
+
+
+# --- {{val}}, {{frac}} ---
+
+
+def marked(number: str, mark: str = "") -> str:
+    """A number with `mark` between groups of three digits before its point and a minus sign that is one."""
+    sign, whole, behind = re.fullmatch(r"([+−-]?)(\d*)(?:\.(\d*))?", number).groups()
+    whole = grouped(whole or "0", "en", mark)
+    return sign.replace("-", "−") + whole + (f".{behind}" if behind else "")
+
+
+def value_text(text: str, mark: str) -> str:
+    """A number of {{val}}: digits grouped, an uncertainty in brackets kept: 1.00794(7)."""
+    number, bracket, uncertainty = text.replace(",", "").replace("&minus;", "-").replace("+-", "±").partition("(")
+    try:
+        shown = marked(number.strip(), mark)
+    except AttributeError:
+        shown = number.strip()
+    return shown + bracket + uncertainty
+
+
+def val(arguments: dict[str, str], language: str) -> str:
+    """A scientific value: `6.2|e=18|u=kg` -> 6.2×10¹⁸ kg; `1.5|0.1|u=m` -> 1.5±0.1 m.
+
+    Template:Val. Leaves out the gaps between groups of digits: they are margins, the text of the page holds no spaces.
+    Leaves out sort keys and links, too (ul=, upl= show the same unit).
+    """
+    get = lambda name: arguments.get(name, "").strip()  # noqa: E731
+    mark = "," if get("fmt") == "commas" else ""
+    number = get("1")
+    uncertainties = [get("2"), get("3")]
+
+    text = value_text(number, mark)
+    if uncertainties[1] and uncertainties[0]:
+        plus, minus = (value_text(part.lstrip("+-−"), mark) for part in uncertainties)
+        text += f" +{plus} −{minus}" if plus != minus else f"±{plus}"
+    elif uncertainties[0].startswith("("):
+        text += uncertainties[0]
+    elif uncertainties[0]:
+        text += "±" + value_text(uncertainties[0].lstrip("±"), mark)
+
+    exponent = get("e") or get("10^") or get("e10")
+    has_uncertainty = "±" in text or " +" in text
+    unit = val_unit(get("u") or get("ul"))
+    divisor = val_unit(get("up") or get("upl"))
+    if exponent:
+        text = f"({text})" if has_uncertainty else text
+        text = f"{text}×{power_of_ten(exponent)}" if number else power_of_ten(exponent)
+    elif has_uncertainty and (unit or divisor) and unit in ("%", "°", "°C"):
+        text = f"({text})"
+    if not text:
+        raise ValueError("val without a number")
+
+    unit = f"{unit}/{divisor}" if divisor else unit
+    space = "" if not unit or unit.startswith(("%", "°", "′", "″", "/")) and not unit.startswith(("°C", "°F")) else " "
+    end = get("end") or get("s") or get("suf") or get("suffix")
+    return f"{get('p') or get('pre') or get('prefix')}{text}{end}{space}{unit}"
+
+
+def val_unit(unit: str) -> str:
+    """The unit of {{val}}: `m/s2` -> m/s², `kg.m` -> kg⋅m."""
+    unit = re.sub(r"(?<=[A-Za-zμΩ])([−-]?\d)(?![\d])", lambda match: superscript(match[1]), unit)
+    return re.sub(r"(?<=[A-Za-zμΩ²³])[.*](?=[A-Za-zμΩ])", "⋅", unit)
+
+
+def frac(arguments: dict[str, str], language: str) -> str:
+    """A fraction: `1|2` -> 1⁄2; `3|1|2` -> 3 1⁄2; `3` -> 1⁄3. Template:Frac; also Template:Sfrac, which stacks them."""
+    parts = [arguments.get(str(place), "").strip() for place in (1, 2, 3)]
+    if arguments.get("4"):
+        raise ValueError("a fraction of more than three numbers")
+    if parts[2]:
+        return mixed_fraction(*parts)
+    if parts[1]:
+        return mixed_fraction("", plain_term(parts[0]), plain_term(parts[1]))
+    if parts[0]:
+        return mixed_fraction("", 1, parts[0])
+    return "⁄"
+
+
+def plain_term(text: str) -> str:
+    """A numerator or denominator; in brackets when it is a sum."""
+    bare = text.replace("''", "")
+    return f"({text})" if re.search(r"\w\s*[+−–-]\s*\w", bare) else text
+
+
+NUMBERS: dict[str, Callable[[dict[str, str], str], str]] = {"val": val, "frac": frac}
