@@ -2,7 +2,7 @@
 
     wikimedia/wikipedia/20231101.en     a config of a data set on the Hugging Face hub: parquet files, downloaded once
     'enwiki-*-pages-articles*.xml.bz2'  MediaWiki dumps, of one stream or many; also .xml, .xml.gz, .xml.zst
-    'path/*.jsonl' and so on            your files: .jsonl, .csv, .tsv, .parquet, .txt; also .gz, .bz2, .zst
+    'path/*.jsonl' and so on            your files: .jsonl, .json, .csv, .tsv, .parquet, .txt, .md, .html; also packed
     pydocs                              the docstrings of Python and of the packages in requirements.txt: no download
 
 A source is a list of pieces. A piece is a file, or a part of a file that can be read by itself. Small pieces are
@@ -27,9 +27,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from corpus import dump, pydocs
+from corpus import dump, html_text, pydocs
 from corpus.documents import Document, short_hash
 from corpus.dump import COMPRESSION, Site
+from corpus.json_objects import read_objects
 from corpus.wikitext import plain_text
 
 PART_BYTES = 8 << 20  # of decompressed text in a part, about
@@ -37,6 +38,14 @@ STREAM_BYTES = 2 << 20  # of a multistream dump in a part: compressed, about a q
 LONGEST_CELL = (1 << 31) - 1  # characters in a cell of a csv file; Python's own limit is 131,072
 HUB = re.compile(r"([\w.-]+/[\w.-]+)/([\w.-]+)")
 HUB_CONFIG = re.compile(r"(\d{8})\.([\w-]+)")  # date.language, as wikimedia/wikipedia names its folders
+# At the beginning of a markdown file: `title: Notes`, then more of these, `  - indented`, `# comment` or blank lines.
+FRONT_MATTER = re.compile(
+    r"""(?P<mark>---|\+\+\+)[ \t]*\r?\n
+        (?P<settings>[\w.-]+[ \t]*[:=].*\n(?:[\w.-]+[ \t]*[:=].*\n|[ \t\#\]}-].*\n|\r?\n)*?)
+        (?P=mark)[ \t]*(?:\r?\n|\Z)""",
+    re.VERBOSE,
+)
+TITLE_SETTING = re.compile(r"""^title[ \t]*[:=][ \t]*["']?(.+?)["']?[ \t\r]*$""", re.MULTILINE)
 EXTRACTED = re.compile(r'<doc id="([^"]*)" url="([^"]*)" title="(.*?)">\n(.*?)\n*</doc>', re.DOTALL)
 
 
@@ -87,15 +96,20 @@ class Format:
     cut_long: Callable[[Piece], Iterable[Piece] | None] = keep_piece
 
 
-# --- jsonl, txt ---
+# --- jsonl, json ---
+
+
+def open_bytes(piece: Piece) -> tuple[Any, Any]:
+    """(what is read, a stream of its decompressed bytes) of a piece. The first tells how far the reading is."""
+    if piece.block is not None:
+        block = io.BytesIO(piece.block)
+        return block, block
+    return dump.open_compressed(piece.path)
 
 
 def open_text(piece: Piece, newline: str = "\n") -> io.TextIOWrapper:
     """The text of a piece, decompressed and decoded."""
-    if piece.block is not None:
-        stream = io.BytesIO(piece.block)
-    else:
-        _, stream = dump.open_compressed(piece.path)
+    _, stream = open_bytes(piece)
     # A file may begin with a byte-order mark. A later block of it may not.
     encoding = "utf-8" if piece.start else "utf-8-sig"
     return io.TextIOWrapper(stream, encoding=encoding, newline=newline)
@@ -141,8 +155,68 @@ def cut_file(piece: Piece, mark: bytes, closing: bytes) -> Iterator[Piece]:
         before = position
 
 
-def read_txt(piece: Piece) -> Iterator[Row]:
-    """The file is one document. Or it has those of WikiExtractor: <doc id=.. url=.. title=..>, plain text, </doc>."""
+def read_json(piece: Piece) -> Iterator[Row]:
+    """The objects of an array; or objects that follow each other, as in a jsonl file that is named .json."""
+    row = piece.start
+    try:
+        with open_text(piece) as file:
+            for _, fields in read_objects(file):
+                yield row, fields
+                row += 1
+    except UnicodeDecodeError:
+        raise ValueError(f"{piece.path}: not UTF-8 text behind object {row - 1}; is it a binary file?") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{piece.path}: object {row} cannot be read: {error}") from None
+    except (OSError, EOFError) as error:
+        raise Truncated(f"{piece.path}: damaged after {row} objects: {error}") from None
+    if piece.failure:
+        raise Truncated(f"{piece.path}: {piece.failure}")
+
+
+def cut_objects(piece: Piece) -> Iterator[Piece] | None:
+    """The blocks of a long json file: whole objects, one after the other."""
+    if piece.size_bytes <= PART_BYTES:
+        return None
+    return blocks_of_objects(piece)
+
+
+def blocks_of_objects(piece: Piece) -> Iterator[Piece]:
+    """Blocks of about PART_BYTES characters. Where the file cannot be read, read_json says why."""
+    raw, stream = open_bytes(piece)
+    before = 0  # where the last block ended in the file
+    start = 0  # the number of the first object that waits
+    objects: list[str] = []  # what waits, as it is written
+    waiting = 0  # characters in them
+    failure = ""
+
+    def block() -> Piece:
+        content = "\n".join(objects).encode()
+        return replace(piece, size_bytes=raw.tell() - before, block=content, start=start, failure=failure)
+
+    with raw, stream:
+        file = io.TextIOWrapper(stream, encoding="utf-8-sig")
+        try:
+            for written, _ in read_objects(file):
+                objects.append(written)
+                waiting += len(written)
+                if waiting >= PART_BYTES:
+                    yield block()
+                    before = raw.tell()
+                    start += len(objects)
+                    objects, waiting = [], 0
+        except (OSError, EOFError) as error:
+            failure = f"damaged after {start + len(objects)} objects: {error}"
+        except (ValueError, RecursionError) as error:
+            place = f"object {start + len(objects)}"
+            raise ValueError(f"{piece.path}: {place} cannot be read: {error}") from None
+        yield block()
+
+
+# --- txt, md, html ---
+
+
+def read_text(piece: Piece) -> str:
+    """All of a text file. Raises ValueError for a binary one."""
     try:
         with open_text(piece) as file:
             text = file.read()
@@ -150,15 +224,59 @@ def read_txt(piece: Piece) -> Iterator[Row]:
         raise ValueError(f"{piece.path}: not UTF-8 text at byte {error.start}; is it a binary file?") from None
     except OSError as error:
         raise Truncated(f"{piece.path}: damaged: {error}") from None
-
     if "\0" in text:
         raise ValueError(f"{piece.path}: holds null bytes; a binary file is not text")
+    return text
+
+
+def read_txt(piece: Piece) -> Iterator[Row]:
+    """The file is one document. Or it has those of WikiExtractor: <doc id=.. url=.. title=..>, plain text, </doc>."""
+    text = read_text(piece)
     if not text.startswith('<doc id="'):
         yield 0, {"text": text, "title": Path(piece.name).name}
         return
     for row, match in enumerate(EXTRACTED.finditer(text)):
         document_id, url, title, body = match.groups()
         yield row, {"id": document_id, "url": url, "title": title, "text": body}
+
+
+def read_markdown(piece: Piece) -> Iterator[Row]:
+    """The file is one document, its marks are kept. The settings before the text (front matter) are left out.
+
+    ---                                  the title is "Notes on rain", the text "# Rain\n..."
+    title: Notes on rain
+    date: 2024-05-01
+    ---
+    # Rain
+    """
+    text = read_text(piece)
+    title = Path(piece.name).name
+    match = FRONT_MATTER.match(text)
+    if match:
+        text = text[match.end() :]
+        named = TITLE_SETTING.search(match["settings"])
+        title = named[1] if named else title
+    yield 0, {"text": text, "title": title}
+
+
+def read_html(piece: Piece) -> Iterator[Row]:
+    """The file is one document: the main text of the page, and its <title>."""
+    try:
+        _, stream = open_bytes(piece)
+        with stream:
+            page = stream.read()
+    except OSError as error:
+        raise Truncated(f"{piece.path}: damaged: {error}") from None
+    if b"\0" in page and not page.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise ValueError(f"{piece.path}: holds null bytes; a binary file is not a web page")
+    title, text = html_text.main_text(html_text.decode(page))
+    yield 0, {"text": text, "title": title or Path(piece.name).name}
+
+
+def check_html_package(piece: Piece, text_column: str | None) -> list[Piece]:
+    """The file as one piece. Raises ValueError when the package that reads pages is missing."""
+    html_text.require_package(piece.path)
+    return [piece]
 
 
 # --- csv, tsv ---
@@ -323,6 +441,7 @@ def read_docstrings(piece: Piece) -> Iterator[Document]:
 
 FORMATS = {
     "jsonl": Format((".jsonl", ".ndjson"), read_jsonl, cut_long=cut_at_newlines),
+    "json": Format((".json",), read_json, cut_long=cut_objects),
     "csv": Format((".csv",), read_csv, split_file=check_csv_columns),
     "tsv": Format(
         (".tsv",),
@@ -331,6 +450,8 @@ FORMATS = {
     ),
     "parquet": Format((".parquet",), read_parquet, split_file=split_parquet),
     "txt": Format((".txt",), read_txt),
+    "md": Format((".md", ".markdown"), read_markdown),
+    "html": Format((".html", ".htm"), read_html, split_file=check_html_package),
     "xml": Format((".xml",), read_documents=read_dump, split_file=split_dump, cut_long=cut_dump),
     "pydocs": Format((), read_documents=read_docstrings),  # no files: --source=pydocs
 }

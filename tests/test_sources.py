@@ -4,11 +4,13 @@ import bz2
 import csv
 import gzip
 import io
+import itertools
 import json
 import math
 import os
 import random
 import re
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,7 +21,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from corpus import documents as documents_module
-from corpus import sources
+from corpus import html_text, json_objects, sources
 from corpus.documents import Document, DocumentWriter, read_counts, read_documents
 from corpus.pool import map_parts
 from corpus.sources import Piece, cut_parts, find_pieces, read_part
@@ -220,6 +222,247 @@ def test_a_table_that_is_cut_off_keeps_the_rows_before(tmp_path):
     assert len(found) > 100 and found == texts[: len(found)]
 
 
+# --- json ---
+
+
+def written(rows: list, way: str) -> str:
+    """The rows as files named .json have them."""
+    if way == "array":
+        return json.dumps(rows)
+    if way == "pretty array":
+        return "\ufeff\n" + json.dumps(rows, indent=4, ensure_ascii=False) + "\n"
+    if way == "lines":
+        return lines(rows).decode()
+    return "\n\n".join(json.dumps(row, indent=1) for row in rows)
+
+
+@pytest.mark.parametrize("pack", PACK)
+@pytest.mark.parametrize("way", ["array", "pretty array", "lines", "objects"])
+@pytest.mark.parametrize(("read_chars", "part_bytes"), [(1, 1), (7, 50), (1 << 20, 100), (1 << 20, 8 << 20)])
+def test_a_json_file_is_an_array_or_one_object_after_the_other(
+    tmp_path, monkeypatch, way, pack, read_chars, part_bytes
+):
+    """The same documents whether it is read in one piece or in blocks, and however the reading cuts it."""
+    monkeypatch.setattr(json_objects, "READ_CHARS", read_chars)
+    monkeypatch.setattr(sources, "PART_BYTES", part_bytes)
+    rows = [*ROWS, {"text": '}], {"text": "\\"', "n": [-1.5e-7, 12, True, None, {"a": []}]}, {"text": "last"}]
+    path = tmp_path / f"rows.json{pack}"
+    path.write_bytes(PACK[pack](written(rows, way).encode()))
+    found = read(path)
+    assert [document.text for document in found] == [row["text"] for row in rows]
+    assert [document.title for document in found[:3]] == [row["title"] for row in ROWS]
+    assert found[4].id.startswith(f"rows.json{pack}#4-")
+    assert (len(parts_of(str(path))) > 2) == (part_bytes < 1000)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.lists(st.dictionaries(st.text(max_size=3), JSON, max_size=3), max_size=5), st.integers(1, 30), st.data())
+@examples(200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_objects_are_what_json_reads_and_every_cut_is_noticed(monkeypatch, rows, read_chars, data):
+    """The reference is json.loads of the whole file. A file that is cut off gives the objects before the cut."""
+    monkeypatch.setattr(json_objects, "READ_CHARS", read_chars)
+    text = json.dumps(rows, indent=data.draw(st.sampled_from([None, 0, 2])))
+    wanted = [json.dumps(row) for row in json.loads(text)]  # as text: NaN is not equal to itself
+    found = [json.dumps(fields) for _, fields in json_objects.read_objects(io.StringIO(text))]
+    assert found == wanted
+
+    cut = data.draw(st.integers(1, len(text) - 1))
+    found = []
+    with pytest.raises(EOFError):
+        for _, fields in json_objects.read_objects(io.StringIO(text[:cut])):
+            found.append(json.dumps(fields))
+    assert found == wanted[: len(found)]
+
+
+@pytest.mark.parametrize("part_bytes", [1, 8 << 20])
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ('[{"text": "a"}, 5]', "object 1 cannot be read: '5]' is no object; an array of objects is wanted"),
+        ('["a", "b"]', 'object 0 cannot be read: \'"a", "b"]\' is no object'),
+        ("plain words", "object 0 cannot be read: 'plain words' is no object"),
+        ('[{"text": "a"}, {"text" "b"}' + " " * 50, "object 1 cannot be read: Expecting ':' delimiter before '\"b\"}"),
+        ('[{"text": "a"} {"text": "b"}]', "object 1 cannot be read: '{' stands where ',' or ']' is wanted"),
+        ('[{"text": "a"}] []', "object 1 cannot be read: there is text behind the array"),
+        ('[{"text": "a"}, ' + '{"a": ' * 100_000, "object 1 cannot be read: maximum recursion"),
+        ('[{"text": "a"}, {"text": "b', "damaged after 1 objects: the file ends inside an object"),
+        ('[{"text": "a"}, {"text": "b"}', "damaged after 2 objects: the file ends inside its array"),
+        ('{"data": [{"text": "a"}]}', "row 0 has no 'text' (keys: data); set --text_column"),
+    ],
+    ids=["number", "strings", "words", "colon", "comma", "behind", "deep", "cut", "open", "wrapped"],
+)
+def test_a_json_file_that_cannot_be_read_is_one_line_with_its_place(
+    tmp_path, monkeypatch, content, complaint, part_bytes
+):
+    monkeypatch.setattr(sources, "PART_BYTES", part_bytes)
+    path = tmp_path / "rows.json"
+    path.write_text(content)
+    message = refusal(path)
+    assert message.startswith(f"{path}: {complaint}"), message
+    path.write_bytes(b'[{"text": "a"}, {"text": "caf\xe9"}]')
+    assert "'utf-8'" in refusal(path) or "not UTF-8 text" in refusal(path)
+
+
+@pytest.mark.parametrize("part_bytes", [1000, 8 << 20])
+def test_a_json_file_that_is_cut_off_keeps_the_objects_before(tmp_path, monkeypatch, part_bytes):
+    monkeypatch.setattr(sources, "PART_BYTES", part_bytes)
+    rows = [{"text": random.Random(i).randbytes(500).hex()} for i in range(300)]
+    data = gzip.compress(json.dumps(rows).encode())
+    for name, content in (("a.json", json.dumps(rows).encode()[:-700]), ("b.json.gz", data[: len(data) // 2])):
+        (tmp_path / name).write_bytes(content)
+        found = []
+        with pytest.raises(sources.Truncated, match=f"{name}: damaged after [0-9]+ objects"):
+            for part in parts_of(str(tmp_path / name)):
+                for document in read_part(part):
+                    found.append(document.text)
+        assert len(found) > 100 and found == [row["text"] for row in rows[: len(found)]]
+
+
+def test_of_a_long_array_only_the_object_that_is_read_is_in_memory(tmp_path, monkeypatch):
+    """And a mistake at its beginning is told before the rest is read."""
+    monkeypatch.setattr(json_objects, "READ_CHARS", 100)
+
+    class Endless(io.StringIO):
+        def __init__(self, head: str):
+            self.rest = itertools.chain([head], itertools.repeat('{"text": "abc"}, '))
+            self.given = 0
+
+        def read(self, size: int) -> str:
+            text = next(self.rest)
+            self.given += len(text)
+            return text
+
+    reader = json_objects.Reader(Endless("["))
+    assert reader.skip("[")
+    for _ in range(1000):
+        assert reader.read_object()[1] == {"text": "abc"} and reader.skip(",")
+        assert len(reader.text) < 300
+    wrong = Endless('[{"text": oh no, ')
+    with pytest.raises(ValueError, match="Expecting value before 'oh no"):
+        list(json_objects.read_objects(wrong))
+    assert wrong.given < 300
+
+
+# --- markdown and web pages ---
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize(
+    ("front", "title"),
+    [
+        ("---\ntitle: Notes: on rain\ntags:\n  - a\n- b\n\n# comment\ndraft: true\n---\n", "Notes: on rain"),
+        ('---\ndate: 2024-05-01\ntitle: "Quoted"\n---\n', "Quoted"),
+        ("+++\ntitle = 'Toml'\n[extra]\n+++\n".replace("[extra]\n", ""), "Toml"),
+        ("---\ndate: 2024-05-01\n---\n", "a.md"),
+        ("", "a.md"),
+    ],
+)
+def test_markdown_is_kept_as_it_is_without_its_front_matter(tmp_path, front, title, end):
+    body = "\n# Rain\n\n* falls *down*, [see](x.md)\n\n---\nlast: line\n---\n".replace("\n", end)
+    (tmp_path / "a.md").write_bytes((front.replace("\n", end) + body).encode())
+    (document,) = read(tmp_path / "a.md")
+    assert (document.text, document.title) == (body, title)
+    assert document.id.startswith("a.md#0-")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "---\nA line of words.\n---\nMore.\n",
+        "---\n- a\n- b\n---\n",
+        "---\ntitle: never closed\nwords\n",
+        "---\n",
+        "",
+        "x: 1\n",
+    ],
+)
+def test_rules_and_lists_of_markdown_are_no_front_matter(tmp_path, text):
+    (tmp_path / "a.markdown").write_text(text)
+    assert [document.text for document in read(tmp_path / "a.markdown")] == [text]
+
+
+PAGE = """<!DOCTYPE html><html><head>{meta}<title>
+ Caf\u00e9 &amp; rain</title><style>p {{ color: red }}</style><script>var hidden = 1;</script></head><body>
+<nav><ul><li><a href="/">Home</a></li><li><a href="/about">About the site</a></li></ul></nav>
+<article><h1>Rain in the caf\u00e9</h1><p>The rain falls
+on the <code>roof</code> of the caf\u00e9, and nobody leaves before it ends.</p>
+<ul><li>one cup</li><li>two cups</li></ul><pre>def rain():
+    return 1</pre><p>In the evening the square is dry again &mdash; until tomorrow.</p></article>
+<footer>Copyright and cookies</footer></body></html>"""
+MAIN = [
+    "Rain in the caf\u00e9",
+    "The rain falls on the roof of the caf\u00e9, and nobody leaves before it ends.",
+    "one cup",
+    "two cups",
+    "def rain():\n    return 1",
+    "In the evening the square is dry again \u2014 until tomorrow.",
+]
+
+
+@pytest.mark.parametrize("name", ["a.html", "a.htm", "a.HTML.gz"])
+@pytest.mark.parametrize(
+    ("encoding", "meta"),
+    [
+        ("utf-8", ""),
+        ("utf-8-sig", ""),
+        ("utf-8", '<meta charset="iso-8859-1">'),  # says what it is not, as many pages do
+        ("cp1252", '<meta http-equiv="Content-Type" content="text/html; charset=iso-8859-1">'),
+        ("utf-16", ""),
+        ("cp1252", ""),
+    ],
+)
+def test_of_a_web_page_the_main_text_and_the_title_are_read(tmp_path, name, encoding, meta):
+    pytest.importorskip("trafilatura", reason="pip install -r requirements-dev.txt")
+    pack = PACK[".gz"] if name.endswith(".gz") else PACK[""]
+    (tmp_path / name).write_bytes(pack(PAGE.format(meta=meta).encode(encoding)))
+    (document,) = read(tmp_path / name)
+    assert document.title == "Caf\u00e9 & rain"
+    found = [document.text.find(sentence) for sentence in MAIN]
+    assert -1 not in found and found == sorted(found), document.text
+    for left_out in ("About the site", "cookies", "hidden", "color"):
+        assert left_out not in document.text
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text"),
+    [
+        ("gb2312", "机器学习是人工智能的一个分支。"),
+        ("shift_jis", "これは日本語の文章です。"),
+        ("koi8-r", "Дождь идёт."),
+    ],
+)
+def test_pages_in_old_encodings_say_which(tmp_path, encoding, text):
+    pytest.importorskip("trafilatura", reason="pip install -r requirements-dev.txt")
+    page = f'<html><head><meta charset="{encoding}"><title>{text}</title></head><body><p>{text}</p></body></html>'
+    (tmp_path / "a.html").write_bytes(page.encode(encoding))
+    (document,) = read(tmp_path / "a.html")
+    assert (document.text, document.title) == (text, text)
+
+
+def test_web_pages_without_their_packages_name_the_line_to_type(tmp_path, monkeypatch):
+    (tmp_path / "a.html").write_text("<p>text")
+    monkeypatch.setitem(sys.modules, "trafilatura", None)
+    with pytest.raises(ValueError) as error:
+        find_pieces(str(tmp_path / "a.html"))  # before anything is read
+    assert str(error.value) == f"{tmp_path}/a.html: web pages need more packages: pip install {html_text.PACKAGES}"
+    pinned = (Path(sources.__file__).parents[1] / "requirements-dev.txt").read_text().splitlines()
+    assert set(html_text.PACKAGES.split()) <= set(pinned)
+
+
+def test_a_binary_file_called_html_is_refused_by_name(tmp_path):
+    pytest.importorskip("trafilatura", reason="pip install -r requirements-dev.txt")
+    (tmp_path / "a.html").write_bytes(b"\x89PNG\0\0")
+    assert refusal(tmp_path / "a.html") == f"{tmp_path}/a.html: holds null bytes; a binary file is not a web page"
+    (tmp_path / "a.html").write_bytes(b"")
+    assert [document.text for document in read(tmp_path / "a.html")] == [""]
+
+
 # --- a format of one's own ---
 
 
@@ -343,7 +586,7 @@ def test_a_file_of_docstrings_that_is_not_there_names_the_source(tmp_path):
     assert message.endswith("no such file; the docstrings of the installed packages are --source=pydocs")
 
 
-@pytest.mark.parametrize("name", ["rows.xlsx", "rows", "rows.json", "rows.txt.xz", ".gz"])
+@pytest.mark.parametrize("name", ["rows.xlsx", "rows", "rows.docx", "rows.txt.xz", ".gz"])
 def test_an_unknown_format_lists_the_known_ones(tmp_path, name):
     (tmp_path / name).write_bytes(b"x")
     message = refusal(tmp_path / name)
