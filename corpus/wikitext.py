@@ -9,11 +9,18 @@ import re
 from collections.abc import Callable, Iterable
 
 # In the order of the steps. All work is linear: the body of an element ends at the next opening of the same name and
-# attributes end at the next "<", so no search for an end that is missing crosses the page.
-NAMES = "nowiki|math|chem|ce|code|pre|source|syntaxhighlight|ref|references|gallery|timeline|imagemap|score|graph|hiero"
-NAMES += "|templatedata|templatestyles|mapframe|maplink|inputbox|categorytree|includeonly|indicator|section|style"
-COMMENT = r"<!--(?:[^<-]++|-(?!->)|<(?!!--))*+-->"
-ELEMENT = re.compile(rf"(?i){COMMENT}|<({NAMES})\b[^<>]*+(?:(?<=/)>|>((?:[^<]++|<(?!/?\1\b))*+)</\1\s*>)")
+# attributes end at the next "<", so no search for an end that is missing crosses the page. (A comment without its end
+# goes to the end of the page.)
+RAW = "nowiki|math|chem|ce|pre|source|syntaxhighlight"  # what is in them is no wikitext; in <code>, <tt>, <poem> it is
+NOTES = "ref|maplink|templatedata|templatestyles|includeonly|indicator|section|style|hiero"  # nothing where they stand
+BLOCKS = "references|gallery|timeline|imagemap|score|graph|mapframe|inputbox|categorytree"  # a new line
+NAMES = f"{RAW}|{NOTES}|{BLOCKS}"
+COMMENT = r"<!--(?:[^-]++|-(?!->))*+(?:-->([ \t]*\n)?|\Z)"
+ELEMENT = re.compile(rf"(?i){COMMENT}|<({NAMES})\b[^<>]*+(?:(?<=/)>|>((?:[^<]++|<(?!/?\2\b))*+)</\2\s*>)")
+CODE = re.compile(r"(?i)<code\b[^<>]*>((?:[^<]++|<(?!/?code\b))*+)</code\s*>")
+NOTE_MARK = "\2"
+# Between these a note's mark stands in place of a space: "end.[1]Next". In scripts above U+0E00 words need none.
+GLUED_BY_NOTE = re.compile(r"\x02(?<=[A-Za-z\u00c0-\u0dff.,;:!?]\x02)\x02*(?=(?:\[\[|'')*[A-Za-z\u00c0-\u0dff])")
 MATHS_MARKS = re.compile(r"\{(?=[{|])|\}(?=\})|\[(?=\[)|\](?=\])")
 
 # Templates that carry words of their sentence, in their first or last unnamed argument: those that sentences of the
@@ -27,30 +34,59 @@ OPTION = re.compile(r"(?!\s*(?:\d|text)\s*=)\s*[\w -]+=")
 
 TAG = re.compile(  # the HTML that MediaWiki knows, first what begins a line; anything else between < and > is text
     r"(?i)</?(?:(blockquote|br|caption|center|d[dlt]|div|h[1-6]|hr|li|ol|p|pre|source|t[dhr]|table|ul)|abbr|b|bd[io]|big"
-    r"|cite|data|del|dfn|em|font|i|ins|kbd|link|mark|meta|noinclude|onlyinclude|poem|q|r[bpt]|r[bt]c|ruby|s|samp|small|span"
+    r"|cite|code|data|del|dfn|em|font|i|ins|kbd|link|mark|meta|noinclude|onlyinclude|poem|q|r[bpt]|r[bt]c|ruby|s|samp|small|span"
     rf"|strike|strong|su[bp]|time|tt|u|var|wbr|{NAMES})\b[^<>]*>"
 )
+UPPER_TABLE = re.compile("(?i)</?(?=T|t[^a])table")
 TABLE_MARK = re.compile(r"\n[ \t:*#;]*(\{\||\|\})")
 TABLE_ROW = re.compile(r"\n[ \t]*(?:\{\||\|)[^\n]*")  # of a table without its end
 FLAGS = re.compile(r"(?s)(?:\s*([A-Za-z+;\s-]*)\|)?(.*)")  # and the text of a -{conversion}-
-VARIANT = re.compile(r"(?:^|;|=>)\s*(?:zh|sr|kk|ku|tg|uz|gan|iu|shi|crh)(?:-\w+)*\s*:([^;]*)")
+# In the order in which MediaWiki chooses for a reader who has set none: zh-hans before zh-tw, wherever they stand.
+VARIANTS = """
+zh zh-hans zh-hant zh-cn zh-tw zh-hk zh-sg zh-mo zh-my gan gan-hans gan-hant wuu wuu-hans wuu-hant sr sr-ec sr-cyrl
+sr-el sr-latn sh sh-latn sh-cyrl kk kk-cyrl kk-kz kk-latn kk-tr kk-arab kk-cn ku ku-latn ku-arab uz uz-latn uz-cyrl tg
+tg-latn crh crh-latn crh-cyrl iu ike-cans ike-latn shi shi-latn shi-tfng tly tly-cyrl zgh zgh-latn ban ban-bali mni
+mni-beng
+""".split()
+VARIANT = r"\s*({})\s*:".format("|".join(VARIANTS))
+VARIANT_TEXTS = re.compile(rf"(?i)(?:^|;|=>){VARIANT}((?:[^;]++|;(?!\s*$|{VARIANT.replace('(', '(?:')}))*+)")
 
 EXTERNAL_LINK = re.compile(r"(?i)\[(?:(?:https?|ftps?|news|irc|mailto):|//)[^\s\[\]]*+[ \t]*([^\[\]\n]*)\]")
-INTERLANGUAGE = re.compile(r"(?!doi:|rfc:)(?:[a-z]{2,3}(?:-[a-z]+)*|simple):(?! )")
-MEDIA = re.compile(r"(?i)[^:].*\.(?:jpe?g|png|svg|gif|tiff?|webp|og[gvam]|webm|mp3|wav|flac|midi?|pdf|djvu)\s*$")
+# Links with these prefixes stand in the margin, not in the text; [[:fr:Mot]], [[wikt:mot]] and [[s:Mot]] are text.
+LANGUAGES = frozenset(
+    """
+aa ab ace ady af als alt am ami an ang ann anp ar arc ary arz as ast atj av avk awa ay az azb ba ban bar bat-smg bbc
+bcl bdr be be-tarask be-x-old bew bg bh bi bjn blk bm bn bo bpy br bs btm bug bxr ca cbk-zam cdo ce ceb ch cho chr chy
+ckb closed-zh-tw co cr crh cs csb cu cv cy cz da dag de dga din diq dk dsb dtp dty dv dz ee egl el eml en eo epo es et
+eu ext fa fat ff fi fiu-vro fj fo fon fr frp frr fur fy ga gag gan gcr gd gl glk gn gom gor got gpe gsw gu guc gur guw
+gv ha hak haw he hi hif ho hr hsb ht hu hy hyw hz ia iba id ie ig igl ii ik ilo inh io is it iu ja jam jbo jp jv ka
+kaa kab kaj kbd kbp kcg kg kge ki kj kk kl km kn knc ko koi kr krc ks ksh ku kus kv kw ky la lad lb lbe lez lfn lg li
+lij lld lmo ln lo lrc lt ltg lv lzh mad mai map-bms mdf mg mh mhr mi min minnan mk ml mn mni mnw mo mos mr mrj ms mt
+mus mwl my myv mzn na nah nan nap nb nds nds-nl ne new ng nia nl nn no nov nqo nr nrm nso nup nv ny oc olo om or os pa
+pag pam pap pcd pcm pdc pfl pi pih pl pms pnb pnt ppl ps pt pwn qu rki rm rmy rn ro roa-rup roa-tara rsk ru rue rup rw
+sa sah sat sc scn sco sd se sg sgs sh shi shn shy si simple sk skr sl sm smn sn so sq sr srn ss st stq su sv sw syl
+szl szy ta tay tcy tdd te tet tg th ti tig tk tl tly tn to tok tpi tr trv ts tt tum tw ty tyv udm ug uk ur uz ve vec
+vep vi vls vo vro wa war wo wuu xal xh xmf yi yo yue za zea zgh zh zh-cfr zh-classical zh-cn zh-min-nan zh-tw zh-yue
+zu
+""".split()
+)
+MEDIA = re.compile(r"(?i)[^:]+\.(?:jpe?g|png|svg|gif|tiff?|webp|og[gvam]|webm|mp3|wav|flac|midi?|pdf|djvu)\s*$")
 PIPE_TRICK = re.compile(r"\s*[(（][^()（）]*[)）]\s*$|,.*$")
 OPEN_LINK = re.compile(r"\[\[([^\[\]|:\n]*):(?:[^\[\n]|\[(?!\[))*")
 
 MAGIC = re.compile(r"__(\w{2,30}?)__")
-APOSTROPHES = re.compile("''+")
+APOSTROPHES = re.compile("(''+)")
+LITERAL = "\1"  # an apostrophe that is one: it is not counted when bold and italics are
+MANY_APOSTROPHES = re.compile("''''+")
 ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|\w{2,31});")
 # The joiners U+200C and U+200D are not among what is removed: Persian and Hindi need them.
-SPACES = dict.fromkeys("\xa0\u2002\u2003\u2009\u200a\u202f", " ")
-NOTHING = dict.fromkeys("\xad\u200b\u200e\u200f\u2060\ufeff", "")
+PLAIN = dict.fromkeys("\xa0\u2002\u2003\u2009\u200a\u202f", " ")
+PLAIN |= dict.fromkeys("\xad\u200b\u200e\u200f\u2060\ufeff", "")
 
 AFTER_BRACKET = re.compile(r"\([\s,;:]++")
 AFTER_WIDE_BRACKET = re.compile(r"（[\s,;:，、；：]++")
 EMPTY_BRACKETS = re.compile(r"\(\)(?<![A-Za-z0-9_]\(\))")  # f() stays
+EMPTY_PAIRS = ("[]", "「」", "『』", "【】", "《》", "〈〉", "〔〕", "［］", "«»", "‹›", "“”", "„“", "‘’")
 SEVERAL_SPACES = re.compile("  +")
 UNTIDY = {
     " ,": ",",
@@ -60,12 +96,11 @@ UNTIDY = {
     ",)": ")",
     " . ": ". ",
     " .\n": ".\n",
-    "（）": "",
-    "，）": "）",
-    "；）": "）",
 }
+UNTIDY_WIDE = {"（）": "", "，）": "）", "；）": "）"}
 LINE_START = re.compile(r"\n[ \t]+")
 LIST_ITEM = re.compile(r"\n(-{4,}|[*#:;]+)[ \t]*([^\n]*)")
+LEFT_OF_ITEM = " \t,.;:·•–—-()（）、，。"  # an item with nothing else had words that are gone
 HEADING = re.compile(r"\n(==+|=(?=[^\n]*=[ \t]*\n))([^\n]*)")  # = a =; what begins with == is one without its end
 STRAY = re.compile(r"(?i)\{\{+|\}\}+|\[\[+|\]\]+|\{\||\|thumb|'''+|</?ref\w*(?:[^<>\n]*>)?")
 HIDDEN = frozenset({"file", "image", "media", "category"})  # these names count in every wiki
@@ -105,35 +140,47 @@ def plain_text(wikitext: str, hidden: frozenset[str] = HIDDEN) -> str:
     """The prose of a page as a reader sees it: no tables, notes, pictures, categories or templates, and no markup.
 
     hidden: lower-case names of the namespaces whose links show no text, see `hidden_namespaces`. Formulas stay as LaTeX
-    between dollars and code as it is. What is never closed loses its mark, not the text after it. Time is linear.
+    between dollars and code as it is. What is never closed loses its mark, not the text after it; only a comment goes
+    on to the end of the page, as in MediaWiki. Time is linear.
     """
     text = "\n" + wikitext.replace("\0", "") + "\n"
     kept: list[str] = []  # the text of elements that no later step may touch; \0 and its number stand for it
 
     # elements, templates
+    text = MANY_APOSTROPHES.sub(literal_apostrophes, text)
     text = ELEMENT.sub(lambda match: element(match, kept), text)
+    text = GLUED_BY_NOTE.sub(" ", text).replace(NOTE_MARK, "")
     text = nested(text, "{{", "}}", template)
+    text = CODE.sub(lambda match: keep(restore(inline(TAG.sub("", match[1]), hidden), kept), kept), text)
 
     # tables
-    text = nested(text, "<table", "</table>", nothing)
+    text = UPPER_TABLE.sub(lambda match: match[0].lower(), text)
+    text = nested(text, "<table", "</table>", new_line)
     text = TAG.sub(lambda match: "\n" if match[1] else "", text)
     text = TABLE_MARK.sub(r"\n\1", text)
-    text = nested(text, "\n{|", "\n|}", nothing)
+    text = nested(text, "\n{|", "\n|}", new_line)
     text = TABLE_ROW.sub("", text)
 
-    # conversion marks, links
+    # conversion marks, links, characters
+    # the switches are upper-case in every script that has case; __init__ is a word
+    text = MAGIC.sub(lambda match: "" if match[1] == match[1].upper() else match[0], text)
+    text = inline(text, hidden)
+
+    # what removals leave, lists, headings
+    text = tidy(text, wikitext)
+    text = LIST_ITEM.sub(list_item, text)
+    text = sections(text)
+    return restore(text, kept).strip()
+
+
+def inline(text: str, hidden: frozenset[str]) -> str:
+    """`text` without the marks that stand within lines: conversion, links, bold and italics, entities."""
     text = nested(text, "-{", "}-", conversion)
     text = EXTERNAL_LINK.sub(r"\1", text)
     text = nested(text, "[[", "]]", lambda inside: link(inside, hidden))
     text = EXTERNAL_LINK.sub(r"\1", text)
     text = OPEN_LINK.sub(lambda match: "" if match[1].strip().lower() in hidden else match[0], text)
-
-    # characters, lists, headings
-    text = characters(text)
-    text = tidy(text)
-    text = LIST_ITEM.sub(list_item, text)
-    text = sections(text)
-    return re.sub("\0(\\d+)\0", lambda match: kept[int(match[1])], text).strip()
+    return characters(text)
 
 
 # --- elements: <ref>, <math>, <code> ... ---
@@ -141,16 +188,38 @@ def plain_text(wikitext: str, hidden: frozenset[str] = HIDDEN) -> str:
 
 def element(match: re.Match, kept: list[str]) -> str:
     """Nothing for comments, notes and pictures; for formulas and code a mark that points into `kept`."""
-    name = (match[1] or "").lower()
-    content = match[2] or ""
+    line_end, name, content = match.groups()
+    if not name:
+        begins_line = match.string[match.start() - 1] == "\n"
+        return "" if begins_line else (line_end or "")  # a line that holds a comment only is no blank line
+
+    name = name.lower()
+    content = content or ""
     if name in ("math", "chem", "ce"):
         latex = " ".join(content.split()).rstrip("\\")  # a backslash at the end stood before a space
-        kept.append("$" + MATHS_MARKS.sub(r"\g<0> ", latex) + "$")
-    elif name in ("nowiki", "code", "pre", "source", "syntaxhighlight"):
-        kept.append(entities(re.sub(r"(?i)</?nowiki\s*/?>", "", content)))
-    else:
-        return ""
+        return keep("$" + MATHS_MARKS.sub(r"\g<0> ", latex) + "$", kept)
+    if name == "nowiki":
+        return keep(entities(content), kept)
+    if name == "pre":
+        return "\n" + keep(entities(re.sub(r"(?i)</?nowiki\s*/?>", "", content)), kept) + "\n"
+    if name in ("source", "syntaxhighlight"):  # entities are code here
+        is_inline = re.search(r"(?i)^<\w+[^<>]*\sinline\b", match[0])
+        code = keep(content.strip("\n"), kept)
+        return code if is_inline else f"\n{code}\n"
+    if name == "ref":
+        return NOTE_MARK
+    return "\n" if name in BLOCKS.split("|") else ""
+
+
+def keep(text: str, kept: list[str]) -> str:
+    """The mark that stands for `text`, which no later step touches."""
+    kept.append(text.replace(LITERAL, "'"))
     return f"\0{len(kept) - 1}\0"
+
+
+def restore(text: str, kept: list[str]) -> str:
+    """`text` with what was kept in the places of its marks."""
+    return re.sub("\0(\\d+)\0", lambda match: kept[int(match[1])], text)
 
 
 # --- what nests: templates, tables, conversion marks, links ---
@@ -186,9 +255,46 @@ def nested(text: str, opening: str, closing: str, render: Callable[[str], str]) 
     return "".join(pieces)
 
 
-def nothing(inside: str) -> str:
-    """A table shows no prose."""
-    return ""
+def new_line(inside: str) -> str:
+    """A table shows no prose, and parts what stands before it from what stands behind it."""
+    return "\n"
+
+
+BAR_OR_MARK = re.compile(r"\||\[\[|\]\]|\{\{|\}\}|-\{(?!\{)|\}-")
+CLOSES = {"]]": "[[", "}}": "{{", "}-": "-{"}
+
+
+def split_bars(text: str) -> list[str]:
+    """The arguments in `text`, parted at the bars outside of [[links]], {{templates}} and -{conversions}-.
+
+    A mark without its partner protects no bars: "a|[[b|c" are three arguments. Time is linear.
+
+        read                    bars      opened: (mark, how many bars were before it)
+        a|                      1
+        a|[[b|c                 1 5       ("[[", 1)
+        a|[[b|c]]               1                       the link is closed: the bars within it are forgotten
+        a|[[b|c]]|d             1 9
+    """
+    bars: list[int] = []  # their places
+    opened: list[tuple[str, int]] = []
+    waiting = dict.fromkeys(CLOSES.values(), 0)  # how often each mark is in `opened`
+    for match in BAR_OR_MARK.finditer(text):
+        mark = match[0]
+        if mark == "|":
+            bars.append(match.start())
+        elif mark in waiting:
+            opened.append((mark, len(bars)))
+            waiting[mark] += 1
+        elif waiting[CLOSES[mark]]:
+            inner = ""
+            while inner != CLOSES[mark]:  # marks that were opened later have no partner
+                inner, before = opened.pop()
+                waiting[inner] -= 1
+            del bars[before:]
+
+    starts = [0, *(bar + 1 for bar in bars)]
+    ends = [*bars, len(text)]
+    return [text[start:end] for start, end in zip(starts, ends, strict=True)]
 
 
 def template(inside: str) -> str:
@@ -212,12 +318,17 @@ def template(inside: str) -> str:
 
 
 def conversion(inside: str) -> str:
-    """What -{inside}- shows, in the variant that is named first: rules that only set or hide a word show nothing."""
+    """What -{inside}- shows a reader who has chosen no variant: nothing for rules that only set or hide a word.
+
+    Of zh-tw:電腦;zh-cn:计算机 the second, as zh-cn comes first among VARIANTS.
+    """
     flags, text = FLAGS.match(inside).groups()
     if flags and flags.strip() in "HT-":
         return ""
-    variant = VARIANT.search(text)
-    return variant[1].strip() if variant else text
+    variants = VARIANT_TEXTS.findall(text)
+    if not variants:
+        return text
+    return min(variants, key=lambda variant: VARIANTS.index(variant[0].lower()))[1].strip()
 
 
 def link(inside: str, hidden: frozenset[str]) -> str:
@@ -225,16 +336,17 @@ def link(inside: str, hidden: frozenset[str]) -> str:
     target, bar, label = inside.lstrip().partition("|")
     if ":" in target:
         namespace, _, title = target.partition(":")
-        is_hidden = namespace.strip().lower() in hidden
-        is_media = bool(namespace) and MEDIA.match(title)
-        if is_hidden or is_media or INTERLANGUAGE.match(target):
+        prefix = namespace.strip().lower()
+        is_media = bool(prefix) and MEDIA.match(title)
+        if prefix in hidden or prefix in LANGUAGES or is_media:
             return ""
 
     if not bar:
-        return target.removeprefix(":")
+        target = target.removeprefix(":")
+        return target.replace("'", LITERAL) if "''" in target else target
     if not label.strip():
-        return PIPE_TRICK.sub("", target.rpartition(":")[2])
-    return label
+        return PIPE_TRICK.sub("", target.rpartition(":")[2]).replace("'", LITERAL)
+    return quotes(label) if "''" in label else label
 
 
 # --- characters ---
@@ -246,39 +358,79 @@ def entities(text: str) -> str:
 
 
 def characters(text: str) -> str:
-    """`text` without bold, italics and switches like __NOTOC__, its entities resolved, all spaces of one kind."""
-    # the switches are upper-case in every script that has case; __init__ is a word
-    text = MAGIC.sub(lambda match: "" if match[1] == match[1].upper() else match[0], text)
-    text = "\n".join(without_bold(line) if "'''" in line else line for line in text.split("\n"))
-    text = APOSTROPHES.sub("", text)
+    """`text` without bold and italics, its entities resolved, all spaces of one kind."""
+    text = "\n".join(quotes(line) if "'''" in line else line for line in text.split("\n"))
+    text = text.replace("''", "").replace(LITERAL, "'")
     text = entities(text)
-    for character, plain in (SPACES | NOTHING).items():
+    for character, plain in PLAIN.items():
         text = text.replace(character, plain)
     return text
 
 
-def without_bold(line: str) -> str:
-    """A line without bold and italics.
+def literal_apostrophes(match: re.Match) -> str:
+    """A run of four apostrophes is one and a mark of bold; of more than five, five are marks and the others are meant.
 
-    If both are odd in number, as in l'''Avare'', one apostrophe is meant: l'Avare.
+    They are told apart before anything is left out: afterwards, four or six are two marks with nothing between them.
     """
-    runs = [len(run) for run in APOSTROPHES.findall(line)]
-    bold = sum(run != 2 for run in runs)
-    italics = sum(run == 2 or run > 4 for run in runs)
-    if bold % 2 and italics % 2:
-        line = re.sub(r"'''(?<=\w''')(?!')", "'", line, count=1)
-    return APOSTROPHES.sub(lambda match: "'" if len(match[0]) == 4 else "", line)
+    length = len(match[0])
+    marks = 3 if length == 4 else 5
+    return LITERAL * (length - marks) + "'" * marks
 
 
-def tidy(text: str) -> str:
-    """`text` without the marks that have no partner and the empty brackets and spaces that removals leave."""
+def quotes(line: str) -> str:
+    """A line without bold and italics, by MediaWiki's rules (Parser::doQuotes).
+
+    If both are odd in number, one apostrophe of a mark of bold is meant: the first behind a word of one letter, else
+    the first behind a longer word, else the first behind a space.
+
+        l'''Avare''      bold 1, italics 1      l' and ''Avare''
+        '''''a'' b'''   bold 2, italics 2      a b
+    """
+    pieces = APOSTROPHES.split(line)  # text, mark, text, mark ... text
+    bold = []  # places of the marks of bold alone
+    n_bold = n_italics = 0
+    for i in range(1, len(pieces), 2):
+        length = len(pieces[i])
+        if length in (4, 6, 10):  # two equal marks: what was between them is gone
+            continue
+        if length == 3:
+            bold.append(i)
+        if length > 5:
+            pieces[i - 1] += "'" * (length - 5)
+        n_bold += length != 2
+        n_italics += length != 3
+
+    if bold and n_bold % 2 and n_italics % 2:
+        meant = min(bold, key=lambda i: word_before(pieces[i - 1]))
+        pieces[meant - 1] += "'"
+    return "".join(pieces[::2])
+
+
+def word_before(text: str) -> int:
+    """What stands before a mark: 0 for a word of one letter, 1 for a longer one or nothing, 2 for a space."""
+    if text[-1:] == " ":
+        return 2
+    return 0 if text[-2:-1] == " " else 1
+
+
+def tidy(text: str, wikitext: str) -> str:
+    """`text` without the marks that have no partner and the empty brackets and spaces that removals leave.
+
+    Empty brackets that were in `wikitext` are the author's, who writes of them.
+    """
     text = STRAY.sub(" ", text)
     text = AFTER_BRACKET.sub("(", text)
-    text = AFTER_WIDE_BRACKET.sub("（", text)
     text = EMPTY_BRACKETS.sub(" ", text)
+    for pair in EMPTY_PAIRS:
+        if pair[0] in text and pair in text and pair not in wikitext:
+            text = text.replace(pair, "")
     text = SEVERAL_SPACES.sub(" ", text)
     for wrong, right in UNTIDY.items():
         text = text.replace(wrong, right)
+    if "）" in text:
+        text = AFTER_WIDE_BRACKET.sub("（", text)
+        for wrong, right in UNTIDY_WIDE.items():
+            text = text.replace(wrong, right)
     return LINE_START.sub("\n", text)
 
 
@@ -288,7 +440,7 @@ def tidy(text: str) -> str:
 def list_item(match: re.Match) -> str:
     """Two spaces for each level above and "- "; nothing for an empty item; a term and its definition on one line."""
     marks, text = match.groups()
-    if not text:
+    if not text.strip(LEFT_OF_ITEM):
         return ""
     kind = marks[-1]
     if kind == ";":

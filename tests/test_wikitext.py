@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from benchmarks.wikitext_reference import careful_text, hidden_of, marks, pages, words
 from corpus.clean import normalise
-from corpus.wikitext import HIDDEN, hidden_namespaces, is_redirect, plain_text
+from corpus.wikitext import HIDDEN, hidden_namespaces, is_redirect, plain_text, split_bars
 
 WIKITEXT = {
     # templates
@@ -28,28 +28,34 @@ WIKITEXT = {
     "{{Infobox\n| a = {{b}}\n| c = d\nProse.": "Infobox\nProse.",
     "a }} b {{c}}": "a b",
     # tables
-    "a\n{| class=x\n|-\n| b || c\n{|\n| d\n|}\n|}\ne": "a\ne",
-    "a\n:{|\n! b\n|}\nc": "a\nc",
+    "a\n{| class=x\n|-\n| b || c\n{|\n| d\n|}\n|}\ne": "a\n\ne",
+    "a\n:{|\n! b\n|}c": "a\nc",
     "a\n{| class=x\n| b\n|-\n| c\n\nd": "a\n\nd",
     "a\n|}\nb": "a\nb",
-    "a<table border=1><tr><td>b<table><td>c</table></table>d": "ad",
+    "a<table border=1><tr><td>b<table><td>c</table></table>d": "a\nd",
+    "a\n<TABLE><TR><TD>b</TD></TR></Table>\nc <TT>d</TT>": "a\n\n\nc d",
     # references, comments and other elements
     "a<ref>b</ref>, c<ref name=d />.": "a, c.",
-    'a<ref name="x/y">b {{c}} <i>d</i></ref>e': "ae",
+    'a<ref name="x/y">b {{c}} <i>d</i></ref>e': "a e",
+    "a.<ref>b</ref><ref name=c/>[[D]],<ref>e</ref>''f''; 北京<ref>g</ref>是 한<ref>h</ref>은": "a. D, f; 北京是 한은",
     "a <ref>b c\n\nd<ref>e</ref> f": "a b c\n\nd f",
     "a<!-- [[b]] {{ -->c": "ac",
-    "a <!-- b\n\nc": "a <!-- b\n\nc",
-    "a<gallery>\nFile:b.jpg|c\n</gallery>d": "ad",
+    "a <!-- b\n\nc": "a",  # to the end of the page
+    "a<!-- <!-- b -->c<!-- - -- d --><nowiki><!-- e --></nowiki>": "ac<!-- e -->",
+    "a\n<!-- b -->\n<!-- c --> \nd\ne <!-- f -->\ng": "a\nd\ne\ng",  # no blank line
+    "a<gallery>\nFile:b.jpg|c\n</gallery>d": "a\nd",
     "a<timeline>b</timeline><imagemap>c</imagemap><score>d</score><templatedata>e</templatedata>": "a",
     "<references><ref name=a>b</ref></references>": "",
     "a <nowiki>''b'' [[c]] &lt;</nowiki> d": "a ''b'' [[c]] < d",
     "a<nowiki />''b''": "ab",
     "a <math>x_{{1}}</math> b": "a $x_{ {1} }$ b",
     "<math>\\frac{a}{{b}}\n [[0,1]] {|x|}</math>": "$\\frac{a}{ {b} } [ [0,1] ] { |x|}$",
-    "use <code>a[[1]]  = {{}}</code>": "use a[[1]]  = {{}}",
+    "<code>[[a|f]](<var>x</var>)  = ''y''; &lt;&#47;i> <nowiki>''</nowiki></code>": "f(x)  = y; </i> ''",  # not raw
+    "a ( <code>()</code> , <code>x</code> ) <code>__FILE__ , ;)</code>": "a ((), x) __FILE__ , ;)",
+    "<syntaxhighlight lang=c inline>&lt; ''b''</syntaxhighlight> <pre>&lt; ''b''</pre>c": "&lt; ''b''\n< ''b''\nc",
     "<syntaxhighlight lang=c>\nif (a == b)\n    f();\n</syntaxhighlight>": "if (a == b)\n    f();",
     "<math>a\\ </math>": "$a$",
-    "<source lang=x>'''</source><pre>\n{|\n</pre>": "'''\n{|",
+    "<source lang=x>'''</source>\n<pre>\n{|\n</pre>": "'''\n\n\n\n{|",
     "<poem>a\nb</poem>": "a\nb",
     "a<blockquote>b</blockquote>c": "a\nb\nc",
     "a<br>b<br />c<BR/>d": "a\nb\nc\nd",
@@ -66,6 +72,8 @@ WIKITEXT = {
     "-{H|zh-cn:X;zh-tw:Y}--{A|zh-cn:X;zh-tw:Y}-": "X",
     "-{T|zh-cn:X}-[[a|-{zh-hans:b;zh-hant:c}-]]": "b",
     "-{zh-hans:a -{b}-;zh-hant:c}-": "a b",
+    "-{zh-tw:電腦;zh-cn:计算机;zh-hk:[[電|腦]]}- -{zh-tw:電&nbsp;腦;zh-hant:X;}- -{zh-hk:&lt;腦;}-": "计算机 X <腦",
+    "-{sr-el:b;sr-ec:б}- -{ku-arab:x;ku-latn:y}- -{ike-latn:x;ike-cans:y}-": "б y y",
     "-{R|a}- -{sr-ec:б;sr-el:b}- -{zh-hans;zh-hant|c}-": "a б c",
     "x -{ y": "x -{ y",
     # links
@@ -76,7 +84,9 @@ WIKITEXT = {
     "[[Category:X|y]] [[category : X]] [[Kategorie:X]]": "",
     "[[File:x.jpg|thumb|a [[b]] [http://c d] [[e|f]]]] [[Image:x]]": "",
     "[[Fitxategi:x.JPG|thumb|a]]": "",
-    "[[fr:Paris]] [[zh-min-nan:X]] [[simple:X]]": "",
+    "[[fr:Paris]] [[zh-min-nan:X]] [[simple:X]] [[De:Wort]] [[fr:Mot|mot]]": "",
+    "[[:fr:Mot]] [[:fr:Mot|mot]] [[wikt:a|b]] [[w:C|c]] [[d:Q42]] [[wp:X]]": "fr:Mot mot b c d:Q42 wp:X",
+    "[[commons:File:x.jpg|x]] [[2001: A Space Odyssey (film)|2001]] [[Wikt:mot]]": "x 2001 Wikt:mot",
     "[[Re: something]] [[Star Trek: Nemesis]] [[re: x]]": "Re: something Star Trek: Nemesis re: x",
     "a [[File:x|thumb|b [[c]] d\n\ne": "a\n\ne",
     "a [[b\n\nc [[d]]": "a b\n\nc d",
@@ -88,6 +98,13 @@ WIKITEXT = {
     "l'''x'''": "lx",
     "l'''y'' d'a": "l'y d'a",
     "''Emma'''s": "Emma's",
+    "aa'''b l'''Avare''' c''": "aab l'Avare c",  # the word of one letter
+    "a '''b '''cc'''d''": "a b cc'd",  # else the longer word
+    "a '''b''": "a 'b",  # else the first behind a space
+    "''a'''' '''''b''''''' c": "a'' b'' c",
+    "'''a\nb c'''": "a\nb c",  # a line ends all marks
+    "a ''{{x}}'' b '''<ref/>''' c '''''{{x}}''''' d ''[[File:x]]''": "a b c d",
+    "[[a|l'''Avare'']] ''[[b''c]]'' '''d'''": "l'Avare b''c d",
     "a'b 'c'": "a'b 'c'",
     # headings
     "a\n== b ==\nc\n=== d ===\ne": "a\n\nb\nc\n\nd\ne",
@@ -100,11 +117,15 @@ WIKITEXT = {
     "; a : b\n; c\n: d": "a: b\nc\nd",
     "a\n----\nb": "a\nb",
     "* {{x}}\n* a": "- a",
+    "* {{x}}, \n* {{x}} – {{y}}.\n* ''{{x}}'' ({{y}})\n: ;\n* a": "- a",
+    "* ★\n* <math>,</math>": "- ★\n- $,$",
     # what removal leaves
     "a ( ) b (, ) c ({{x}}) d": "a b c d",
     "a ({{x}}; born 1950) b ({{x}}, {{y}}; 1950; {{z}})": "a (born 1950) b (1950)",
     "北京（）是（，）城市（{{x}}，首都）": "北京是城市（首都）",
     "f() a <ref>b</ref> , c <ref/> .": "f() a, c.",
+    "a「{{x}}」b «{{x}}» [{{x}}]": "ab",
+    "a 「{{x}}」 and 「」, int[] b[{{x}}]": "a 「」 and 「」, int[] b[]",  # the page is about brackets
     "a {{b}} c\n d": "a c\nd",
     "a\n\n\n\n\nb": "a\n\n\n\n\nb",  # normalise does this
 }
@@ -135,9 +156,27 @@ def test_a_list_or_a_hashtag_is_no_redirect(text):
     assert not is_redirect(text)
 
 
+SPLIT = {
+    "": [""],
+    "a|b||c|": ["a", "b", "", "c", ""],
+    "x|[[wikt:bondman|bondman]]|y": ["x", "[[wikt:bondman|bondman]]", "y"],
+    "{{a|b{{c|d}}|e}}|-{zh-hans:f|g}-|h": ["{{a|b{{c|d}}|e}}", "-{zh-hans:f|g}-", "h"],
+    "[[File:a|b [[c|d]] e|f]]|g": ["[[File:a|b [[c|d]] e|f]]", "g"],
+    "a|[[b|c": ["a", "[[b", "c"],
+    "[[a|{{b|c]]|d": ["[[a|{{b|c]]", "d"],
+    "a]]|b}}|c}-|d": ["a]]", "b}}", "c}-", "d"],
+    "1-{{a|b}}-{|c": ["1-{{a|b}}-{", "c"],
+}
+
+
+@pytest.mark.parametrize("text, expected", SPLIT.items())
+def test_bars_inside_links_and_templates_part_nothing(text, expected):
+    assert split_bars(text) == expected
+
+
 HOSTILE = {  # how many characters but spaces may be left of 100,000 repetitions
-    "{{": 0, "}}": 0, "[[": 0, "]]": 0, "<ref>": 0, "</ref>": 0, "{|\n": 0, "\n|}": 0, "'": 0, "-{": 200_000,
-    "}-": 200_000, "__": 10, "<!--": 400_000, "&": 100_000, "*": 0, "\n* ": 0, "|": 0, "<math>": 0, "<div ": 500_000,
+    "{{": 0, "}}": 0, "[[": 0, "]]": 0, "<ref>": 0, "</ref>": 0, "{|\n": 0, "\n|}": 0, "'": 100_000, "-{": 200_000,
+    "}-": 200_000, "__": 10, "<!--": 0, "&": 100_000, "*": 0, "\n* ": 0, "|": 0, "<math>": 0, "<div ": 500_000,
     "(": 100_000, "<": 100_000, "=": 0, "\n=": 200_000, "==x": 300_000, "= ": 1, "( ": 100_000, ",": 100_000, "\n:": 0,
     "[http://": 800_000, "{{a|": 200_000, "{{quote|a|": 800_000, "''": 0, "''''a": 200_000, " ": 0,
 }  # fmt: skip
@@ -157,6 +196,13 @@ def test_hostile_repetition_takes_linear_time(token):
 def test_deep_nesting_takes_linear_time(opening, closing):
     assert len(plain_text(opening * 20_000 + "x" * 100_000 + closing * 20_000)) <= 300_000
     assert len(plain_text(" " * 1_000_000 + "x")) == 1
+    assert split_bars(opening * 20_000 + closing * 20_000)
+
+
+@pytest.mark.timeout(60)
+def test_bars_are_split_in_linear_time():
+    assert len(split_bars("[[|" * 100_000 + "}}" * 100_000 + "|")) == 100_002
+    assert len(split_bars("[[{{|" * 100_000 + "]]" * 100_000 + "|")) == 2
 
 
 TOKENS = [
