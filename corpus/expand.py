@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from corpus.parser_functions import FUNCTIONS, TITLE_FUNCTIONS, VARIABLES
+from corpus.parser_functions import FUNCTIONS, TITLE_FUNCTIONS, VARIABLES, decoded
 
 DEEPEST = 100  # levels of calls inside calls; MediaWiki's limits of templates and of its preprocessor are 100 as well
 LONGEST = 2**21  # characters of one text; MediaWiki's limit is 2 MiB
@@ -37,6 +37,7 @@ MARKS = {
 }
 CLOSING = {"{": "}}", "[": "]]", "-{": "}-"}
 BLOCK_MARKS = ("{|", "*", "#", ":", ";")  # what begins with these begins a line of its own
+COLON = re.compile("[:：]")
 NO_TITLE = re.compile(r"[\[\]{}<>|\n\0]")  # characters that no title has
 
 # Templates of almost every wiki that stand for marks; a wiki's own definition comes first.
@@ -479,7 +480,7 @@ class Frame:
             if variable is not None:
                 return known(variable(self.expansion), name)
 
-        if ":" in name or "：" in name:
+        if COLON.search(name):
             name = without_prefix(name, ("msg", "raw", "msgnw"))
             function_name, first = function_parts(name)
             function = FUNCTIONS.get(function_name.lower()) or TITLE_FUNCTIONS.get(function_name)
@@ -495,7 +496,7 @@ class Frame:
     def template(self, name: str, written: str, node: Call) -> str:
         """What a template shows that is called with the arguments of `node`."""
         name = without_prefix(name, ("template",))
-        name = name.partition("#")[0].rstrip()
+        name = decoded(name).partition("#")[0].rstrip()
         if not name or NO_TITLE.search(name):
             return self.literal(written, node)
         if name.startswith(":"):
@@ -543,8 +544,8 @@ def without_prefix(name: str, prefixes: tuple[str, ...]) -> str:
 
 def function_parts(name: str) -> tuple[str, str]:
     """The name of a function and its first argument: "#if: x" -> "#if", "x". The wide colon counts too."""
-    function, _, first = re.split("([:：])", name, maxsplit=1)
-    return function, first.strip()
+    colon = COLON.search(name)
+    return (name[: colon.start()], name[colon.end() :].strip()) if colon else ("", "")
 
 
 def known(text: str | None, name: str) -> str:

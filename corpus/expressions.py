@@ -68,22 +68,39 @@ def scientific(left: Number, right: Number) -> Number:
 
 
 def rounded(value: Number, digits: Number) -> Number:
-    """To so many digits behind the point, halves away from zero; -2 digits: to hundreds."""
-    places = as_integer(digits)
-    if not math.isfinite(value) or abs(places) > 400:
-        return value if places > 0 or not math.isfinite(value) else math.copysign(0.0, value)
+    """To so many digits behind the point, halves away from zero; -2 digits: to hundreds.
 
-    scale = 10.0 ** abs(places) if abs(places) <= 308 else math.inf
-    scaled = value * scale if places >= 0 else value / scale
-    if not math.isfinite(scaled):
+    As PHP until 8.3: the 15 digits that a float can hold are rounded first, so that 1.005, which is 1.00499999999999989
+    in binary, rounds to 1.01.
+    """
+    value = float(value)
+    places = as_integer(digits)
+    if not math.isfinite(value) or value == 0 or places > 290:
         return value
-    whole = math.copysign(math.floor(abs(scaled)), scaled)
-    # what prints as a half is one: 1.005 is 1.00499999999999989 in binary, and rounds to 1.01
-    fraction = float(f"{abs(scaled):.15g}") - abs(whole)
-    if fraction >= 0.5:
-        whole += math.copysign(1.0, scaled)
-    result = whole / scale if places >= 0 else whole * scale
-    return float(result)
+    if places < -308:
+        return 0.0
+
+    exact_places = 14 - math.floor(math.log10(abs(value)))
+    if places < exact_places < places + 15:
+        scaled = half_away(shifted(value, exact_places))
+        scaled = shifted(scaled, places - exact_places)
+    else:
+        scaled = shifted(value, places)
+        if abs(scaled) >= 1e15:
+            return value
+    if abs(places) < 23:
+        return shifted(half_away(scaled), -places)
+    return float(f"{half_away(scaled):.0f}e{-places}")
+
+
+def shifted(value: float, places: int) -> float:
+    """`value` with its point moved so many places to the right."""
+    return value * 10.0**places if places >= 0 else value / 10.0**-places
+
+
+def half_away(value: float) -> float:
+    """The nearest whole number, of two the one farther from zero."""
+    return math.copysign(math.floor(abs(value) + 0.5), value)
 
 
 def truncated(value: Number) -> Number:
@@ -103,7 +120,7 @@ def limited(name: str, function: Callable[[float], float]) -> Callable[[Number],
 
     def limited_function(value: Number) -> Number:
         if not -1 <= value <= 1:
-            raise ExpressionError(f"Invalid argument for {name}: < -1 or > 1.")
+            raise ExpressionError(f"Invalid argument for {name}: less than -1 or greater than 1.")
         return function(value)
 
     return limited_function
@@ -112,14 +129,14 @@ def limited(name: str, function: Callable[[float], float]) -> Callable[[Number],
 def logarithm(value: Number) -> Number:
     """Natural. Raises ExpressionError unless the value is positive."""
     if value <= 0:
-        raise ExpressionError("Invalid argument for ln: <= 0.")
+        raise ExpressionError("Invalid argument for ln: less than or equal to 0.")
     return math.log(value)
 
 
 def square_root(value: Number) -> Number:
     """Raises ExpressionError for a negative number."""
     if not value >= 0:
-        raise ExpressionError("In sqrt, result is not a number.")
+        raise ExpressionError("In sqrt: Result is not a number.")
     return math.sqrt(value)
 
 
@@ -269,13 +286,8 @@ def apply(name: str, operands: list[Number]) -> None:
     wanted = 1 if name in UNARY else 2
     if len(operands) < wanted:
         raise ExpressionError(f"Expression error: Missing operand for {name.removesuffix('u')}.")
-    if wanted == 1:
-        operands.append(UNARY[name][1](operands.pop()))
-        return
-
-    right = operands.pop()
-    left = operands.pop()
-    result = BINARY[name][1](left, right)
+    last = operands.pop()
+    result = UNARY[name][1](last) if wanted == 1 else BINARY[name][1](operands.pop(), last)
     if isinstance(result, int) and not -(2**63) <= result < 2**63:
         result = float(result)
     operands.append(result)

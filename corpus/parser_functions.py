@@ -4,12 +4,14 @@ Sources: mediawiki.org's Help:Magic words and Help:Extension:ParserFunctions. A 
 what a reader sees. Names are English; those that a wiki adds in its own language are nothing's.
 """
 
+import datetime
 import html
 import re
 import urllib.parse
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+from corpus import dates, locales
 from corpus.expressions import ExpressionError, expression
 
 
@@ -19,6 +21,7 @@ class Page(Protocol):
     language: str
     title: str
     twins: Mapping[str, Callable[[dict[str, str], str], str]]
+    now: datetime.date | None
 
 
 class Arguments(Protocol):
@@ -43,7 +46,9 @@ LONGEST_PADDED = 500
 NUMERIC = re.compile(r"\s*[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?\s*")
 ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|\w{2,31});")
 ERROR = re.compile(r'<(?:strong|span|p|div)\s[^<>]*?\bclass="(?:[^"<>]*\s)?error(?:\s[^"<>]*)?"')
-MARK = re.compile(r"(\0\d+\0)")  # stands for a formula or code
+MARK = re.compile(  # stands for a formula or code, or is one
+    r"(\0\d+\0|<nowiki\s*/>|<nowiki\s*>[^<]*</nowiki\s*>|<math\b[^<>]*>[^<]*</math\s*>)"
+)
 
 
 # --- conditions ---
@@ -160,21 +165,30 @@ def upper_case(arguments: Arguments) -> str:
 def lower_first(arguments: Arguments) -> str:
     """{{lcfirst: Text}}."""
     text = arguments.text(0)
+    if text.startswith("I") and arguments.expansion.language in ("az", "tr"):
+        return "\u0131" + text[1:]
     return text[:1].lower() + text[1:]
 
 
 def upper_first(arguments: Arguments) -> str:
     """{{ucfirst: Text}}."""
     text = arguments.text(0)
-    return text[:1].upper() + text[1:]
+    if text.startswith("i") and arguments.expansion.language in ("az", "tr"):
+        return "\u0130" + text[1:]
+    return text[:1].title() + text[1:]  # upper() knows capitals of Georgian that begin no word
 
 
 def outside_marks(text: str, change: Callable[[str], str]) -> str:
     """`text` changed, but not the marks that stand for formulas and code."""
-    if "\0" not in text:
+    if "\0" not in text and "<" not in text:
         return change(text)
     pieces = MARK.split(text)
     return "".join(piece if number % 2 else change(piece) for number, piece in enumerate(pieces))
+
+
+def without_marks(text: str) -> str:
+    """`text` without the marks that stand for formulas and code."""
+    return MARK.sub("", text) if "\0" in text or "<" in text else text
 
 
 def pad_left(arguments: Arguments) -> str:
@@ -190,7 +204,7 @@ def pad_right(arguments: Arguments) -> str:
 def padding(arguments: Arguments) -> str:
     """What is missing to the wanted length."""
     text, wanted = arguments.text(0), integer(arguments.text(1))
-    filling = arguments.text(2) if len(arguments) > 2 else "0"
+    filling = without_marks(arguments.text(2)) if len(arguments) > 2 else "0"
     missing = min(wanted, LONGEST_PADDED) - len(text)
     if not filling or missing <= 0:
         return ""
@@ -199,7 +213,7 @@ def padding(arguments: Arguments) -> str:
 
 def url_encode(arguments: Arguments) -> str:
     """{{urlencode: a b}} is a+b; with |PATH a%20b, with |WIKI a_b."""
-    text, kind = arguments.text(0), arguments.text(1).upper()
+    text, kind = without_marks(arguments.text(0)), arguments.text(1).upper()
     if kind == "WIKI":
         return wiki_encoded(text)
     return urllib.parse.quote(text, safe="-_.") if kind == "PATH" else urllib.parse.quote_plus(text, safe="-_.")
@@ -212,7 +226,7 @@ def wiki_encoded(text: str) -> str:
 
 def anchor_encode(arguments: Arguments) -> str:
     """{{anchorencode: a b}} is a_b."""
-    return re.sub(r"[ _]+", "_", arguments.text(0))
+    return re.sub(r"[ _]+", "_", without_marks(arguments.text(0))).strip("_")
 
 
 def full_url(arguments: Arguments) -> str:
@@ -250,7 +264,7 @@ TOO_LONG = error_text(f"Error: String exceeds {LONGEST_STRING:,} character limit
 
 def length(arguments: Arguments) -> str:
     """{{#len: text}}."""
-    return str(len(MARK.sub("", arguments.text(0))))
+    return str(len(without_marks(arguments.text(0))))
 
 
 def position(arguments: Arguments) -> str:
@@ -338,6 +352,78 @@ def absolute_path(arguments: Arguments) -> str:
     return "/".join(found)
 
 
+# --- numbers, dates and languages ---
+
+
+def format_number(arguments: Arguments) -> str:
+    """{{formatnum: 1234.5}} is 1,234.5 in English; with |R the reverse, with |NOSEP or |LOSSLESS as it is."""
+    text, kind = arguments.text(0), arguments.text(1)
+    language = arguments.expansion.language
+    if kind in ("NOSEP", "LOSSLESS"):
+        return outside_marks(text, lambda piece: locales.digits(piece, language))
+    if kind == "R":
+        return outside_marks(text, lambda piece: locales.plain_number(piece, language))
+    if re.fullmatch(r"-?[\d.]+[eE][+-]?\d{1,2}", text) and text.count(".") < 2:
+        text = f"{float(text):.15f}".rstrip("0").rstrip(".")
+    return outside_marks(text, lambda piece: locales.formatted(piece, language))
+
+
+def plural(arguments: Arguments) -> str:
+    """{{plural: 2 | page | pages}} is pages; a form "0 = none" is for that number alone."""
+    language = arguments.expansion.language
+    written = locales.plain_number(arguments.text(0), language)
+    number = float(written) if NUMERIC.fullmatch(written) else 0.0
+    forms = []
+    for form in arguments.texts()[1:]:
+        only_for, is_special, text = form.partition("=")
+        if is_special and only_for.strip().isdecimal():
+            if float(only_for) == number:
+                return text.strip()
+            continue
+        forms.append(form)
+    if not forms:
+        return ""
+    return locales.plural_form(int(number) if number.is_integer() else number, language, forms)
+
+
+def language_name(arguments: Arguments) -> str | None:
+    """{{#language: de}} is Deutsch, {{#language: de | en}} is German."""
+    return locales.language_name(arguments.text(0), arguments.text(1))
+
+
+def time(arguments: Arguments) -> str | None:
+    """{{#time: j F Y | 2020-03-01 | language}} is 1 March 2020. Without a date it is the dump's day, if it is known."""
+    language = arguments.text(2) or arguments.expansion.language
+    try:
+        return dates.time_text(arguments.text(0), arguments.text(1), language, arguments.expansion.now)
+    except dates.DateError as problem:
+        return error_text(str(problem))
+
+
+DATE_FORMS = {"dmy": "j xg Y", "mdy": "F j, Y", "ymd": "Y F j", "ISO 8601": "Y-m-d"}
+
+
+def format_date(arguments: Arguments) -> str:
+    """{{#formatdate: 2009-03-24 | mdy}} is March 24, 2009; what is no full date stays."""
+    text, form = arguments.text(0), DATE_FORMS.get(arguments.text(1))
+    if form is None:
+        return text
+    try:
+        return dates.time_text(form, text, arguments.expansion.language, None) or text
+    except dates.DateError:
+        return text
+
+
+def gender(arguments: Arguments) -> str:
+    """{{gender: user | he | she | they}}: of no user it is known."""
+    return arguments.text(3) or arguments.text(1)
+
+
+def on_dump_day(form: str) -> Variable:
+    """A variable that is the day of the dump in a form of #time; nothing can be said where it is not known."""
+    return lambda page: dates.time_text(form, "", page.language, page.now)
+
+
 # --- Python twins ---
 
 
@@ -377,8 +463,8 @@ def not_known(arguments: Arguments) -> None:
 
 
 SILENT_TAGS = frozenset(
-    "ref references templatestyles templatedata indicator section gallery timeline graph imagemap inputbox mapframe score"
-    " categorytree".split()
+    "ref references templatestyles templatedata indicator section gallery timeline graph imagemap inputbox mapframe"
+    " categorytree score".split()
 )
 
 
@@ -400,13 +486,18 @@ def tag(arguments: Arguments) -> str:
 
 
 def page_name(page: Page) -> str:
-    """{{PAGENAME}}."""
-    return page.title
+    """{{PAGENAME}} and its kind: articles have no namespace, and no pages below them."""
+    return harmless_title(page.title)
 
 
-def root_page_name(page: Page) -> str:
-    """{{ROOTPAGENAME}} and {{BASEPAGENAME}}: articles have no pages below them."""
-    return page.title
+def harmless_title(title: str) -> str:
+    """A title whose first character begins no list: *-algebra is a title."""
+    return f"&#{ord(title[0])};{title[1:]}" if title.startswith(("*", ":", ";", "#")) else title
+
+
+def talk_page_name(page: Page) -> str:
+    """{{TALKPAGENAME}}: with the name of the namespace that every wiki knows."""
+    return f"Talk:{page.title}"
 
 
 def encoded_page_name(page: Page) -> str:
@@ -421,7 +512,37 @@ def namespace(page: Page) -> str:
 
 def same_title(arguments: Arguments) -> str:
     """{{PAGENAME: title}}."""
-    return re.sub(r"[ _]+", " ", arguments.text(0)).strip()
+    return harmless_title(re.sub(r"[ _]+", " ", arguments.text(0)).strip())
+
+
+NAMESPACES = {-2: "Media", -1: "Special", 0: "", 1: "Talk", 2: "User", 3: "User talk", 4: "Project", 5: "Project talk"}
+NAMESPACES |= {6: "File", 7: "File talk", 8: "MediaWiki", 9: "MediaWiki talk", 10: "Template", 11: "Template talk"}
+NAMESPACES |= {12: "Help", 13: "Help talk", 14: "Category", 15: "Category talk", 100: "Portal", 101: "Portal talk"}
+NAMESPACES |= {118: "Draft", 119: "Draft talk", 710: "TimedText", 828: "Module", 829: "Module talk"}
+
+
+def namespace_name(arguments: Arguments) -> str | None:
+    """{{ns: 6}} is File: the name that every wiki knows, since its own is not known here."""
+    text = arguments.text(0)
+    if re.fullmatch(r"-?\d{1,9}", text):
+        return NAMESPACES.get(int(text))
+    wanted = text.replace("_", " ").lower().replace("image", "file")
+    return next((name for name in NAMESPACES.values() if name.lower() == wanted), None)
+
+
+def special_page(arguments: Arguments) -> str:
+    """{{#special: page}}."""
+    return f"Special:{arguments.text(0)}"
+
+
+def text_as_given(arguments: Arguments) -> str:
+    """{{bidi: text}}."""
+    return arguments.text(0)
+
+
+def direction_mark(page: Page) -> str:
+    """{{DIRECTIONMARK}}: U+200F where one writes from right to left."""
+    return "\u200f" if page.language in ("ar", "arc", "arz", "ckb", "dv", "fa", "he", "ps", "ur", "yi") else "\u200e"
 
 
 # --- by name ---
@@ -456,6 +577,25 @@ FUNCTIONS: dict[str, Function] = {  # in any case
     "#titleparts": title_parts,
     "#rel2abs": absolute_path,
     "#tag": tag,
+    "formatnum": format_number,
+    "plural": plural,
+    "#language": language_name,
+    "#time": time,
+    "#timel": time,
+    "#formatdate": format_date,
+    "#dateformat": format_date,
+    "bidi": text_as_given,
+    "gender": gender,
+    "ns": namespace_name,
+    "nse": namespace_name,
+    "#special": special_page,
+    "int": not_known,
+    "grammar": not_known,
+    "filepath": not_known,
+    "#coordinates": nothing,
+    "#related": nothing,
+    "#assessment": nothing,
+    "#seo": nothing,
     "#python": call_python,
     "#invoke": call_module,
 }
@@ -463,10 +603,26 @@ FUNCTIONS: dict[str, Function] = {  # in any case
 TITLE_FUNCTIONS: dict[str, Function] = {  # in capitals only
     "PAGENAME": same_title,
     "FULLPAGENAME": same_title,
+    "BASEPAGENAME": same_title,
+    "ROOTPAGENAME": same_title,
+    "SUBPAGENAME": same_title,
     "DEFAULTSORT": nothing,
     "DEFAULTSORTKEY": nothing,
     "DEFAULTCATEGORYSORT": nothing,
     "DISPLAYTITLE": nothing,
+    "PROTECTIONLEVEL": nothing,
+    "PROTECTIONEXPIRY": nothing,
+    "NOEXTERNALLANGLINKS": nothing,
+    "PAGESINCATEGORY": not_known,
+    "PAGESIZE": not_known,
+    "PAGEID": not_known,
+    "NUMBEROFARTICLES": not_known,
+    "NUMBERINGROUP": not_known,
+    "NAMESPACE": not_known,
+    "NAMESPACENUMBER": not_known,
+    "TALKPAGENAME": not_known,
+    "REVISIONUSER": not_known,
+    "REVISIONTIMESTAMP": not_known,
 }
 
 VARIABLES: dict[str, Variable] = {
@@ -475,12 +631,34 @@ VARIABLES: dict[str, Variable] = {
     "PAGENAME": page_name,
     "FULLPAGENAME": page_name,
     "SUBPAGENAME": page_name,
-    "BASEPAGENAME": root_page_name,
-    "ROOTPAGENAME": root_page_name,
+    "BASEPAGENAME": page_name,
+    "ROOTPAGENAME": page_name,
     "SUBJECTPAGENAME": page_name,
     "ARTICLEPAGENAME": page_name,
+    "TALKPAGENAME": talk_page_name,
     "PAGENAMEE": encoded_page_name,
     "FULLPAGENAMEE": encoded_page_name,
+    "BASEPAGENAMEE": encoded_page_name,
+    "SUBPAGENAMEE": encoded_page_name,
     "NAMESPACE": namespace,
+    "NAMESPACEE": namespace,
+    "SUBJECTSPACE": namespace,
+    "ARTICLESPACE": namespace,
+    "TALKSPACE": lambda page: "Talk",
     "NAMESPACENUMBER": lambda page: "0",
+    "REVISIONID": lambda page: "-",  # what Wikipedia's readers get: not empty, as it is in a preview
+    "NOEXTERNALLANGLINKS": namespace,
+    "SERVER": lambda page: f"//{page.language}.wikipedia.org",
+    "SERVERNAME": lambda page: f"{page.language}.wikipedia.org",
+    "CONTENTLANGUAGE": lambda page: page.language,
+    "CONTENTLANG": lambda page: page.language,
+    "PAGELANGUAGE": lambda page: page.language,
+    "DIRECTIONMARK": direction_mark,
+    "DIRMARK": direction_mark,
 }
+DAY_FORMS = {"YEAR": "Y", "MONTH": "m", "MONTH1": "n", "MONTH2": "m", "MONTHNAME": "F", "MONTHNAMEGEN": "xg"}
+DAY_FORMS |= {"MONTHABBREV": "M", "DAY": "j", "DAY2": "d", "DOW": "w", "DAYNAME": "l", "WEEK": "W"}
+for day_name, day_form in DAY_FORMS.items():  # CURRENTYEAR, LOCALYEAR ...
+    VARIABLES["CURRENT" + day_name] = VARIABLES["LOCAL" + day_name] = on_dump_day(day_form)
+for unknown_name in "SITENAME CURRENTTIME CURRENTHOUR CURRENTTIMESTAMP REVISIONYEAR PAGEID CURRENTVERSION".split():
+    VARIABLES[unknown_name] = lambda page: None

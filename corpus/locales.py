@@ -1,0 +1,140 @@
+"""What differs between languages: how numbers are written, names of months, days and languages, plural forms.
+
+The facts are CLDR's, by `babel`, which is imported when one is first asked for. Where the wikis differ from CLDR, the
+tables below say so. A language that CLDR does not know is treated as English, as in MediaWiki.
+"""
+
+import datetime
+import functools
+import re
+from typing import Any
+
+# Languages whose numbers are grouped from five digits on, 1234 but 12 345: minimumGroupingDigits is 2 in MediaWiki.
+GROUPED_FROM_FIVE = frozenset("be be-tarask bg es et hy ka kaa kk ku lv pl pt ru uk".split())
+
+# Wikis that write numbers in the digits of their script, by the name of the digits.
+SCRIPT_DIGITS = {"as": "beng", "bn": "beng", "ckb": "arab", "fa": "arabext", "mr": "deva", "my": "mymr", "ne": "deva"}
+ZERO = {"beng": 0x09E6, "arab": 0x0660, "arabext": 0x06F0, "deva": 0x0966, "mymr": 0x1040}  # the others follow it
+SCRIPT_MARKS = {"arab": ("\u066c", "\u066b"), "arabext": ("\u066c", "\u066b")}  # of groups, and before the decimals
+
+CODES = {"als": "gsw", "bat-smg": "sgs", "no": "nb", "simple": "en", "zh-yue": "yue", "zh-min-nan": "nan"}
+MINUS = "\u2212"
+NUMBER = re.compile(r"(-?)(\d+)(\.\d*)?|(-?)(\.\d+)")
+
+
+@functools.cache
+def locale(language: str) -> Any:
+    """`babel`'s Locale of a wiki's or a MediaWiki language code; that of English where there is none."""
+    return known_locale(language) or known_locale("en")
+
+
+@functools.cache
+def known_locale(language: str) -> Any:
+    """The same, or None."""
+    import babel  # 25 ms, and 10 ms for a language: only workers that need it pay
+
+    code = CODES.get(language.lower(), language).replace("-", "_")
+    for candidate in (code, code.partition("_")[0]):
+        try:
+            return babel.Locale.parse(candidate)
+        except (ValueError, babel.UnknownLocaleError):
+            continue
+    return None
+
+
+# --- numbers ---
+
+
+@functools.cache
+def number_marks(language: str) -> tuple[str, str]:
+    """What stands between groups of digits, and before the decimals: (",", ".") in English."""
+    script = SCRIPT_DIGITS.get(language)
+    if script in SCRIPT_MARKS:
+        return SCRIPT_MARKS[script]
+    symbols = locale(language).number_symbols["latn"]
+    return symbols["group"], symbols["decimal"]
+
+
+@functools.cache
+def group_sizes(language: str) -> tuple[int, int]:
+    """Digits of the last group, and of those before it: (3, 3); in languages of India (3, 2)."""
+    return locale(language).decimal_formats[None].grouping
+
+
+def digits(text: str, language: str) -> str:
+    """`text` with the digits of the language's script, where its wiki uses them."""
+    script = SCRIPT_DIGITS.get(language)
+    if script is None:
+        return text
+    return text.translate({ord("0") + value: ZERO[script] + value for value in range(10)})
+
+
+def formatted(text: str, language: str) -> str:
+    """A text with its numbers as the language writes them: 1234.5 is 1,234.5 in English and 1.234,5 in German."""
+    return NUMBER.sub(lambda match: formatted_number(match[0], language), text)
+
+
+def formatted_number(number: str, language: str) -> str:
+    """A number like -1234.5 as the language writes it."""
+    whole, point, decimals = number.removeprefix("-").partition(".")
+    group_mark, decimal_mark = number_marks(language)
+    least = 5 if language in GROUPED_FROM_FIVE else 4
+
+    if len(whole) >= least:
+        last, others = group_sizes(language)
+        groups = [whole[-last:]]
+        rest = whole[:-last]
+        while rest:
+            groups.insert(0, rest[-others:])
+            rest = rest[:-others]
+        whole = group_mark.join(groups)
+
+    sign = MINUS if number.startswith("-") else ""
+    return sign + digits(whole, language) + (decimal_mark if point else "") + digits(decimals, language)
+
+
+def plain_number(text: str, language: str) -> str:
+    """The reverse of `formatted`: 1.234,5 is 1234.5 in German."""
+    group_mark, decimal_mark = number_marks(language)
+    script = SCRIPT_DIGITS.get(language)
+    if script:
+        text = text.translate({ZERO[script] + value: ord("0") + value for value in range(10)})
+    text = text.replace("&nbsp;", "\xa0").replace("&#160;", "\xa0")
+    if group_mark.isspace():
+        text = re.sub("[\xa0\u202f]", "", text)
+    return text.replace(group_mark, "").replace(decimal_mark, ".").replace(MINUS, "-")
+
+
+def plural_form(number: float, language: str, forms: list[str]) -> str:
+    """The form for a number: {{plural: 2 | page | pages}}; the last form where there are too few."""
+    names = ["zero", "one", "two", "few", "many"]
+    known = [name for name in names if name in locale(language).plural_form.tags] + ["other"]
+    wanted = known.index(locale(language).plural_form(number))
+    return forms[min(wanted, len(forms) - 1)]
+
+
+# --- names ---
+
+
+def month_name(month: int, language: str, is_genitive: bool = False, is_short: bool = False) -> str:
+    """The name of a month, 1 to 12: "March", and in a date of languages that bend it the genitive."""
+    width = "abbreviated" if is_short else "wide"
+    use = "format" if is_genitive or is_short else "stand-alone"
+    return locale(language).months[use][width][month]
+
+
+def day_name(day: datetime.date, language: str, is_short: bool = False) -> str:
+    """The name of a day of the week: "Monday"."""
+    return locale(language).days["format"]["abbreviated" if is_short else "wide"][day.weekday()]
+
+
+def language_name(code: str, in_language: str = "") -> str | None:
+    """The name of the language with this code, in its own words or in those of another; None for an unknown code."""
+    code = code.lower().strip()
+    named_in = known_locale(in_language or code)
+    if named_in is None:
+        return None
+
+    main, *rest = CODES.get(code, code).replace("-", "_").split("_")
+    parts = [main] + [part.title() if len(part) == 4 else part.upper() for part in rest]
+    return named_in.languages.get("_".join(parts))
