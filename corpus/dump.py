@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 from urllib.parse import quote
 from xml.etree import ElementTree
 
@@ -40,18 +40,26 @@ class Site:
 def open_compressed(path: str) -> tuple[pa.NativeFile, pa.NativeFile]:
     """(the file itself, a stream of its bytes, decompressed as its name says)."""
     raw = pa.OSFile(path)
-    codec = COMPRESSION.get(Path(path).suffix.lower())
+    return raw, decompressed(raw, path)
+
+
+def decompressed(raw: Any, name: str) -> Any:
+    """A stream of the bytes of a file (of pyarrow or Python), decompressed as its name says."""
+    codec = COMPRESSION.get(Path(name).suffix.lower())
     if codec is None:
-        return raw, raw
-    return raw, pa.CompressedInputStream(raw, codec)
+        return raw
+    if not isinstance(raw, pa.NativeFile):
+        raw = pa.PythonFile(raw, "r")
+    return pa.CompressedInputStream(raw, codec)
 
 
 # --- dumps of one stream, and other long files ---
 
 
-def blocks(path: str, size: int, mark: bytes, closing: bytes) -> Iterator[tuple[bytes, int, str]]:
+def blocks(opened: tuple[Any, Any], size: int, mark: bytes, closing: bytes) -> Iterator[tuple[bytes, int, str]]:
     """Cut the decompressed bytes of a file into blocks of about `size` bytes, each up to the end of a `mark`.
 
+    opened: (the file itself, a stream of its decompressed bytes); both are closed at the end.
     Yields (block, position in the file, failure): failure, in the last block only, says why the file ends there; it
     must hold `closing`. Of a damaged file all records before the damage are in the blocks.
 
@@ -62,7 +70,7 @@ def blocks(path: str, size: int, mark: bytes, closing: bytes) -> Iterator[tuple[
         block 1      <page>a</page><page>b</page>
         waiting                                  <pa
     """
-    raw, stream = open_compressed(path)
+    raw, stream = opened
     offset = 0  # of what waits, in the decompressed text
     chunks: list[bytes] = []  # what waits
     waiting = 0  # bytes in them

@@ -3,6 +3,7 @@
     wikimedia/wikipedia/20231101.en     a config of a data set on the Hugging Face hub: parquet files, downloaded once
     'enwiki-*-pages-articles*.xml.bz2'  MediaWiki dumps, of one stream or many; also .xml, .xml.gz, .xml.zst
     'path/*.jsonl' and so on            your files: .jsonl, .json, .csv, .tsv, .parquet, .txt, .md, .html; also packed
+    texts.zip, texts.tar.gz             archives of such files
     pydocs                              the docstrings of Python and of the packages in requirements.txt: no download
 
 A source is a list of pieces. A piece is a file, or a part of a file that can be read by itself. Small pieces are
@@ -19,15 +20,19 @@ import io
 import json
 import os
 import re
+import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from corpus import dump, html_text, pydocs
+from corpus import archives, dump, html_text, pydocs
+from corpus.copies import local_copy
 from corpus.documents import Document, short_hash
 from corpus.dump import COMPRESSION, Site
 from corpus.json_objects import read_objects
@@ -53,10 +58,12 @@ EXTRACTED = re.compile(r'<doc id="([^"]*)" url="([^"]*)" title="(.*?)">\n(.*?)\n
 class Piece:
     """What one reader reads: a file, some row groups of a parquet file, or a block of a long file."""
 
-    path: str
+    path: str  # of a file on this disk
     name: str  # the path below the common folder of all files; ids that are made here begin with it
     kind: str  # a key of FORMATS
     size_bytes: int
+    member: str = ""  # of the archive at `path`: the name of the file inside
+    origin: str = ""  # what messages call the file, where that is not `path`
     prefix: str = ""  # of the source's own ids
     row_group: int | None = None  # parquet only
     span: tuple[int, int] | None = None  # of a multistream dump: the bytes of its streams
@@ -68,6 +75,19 @@ class Piece:
 
 class Truncated(ValueError):
     """A file is damaged or cut off: what comes before can be kept."""
+
+
+@contextmanager
+def named(piece: Piece) -> Iterator[None]:
+    """Messages name what the user gave: texts.zip/a.txt, and not the archive alone or a copy of the file."""
+    try:
+        yield
+    except ValueError as error:
+        message = str(error)
+        if not piece.origin or not message.startswith(piece.path):
+            raise
+        kind = Truncated if isinstance(error, Truncated) else ValueError
+        raise kind(piece.origin + message.removeprefix(piece.path)) from None
 
 
 Row = tuple[int, dict[str, Any]]  # its number in the file, counted from 0, and its fields
@@ -94,6 +114,8 @@ class Format:
     split_file: Callable[[Piece, str | None], Iterable[Piece]] = keep_file
     # While parts are made: the blocks of a long piece, each of which becomes a part; None: the piece is not cut.
     cut_long: Callable[[Piece], Iterable[Piece] | None] = keep_piece
+    # Read here and there, not from the beginning to the end: inside an archive it is unpacked first.
+    needs_file: bool = False
 
 
 # --- jsonl, json ---
@@ -104,6 +126,9 @@ def open_bytes(piece: Piece) -> tuple[Any, Any]:
     if piece.block is not None:
         block = io.BytesIO(piece.block)
         return block, block
+    if piece.member:
+        raw = archives.open_archive(piece.path).open(piece.member)
+        return raw, dump.decompressed(raw, piece.member)
     return dump.open_compressed(piece.path)
 
 
@@ -149,7 +174,7 @@ def cut_file(piece: Piece, mark: bytes, closing: bytes) -> Iterator[Piece]:
     """Blocks of about PART_BYTES, decompressed; each ends with a `mark`. See dump.blocks."""
     row = 0
     before = 0
-    for block, position, failure in dump.blocks(piece.path, PART_BYTES, mark, closing):
+    for block, position, failure in dump.blocks(open_bytes(piece), PART_BYTES, mark, closing):
         yield replace(piece, size_bytes=position - before, block=block, start=row, failure=failure)
         row += block.count(b"\n")
         before = position
@@ -418,6 +443,84 @@ def read_dump(piece: Piece) -> Iterator[Document | str]:
         raise Truncated(f"{piece.path}: {failure}")
 
 
+# --- archives ---
+
+
+def split_archive(piece: Piece, text_column: str | None) -> Iterator[Piece]:
+    """The pieces of the files in an archive, in the order of their names.
+
+    Raises ValueError for an archive without files of known formats, an archive in it, and a file with a password.
+    """
+    path = plain_tar(piece) if piece.kind == "tar" else piece.path
+    archive = archives.open_archive(path)
+    kinds = formats_by_suffix()
+    not_read: Counter[str] = Counter()  # files of unknown formats, by suffix
+    for member in sorted(archive.members):
+        suffix = format_suffix(member)
+        kind = kinds.get(suffix)
+        if kind is None:
+            not_read[suffix or member] += 1
+            continue
+        origin = f"{piece.path}/{member}"
+        if kind in ("zip", "tar"):
+            raise ValueError(f"{origin}: an archive inside an archive; unpack {piece.path} and give its files")
+        if archive.is_encrypted(member):
+            raise ValueError(f"{origin}: a password is needed; unpack {piece.path} with it and give its files")
+
+        size_bytes = archive.size_bytes(member)
+        name = f"{piece.name}/{member}"
+        file = Piece(path, name, kind, size_bytes, member=member, origin=origin)
+        if FORMATS[kind].needs_file:
+            file = replace(file, path=unpack(file), member="")
+        with named(file):
+            yield from FORMATS[kind].split_file(file, text_column)
+
+    unknown = ", ".join(sorted(not_read))
+    if not_read.total() == len(archive.members):
+        held = f"only {unknown}" if unknown else "no files"
+        raise ValueError(f"{piece.path}: the archive holds {held}; known formats are {', '.join(kinds)}")
+    if not_read:
+        announce(f"{piece.path}: {not_read.total()} files of unknown formats are not read: {unknown}")
+
+
+def plain_tar(piece: Piece) -> str:
+    """The path of a tar archive that is not compressed: its files can be read in any order."""
+    name = re.sub(r"\.tgz$", ".tar.gz", piece.path, flags=re.IGNORECASE)
+    if name.lower().endswith(".tar"):
+        return piece.path
+    origin = os.path.splitext(os.path.abspath(name))[0]
+
+    def write(copy: IO[bytes]) -> None:
+        copy.truncate(0)
+        with pa.OSFile(piece.path) as raw, dump.decompressed(raw, name) as stream:
+            shutil.copyfileobj(stream, copy)
+
+    try:
+        return local_copy(origin, state_of(piece.path), write)
+    except OSError as error:
+        raise ValueError(f"{piece.path}: damaged: {error}") from None
+
+
+def unpack(piece: Piece) -> str:
+    """The path of a copy of a file in an archive."""
+
+    def write(copy: IO[bytes]) -> None:
+        copy.truncate(0)
+        with archives.open_archive(piece.path).open(piece.member) as member:
+            shutil.copyfileobj(member, copy)
+
+    try:
+        return local_copy(f"{os.path.abspath(piece.path)}/{piece.member}", state_of(piece.path), write)
+    except OSError as error:
+        raise ValueError(f"{piece.origin}: damaged: {error}") from None
+
+
+@functools.cache
+def announce(message: str) -> None:
+    """Print a message, once."""
+    print(message, flush=True)
+
+
 # --- docstrings ---
 
 
@@ -448,11 +551,13 @@ FORMATS = {
         functools.partial(read_csv, delimiter="\t"),
         split_file=functools.partial(check_csv_columns, delimiter="\t"),
     ),
-    "parquet": Format((".parquet",), read_parquet, split_file=split_parquet),
+    "parquet": Format((".parquet",), read_parquet, split_file=split_parquet, needs_file=True),
     "txt": Format((".txt",), read_txt),
     "md": Format((".md", ".markdown"), read_markdown),
     "html": Format((".html", ".htm"), read_html, split_file=check_html_package),
-    "xml": Format((".xml",), read_documents=read_dump, split_file=split_dump, cut_long=cut_dump),
+    "xml": Format((".xml",), read_documents=read_dump, split_file=split_dump, cut_long=cut_dump, needs_file=True),
+    "zip": Format((".zip",), split_file=split_archive),
+    "tar": Format((".tar", ".tgz"), split_file=split_archive),
     "pydocs": Format((), read_documents=read_docstrings),  # no files: --source=pydocs
 }
 
@@ -480,14 +585,20 @@ def find_pieces(source: str, text_column: str | None = "text") -> tuple[list[Pie
     pieces, identity = [], {}
     for path in paths:
         name = os.path.relpath(os.path.abspath(path), folder)
-        status = os.stat(path)
+        state = state_of(path)
         kind = format_of(path)
-        file = Piece(path, name, kind, status.st_size)
+        file = Piece(path, name, kind, size_bytes=state[0])
         file_pieces = list(FORMATS[kind].split_file(file, text_column))
         if file_pieces:  # a parquet file without rows has none
-            identity[name] = [status.st_size, status.st_mtime_ns]
+            identity[name] = state
             pieces += file_pieces
     return pieces, {"files": identity}
+
+
+def state_of(path: str) -> list[int]:
+    """The size of a file and when it was changed, in ns: whether it is still what it was."""
+    status = os.stat(path)
+    return [status.st_size, status.st_mtime_ns]
 
 
 def find_files(source: str) -> list[str]:
@@ -515,13 +626,18 @@ def find_files(source: str) -> list[str]:
 
 def format_of(path: str) -> str:
     """The key of FORMATS that the name of a file says. Raises ValueError for an unknown one."""
-    name = Path(path.lower())
-    suffix = Path(name.stem).suffix if name.suffix in COMPRESSION else name.suffix
     kinds = formats_by_suffix()
+    suffix = format_suffix(path)
     if suffix not in kinds:
         known = ", ".join([*kinds, *COMPRESSION])
         raise ValueError(f"{path}: unknown format; known are {known}; rename it, or narrow the pattern")
     return kinds[suffix]
+
+
+def format_suffix(path: str) -> str:
+    """The end of a file's name that says its format: ".jsonl" of "A.JSONL.GZ"."""
+    name = Path(path.lower())
+    return Path(name.stem).suffix if name.suffix in COMPRESSION else name.suffix
 
 
 def download(repo: str, config: str) -> str:
@@ -546,13 +662,15 @@ def cut_parts(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
     part: list[Piece] = []
     part_bytes = 0
     for piece in pieces:
-        blocks = FORMATS[piece.kind].cut_long(piece)
+        with named(piece):
+            blocks = FORMATS[piece.kind].cut_long(piece)
         if part and (blocks is not None or part_bytes + piece.size_bytes > PART_BYTES):
             yield part
             part, part_bytes = [], 0
         if blocks is not None:
-            for block in blocks:
-                yield [block]
+            with named(piece):
+                for block in blocks:
+                    yield [block]
         else:
             part.append(piece)
             part_bytes += piece.size_bytes
@@ -571,11 +689,12 @@ def read_part(part: list[Piece], text_column: str = "text", id_column: str | Non
     """
     for piece in part:
         form = FORMATS[piece.kind]
-        if form.read_documents is not None:
-            yield from form.read_documents(piece)
-        else:
-            for row, fields in form.read_rows(piece):
-                yield make_document(piece, row, fields, text_column, id_column)
+        with named(piece):
+            if form.read_documents is not None:
+                yield from form.read_documents(piece)
+            else:
+                for row, fields in form.read_rows(piece):
+                    yield make_document(piece, row, fields, text_column, id_column)
 
 
 def read_rows(piece: Piece) -> Iterator[Row]:
@@ -583,8 +702,9 @@ def read_rows(piece: Piece) -> Iterator[Row]:
     reader = FORMATS[piece.kind].read_rows
     if reader is None:
         wanted = ", ".join(suffix for form in FORMATS.values() if form.read_rows for suffix in form.suffixes)
-        raise ValueError(f"{piece.path}: {piece.kind} has pages, not rows; give {wanted} files")
-    return reader(piece)
+        raise ValueError(f"{piece.origin or piece.path}: {piece.kind} has pages, not rows; give {wanted} files")
+    with named(piece):
+        yield from reader(piece)
 
 
 def make_document(piece: Piece, row: int, fields: dict, text_column: str, id_column: str | None) -> Document:

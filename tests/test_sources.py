@@ -11,6 +11,8 @@ import os
 import random
 import re
 import sys
+import tarfile
+import zipfile
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,7 +24,7 @@ from hypothesis import strategies as st
 
 from corpus import documents as documents_module
 from corpus import html_text, json_objects, sources
-from corpus.documents import Document, DocumentWriter, read_counts, read_documents
+from corpus.documents import Document, DocumentWriter, read_counts, read_documents, short_hash
 from corpus.pool import map_parts
 from corpus.sources import Piece, cut_parts, find_pieces, read_part
 
@@ -461,6 +463,192 @@ def test_a_binary_file_called_html_is_refused_by_name(tmp_path):
     assert refusal(tmp_path / "a.html") == f"{tmp_path}/a.html: holds null bytes; a binary file is not a web page"
     (tmp_path / "a.html").write_bytes(b"")
     assert [document.text for document in read(tmp_path / "a.html")] == [""]
+
+
+# --- archives ---
+
+
+def zipped(path: Path, files: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> None:
+    """Write a zip archive."""
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+
+
+def tarred(path: Path, files: dict[str, bytes]) -> None:
+    """Write a tar archive, packed as its name says."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    suffix = ".gz" if path.suffix == ".tgz" else path.suffix
+    path.write_bytes(PACK.get(suffix, PACK[""])(file.getvalue()))
+
+
+def one_of_each() -> dict[str, bytes]:
+    """A file of each format: its name and content."""
+    parquet = io.BytesIO()
+    pq.write_table(pa.table({"text": ["in parquet", "and more"]}), parquet, row_group_size=1)
+    page = "<page><title>P{0}</title><ns>0</ns><id>{0}</id><revision><text>Page {0}.</text></revision></page>"
+    pages = "".join(page.format(i) for i in range(9))
+    dump = f'<mediawiki xmlns="x"><siteinfo><dbname>xwiki</dbname></siteinfo>{pages}</mediawiki>'.encode()
+    return {
+        "a.txt": b"plain",
+        "deep/folder/b.jsonl": lines([{"text": f"line {i}"} for i in range(50)]),
+        "c.jsonl.gz": gzip.compress(lines([{"text": f"packed {i}"} for i in range(50)])),
+        "d.json": json.dumps([{"text": f"object {i}"} for i in range(50)]).encode(),
+        "e.csv": b"text\nin a table\n",
+        "f.md.zst": PACK[".zst"](b"---\ntitle: T\n---\n# Marks\n"),
+        "g.parquet": parquet.getvalue(),
+        "20231101.de/h.parquet": parquet.getvalue(),
+        "xwiki-20240101-pages-articles.xml.bz2": bz2.compress(dump[:700]) + bz2.compress(dump[700:]),
+        "i.txt": b"",
+    }
+
+
+@pytest.fixture(autouse=True)
+def no_copies_at_home(tmp_path_factory, monkeypatch):
+    """Copies of what is packed or far away go to a folder of the test."""
+    monkeypatch.setenv("NONLLAMA_CACHE", str(tmp_path_factory.mktemp("copies")))
+
+
+@pytest.mark.parametrize("part_bytes", [1, 8 << 20])
+@pytest.mark.parametrize("name", ["t.zip", "T.ZIP", "t.tar", "t.tar.gz", "t.tgz", "t.tar.bz2", "t.tar.zst"])
+def test_an_archive_gives_the_documents_of_its_files(tmp_path, monkeypatch, name, part_bytes):
+    """The reference is the same files in a folder. Ids begin with the name of the archive."""
+    monkeypatch.setattr(sources, "PART_BYTES", part_bytes)
+    monkeypatch.setattr(sources, "STREAM_BYTES", part_bytes)
+    files = one_of_each()
+    for file_name, content in files.items():
+        path = tmp_path / "folder" / file_name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    pack = zipped if name.lower().endswith(".zip") else tarred
+    pack(tmp_path / name, files)
+
+    in_folder = {document.id: document for document in read(f"{tmp_path}/folder/**/*.*")}
+    made_up = re.compile(r".*#\d+-[0-9a-f]+")
+    wanted = {f"{name}/{key}" if made_up.fullmatch(key) else key: value for key, value in in_folder.items()}
+    found = read(tmp_path / name)
+    assert len(found) == len(wanted) == 167
+    assert {d.id: (d.title, d.text) for d in found} == {key: (d.title, d.text) for key, d in wanted.items()}
+    assert "xwiki/20240101/3" in wanted and f"{name}/a.txt#0-{short_hash('plain')}" in wanted
+    assert len(parts_of(str(tmp_path / name))) == len(parts_of(f"{tmp_path}/folder/**/*.*"))
+
+
+def test_what_is_no_text_in_an_archive_is_left_out_and_told(tmp_path, capsys):
+    files = {"a.txt": b"a", "logo.png": b"\x89PNG", "b/LICENSE": b"", "__MACOSX/._a.txt": b"\0", "b/.hidden.txt": b"h"}
+    zipped(tmp_path / "t.zip", files)
+    assert [document.text for document in read(tmp_path / "t.zip")] == ["a"]
+    assert capsys.readouterr().out == f"{tmp_path}/t.zip: 2 files of unknown formats are not read: .png, b/LICENSE\n"
+
+
+@pytest.mark.parametrize("name", ["../../up.txt", "/etc/absolute.txt", "a/../../b.txt"])
+def test_names_that_lead_out_of_an_archive_are_only_names(tmp_path, monkeypatch, name):
+    """What has to be unpacked goes where copies are, and two such names are not taken for each other."""
+    monkeypatch.setenv("NONLLAMA_CACHE", str(tmp_path / "room/cache"))
+    table = io.BytesIO()
+    pq.write_table(pa.table({"text": ["in parquet"]}), table)
+    other = io.BytesIO()
+    pq.write_table(pa.table({"text": ["other"]}), other)
+    as_parquet = name.replace(".txt", ".parquet")
+    files = {name: b"text", as_parquet: table.getvalue(), os.path.normpath(as_parquet): other.getvalue()}
+    for archive, pack in (("t.zip", zipped), ("t.tar", tarred)):
+        pack(tmp_path / archive, files)
+        texts = {document.text for document in read(tmp_path / archive)}
+        assert texts == ({"text", "in parquet", "other"} if name.startswith("a/") else {"text", "other"})
+    outside = [path for path in tmp_path.rglob("*") if path.is_file() and "cache" not in path.parts]
+    assert sorted(path.name for path in outside) == ["t.tar", "t.zip"]
+
+
+def test_an_archive_that_changed_is_read_anew(tmp_path, monkeypatch):
+    monkeypatch.setenv("NONLLAMA_CACHE", str(tmp_path / "cache"))
+    for text in ("first", "other"):
+        table = io.BytesIO()
+        pq.write_table(pa.table({"text": [text]}), table)
+        for archive, pack in (("t.zip", zipped), ("t.tar.gz", tarred)):
+            pack(tmp_path / archive, {"a.parquet": table.getvalue(), "b.txt": text.encode()})
+            os.utime(tmp_path / archive, ns=(0, ord(text[0])))
+            assert [document.text for document in read(tmp_path / archive)] == [text, text]
+
+
+def damaged_zip() -> bytes:
+    """A zip archive whose first member has a wrong byte; that a sum over all its bytes is wrong shows at its end."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("a.jsonl", lines([{"text": f"row {i} " + "x" * 100} for i in range(1000)]))
+        archive.writestr("b.txt", "fine")
+    data = bytearray(file.getvalue())
+    data[data.index(b"row 999")] ^= 1
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "complaint"),
+    [
+        ("t.zip", b"no archive", ": not an archive, or cut off: File is not a zip file"),
+        ("t.tar", b"no archive", ": not an archive, or cut off: "),
+        ("t.tar.gz", b"no archive", ": damaged: "),
+        ("t.tar.gz", gzip.compress(random.Random(0).randbytes(10_000))[:5000], ": damaged: "),
+        ("t.zip", {}, ": the archive holds no files; known formats are .jsonl"),
+        ("t.zip", {"a.png": b"", "b.pdf": b""}, ": the archive holds only .pdf, .png; known formats are .jsonl"),
+        ("t.zip", {"a.txt": b"", "b/c.zip": b""}, "/b/c.zip: an archive inside an archive; unpack "),
+        ("t.zip", {"a.txt": b"", "b.tar.gz": b""}, "/b.tar.gz: an archive inside an archive; unpack "),
+        ("t.zip", {"a/b.jsonl": b'{"text": "a"}\n{"text'}, "/a/b.jsonl: line 2 cannot be read: "),
+        ("t.zip", {"a/b.csv": b"body\na\n"}, "/a/b.csv: no column 'text' (columns: body); set --text_column"),
+        ("t.zip", {"b.parquet": b"no"}, "/b.parquet: not a parquet file: "),
+        ("t.tar", {"a.xml": b"<html>"}, "/a.xml: not a MediaWiki dump: "),
+        ("t.zip", {"a.txt": b"\0"}, "/a.txt: holds null bytes; a binary file is not text"),
+        ("t.zip", {"a.jsonl": lines([{"body": 1}])}, "/a.jsonl: row 0 has no 'text' (keys: body); set --text_column"),
+        ("t.zip", damaged_zip(), "/a.jsonl: damaged after line "),
+    ],
+)
+def test_an_archive_that_cannot_be_read_is_one_line_with_the_file_in_it(tmp_path, monkeypatch, name, files, complaint):
+    monkeypatch.setenv("NONLLAMA_CACHE", str(tmp_path / "cache"))
+    if isinstance(files, bytes):
+        (tmp_path / name).write_bytes(files)
+    else:
+        (zipped if name.endswith(".zip") else tarred)(tmp_path / name, files)
+    message = refusal(tmp_path / name)
+    assert message.startswith(f"{tmp_path}/{name}{complaint}"), message
+    assert "cache" not in message
+
+
+def test_a_member_with_a_password_is_refused_before_anything_is_read(tmp_path):
+    zipped(tmp_path / "t.zip", {"a.txt": b"fine", "b.txt": b"secret"})
+    data = bytearray((tmp_path / "t.zip").read_bytes())
+    entry = data.rindex(b"PK\x01\x02")  # of b.txt in the list at the end: its flags are at byte 8
+    data[entry + 8] |= 1
+    (tmp_path / "t.zip").write_bytes(data)
+    with pytest.raises(ValueError) as error:
+        find_pieces(f"{tmp_path}/t.zip")
+    assert str(error.value).startswith(f"{tmp_path}/t.zip/b.txt: a password is needed; unpack {tmp_path}/t.zip")
+
+
+def test_the_rows_before_damage_in_a_member_and_all_other_members_are_kept(tmp_path):
+    """As --allow_truncated=True does: each piece by itself."""
+    (tmp_path / "t.zip").write_bytes(damaged_zip())
+    found = []
+    for piece in parts_of(str(tmp_path / "t.zip"))[0]:
+        try:
+            for document in read_part([piece]):
+                found.append(document.text)
+        except sources.Truncated as error:
+            assert "t.zip/a.jsonl: damaged after line 9" in str(error) and "Bad CRC-32" in str(error)
+    *rows, fine = found
+    assert fine == "fine" and len(rows) > 900
+    assert rows == [f"row {i} " + "x" * 100 for i in range(len(rows))]
+
+
+def test_evaluation_texts_may_be_in_an_archive(tmp_path):
+    zipped(tmp_path / "t.zip", {"a.jsonl": lines([{"q": "one", "a": "two"}]), "b.txt": b"three"})
+    pieces, _ = find_pieces(f"{tmp_path}/t.zip", None)
+    assert [row for piece in pieces for row in sources.read_rows(piece)] == [
+        (0, {"q": "one", "a": "two"}),
+        (0, {"text": "three", "title": "b.txt"}),
+    ]
 
 
 # --- a format of one's own ---
