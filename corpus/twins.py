@@ -4,15 +4,21 @@ A twin is a function of the arguments of a call ({"1": "180", "2": "km", "abbr":
 returns wikitext, or raises ValueError when the call does not say what a reader sees (an age today, an inflated price):
 then the sentence has a hole. A table of templates calls them: {{#python:convert|abbr=on}}.
 
-    twins_convert.py    measures and their conversion; units.txt
-    twins_numbers.py    numbers, fractions, money
+    twins_convert.py      measures and their conversion; units.txt
+    twins_numbers.py      numbers, fractions, money
+    twins_dates.py        dates, ages
+    twins_languages.py    words of other languages, pronunciation
+    twins_names.py        ships, elements, places, lists, quotations
 """
 
 from collections.abc import Callable
 
 from corpus.twins_convert import convert, cvt
+from corpus.twins_dates import DATES
+from corpus.twins_languages import LANGUAGES
+from corpus.twins_names import NAMES
 from corpus.twins_numbers import NUMBERS
 
 Twin = Callable[[dict[str, str], str], str]
 
-TWINS: dict[str, Twin] = {"convert": convert, "cvt": cvt} | NUMBERS
+TWINS: dict[str, Twin] = {"convert": convert, "cvt": cvt} | NUMBERS | DATES | LANGUAGES | NAMES

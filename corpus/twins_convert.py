@@ -11,7 +11,7 @@ from fractions import Fraction
 from functools import cache
 from pathlib import Path
 
-from corpus.twins_numbers import NUMBER, digits, grouped, in_words, mixed_fraction, parse_number, power_of_ten
+from corpus.twins_numbers import NUMBER, digits, grouped, in_words, mixed_fraction, parse_number, power_of_ten, rounded
 
 UNITS = Path(__file__).with_name("units.txt")
 ENGLISH = ("en", "simple")  # whose readers see names of units; elsewhere the symbols are shown
@@ -355,16 +355,6 @@ def default_precision(amount: Amount, source: Unit, target: Unit, result: Fracti
         change = math.log10(abs(amount.value / result))
     least = 1 - floor_log10(abs(result))
     return max(math.floor(amount.decimals + change + math.log10(2)), least)
-
-
-def rounded(value: Fraction, precision: int) -> str:
-    """`value`, not negative, with so many digits behind the point; halves go up. Negative: zeros before it."""
-    scale = Fraction(10) ** precision
-    whole = math.floor(value * scale + Fraction(1, 2))
-    if precision <= 0:
-        return str(whole * 10**-precision)
-    text = str(whole).rjust(precision + 1, "0")
-    return f"{text[:-precision]}.{text[-precision:]}"
 
 
 # --- what is shown ---

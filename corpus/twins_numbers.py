@@ -5,13 +5,14 @@ Fractions stand with the fraction slash that readers see, 1⁄2, and a space beh
 one it would be thirty-one halves.
 """
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
 NUMBER = r"[+−-]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)"  # as the English Wikipedia writes it
-COMMA_DECIMAL = re.compile(r"[+−-]?(?:\d{1,3}(?:[. ]\d{3})*|\d+),\d{1,2}|[+−-]?\d+,\d{4,}")  # 1.234,5 where it is so
+COMMA_DECIMAL = re.compile(r"[+−-]?(?:\d{1,3}(?:[. ]\d{3})+|\d+),\d+")  # 1.234,5 where it is so
 PLAIN = re.compile(r"([+−-]?)(\d*)(?:\.(\d*))?(?:[eE]([+−-]?\d{1,3}))?")
 MIXED = re.compile(r"([+−-]?)(?:(\d+)(?:\s*\+\s*|\s*-\s*|\s+))?(\d+)(?:/{1,2}|⁄)(\d+)")
 VULGAR = {"½": "1/2", "⅓": "1/3", "⅔": "2/3", "¼": "1/4", "¾": "3/4", "⅛": "1/8", "⅜": "3/8", "⅝": "5/8", "⅞": "7/8"}
@@ -104,6 +105,16 @@ def grouped(number: str, language: str = "en", mark: str | None = None) -> str:
 def digits(number: str, language: str) -> str:
     """ "1234.5" with the language's decimal mark."""
     return grouped(number, language, "")
+
+
+def rounded(value: Fraction, precision: int) -> str:
+    """`value`, not negative, with so many digits behind the point; halves go up. Negative: zeros before it."""
+    scale = Fraction(10) ** precision
+    whole = math.floor(value * scale + Fraction(1, 2))
+    if precision <= 0:
+        return str(whole * 10**-precision)
+    text = str(whole).rjust(precision + 1, "0")
+    return f"{text[:-precision]}.{text[-precision:]}"
 
 
 def superscript(text: str) -> str:
@@ -235,4 +246,126 @@ def plain_term(text: str) -> str:
     return f"({text})" if re.search(r"\w\s*[+−–-]\s*\w", bare) else text
 
 
-NUMBERS: dict[str, Callable[[dict[str, str], str], str]] = {"val": val, "frac": frac}
+# --- smaller ones ---
+
+
+def ordinal_text(number: int) -> str:
+    """1 -> 1st, 12 -> 12th, 23 -> 23rd."""
+    ending = "th" if number // 10 % 10 == 1 else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
+
+
+def first_integer(arguments: dict[str, str]) -> int:
+    """The first argument as a whole number. Raises ValueError when it is none."""
+    number = parse_number(arguments.get("1", ""))
+    if number.value.denominator != 1:
+        raise ValueError(f"no whole number: {arguments['1'][:40]!r}")
+    return int(number.value)
+
+
+def num(arguments: dict[str, str], language: str) -> str:
+    """A number with its digits in groups: `10000` -> 10,000; text stays. Template:Num, Template:Nts (no sort key)."""
+    text = arguments.get("1", "").strip()
+    try:
+        number = parse_number(text, language)
+    except ValueError:
+        return text
+    if number.denominator or number.exponent:
+        return text
+    shown = ("−" if number.is_negative else "") + grouped(number.digits, language)
+    return arguments.get("prefix", "") + shown + arguments.get("suffix", "")
+
+
+def gaps(arguments: dict[str, str], language: str) -> str:
+    """Groups of digits as one number: `1|234|567|u=m` -> 1234567 m. Template:Gaps; the gaps are margins, no spaces."""
+    groups = [arguments[str(place)] for place in range(1, 30) if arguments.get(str(place))]
+    exponent = f"×{power_of_ten(arguments['e'])}" if arguments.get("e") else ""
+    unit = f" {val_unit(arguments['u'])}" if arguments.get("u") else ""
+    return arguments.get("lhs", "") + "".join(groups) + arguments.get("rhs", "") + exponent + unit
+
+
+def raised(arguments: dict[str, str], language: str) -> str:
+    """A power: `24` -> ²⁴; with |times=10 -> ×10²⁴. Template:Sup, Template:E. Letters stay as they are."""
+    text = superscript(arguments.get("1", "").strip())
+    return f"×10{text}" if arguments.get("times") else text
+
+
+def ordinal(arguments: dict[str, str], language: str) -> str:
+    """`2` -> 2nd. Template:Ordinal (English)."""
+    return ordinal_text(first_integer(arguments))
+
+
+def number_in_words(arguments: dict[str, str], language: str) -> str:
+    """`121` -> one hundred and twenty-one. Template:Number to words; |case=u begins with a capital."""
+    words = in_words(first_integer(arguments))
+    return words.capitalize() if arguments.get("case", "").lower().startswith("u") else words
+
+
+def ordinal_in_words(arguments: dict[str, str], language: str) -> str:
+    """`21` -> twenty-first. Template:Ordinal to word."""
+    words = in_words(first_integer(arguments))
+    begin, last = re.fullmatch(r"(.*?)(\w+)", words).groups()
+    irregular = {"one": "first", "two": "second", "three": "third", "five": "fifth", "eight": "eighth", "nine": "ninth"}
+    ending = last[:-1] + "ieth" if last.endswith("ty") else last + "th"
+    return begin + irregular.get(last, "twelfth" if last == "twelve" else ending)
+
+
+def roman(arguments: dict[str, str], language: str) -> str:
+    """`1987` -> MCMLXXXVII. Template:Roman; ValueError beyond 1 to 3999 (the template's text for them: argument 2)."""
+    rest = first_integer(arguments)
+    if not 0 < rest < 4000:
+        if arguments.get("2"):
+            return arguments["2"]
+        raise ValueError(f"no Roman numeral: {rest}")
+    text = ""
+    values = (1000, 900, 500, 400, 100, 90, 50, 40, 10, 9, 5, 4, 1)
+    for value, letters in zip(values, "M CM D CD C XC L XL X IX V IV I".split(), strict=True):
+        text += letters * (rest // value)
+        rest %= value
+    return text
+
+
+def percentage(arguments: dict[str, str], language: str) -> str:
+    """`1|3` -> 33%; `1|3|1` -> 33.3%. Template:Percentage."""
+    part, whole = (parse_number(arguments.get(place, "")).value for place in ("1", "2"))
+    if not whole:
+        raise ValueError("a share of 0")
+    places = max(0, min(int(arguments.get("3", "").strip() or 0), 10))
+    share = 100 * part / whole
+    text = rounded(abs(share), places)
+    return ("−" if share < 0 else "") + grouped(text, language) + "%"
+
+
+def rupees(arguments: dict[str, str], language: str) -> str:
+    """An amount of Indian rupees: `1.5|c` -> ₹1.5 crore. Template:INRConvert; leaves out the amount in dollars."""
+    sizes = {"k": "thousand", "l": "lakh", "c": "crore", "lc": "lakh crore", "m": "million", "b": "billion"}
+    sizes |= {"t": "trillion"}
+    size = sizes.get(arguments.get("2", "").strip().lower(), "")
+    return f"₹{num({'1': arguments.get('1', '')}, language)} {size}".strip()
+
+
+def currency(arguments: dict[str, str], language: str) -> str:
+    """An amount with the sign of its currency: `1000|EUR` -> €1,000. Template:Currency; signs are those of CLDR."""
+    from babel.numbers import get_currency_symbol
+
+    code = (arguments.get("2") or arguments.get("type") or "USD").strip().upper()
+    sign = {"USD": "US$", "AUD": "A$"}.get(code) or get_currency_symbol(code, locale="en")
+    space = " " if sign[-1].isalpha() else ""
+    return sign + space + num({"1": arguments.get("1") or arguments.get("amount", "")}, language)
+
+
+NUMBERS: dict[str, Callable[[dict[str, str], str], str]] = {
+    "val": val,
+    "frac": frac,
+    "num": num,
+    "nts": num,
+    "gaps": gaps,
+    "raised": raised,
+    "ordinal": ordinal,
+    "number_in_words": number_in_words,
+    "ordinal_in_words": ordinal_in_words,
+    "roman": roman,
+    "percentage": percentage,
+    "rupees": rupees,
+    "currency": currency,
+}

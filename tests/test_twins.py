@@ -234,3 +234,247 @@ frac|3 -> 1⁄3
 @pytest.mark.parametrize(("call", "expected"), NUMBERS)
 def test_templates_of_numbers_show_what_their_pages_say(call: str, expected: str):
     assert shown(call) == expected
+
+
+# --- the other families: the documentation page of each template ---
+
+MORE_NUMBERS = table("""
+num|10000 -> 10,000
+num|-3.5 -> −3.5
+num|2 billion -> 2 billion
+gaps|1|234|567|u=m -> 1234567 m
+raised|24|times=10 -> ×10²⁴
+raised|-3 -> ⁻³
+ordinal|1 -> 1st
+ordinal|12 -> 12th
+ordinal|23 -> 23rd
+ordinal|111 -> 111th
+number_in_words|121 -> one hundred and twenty-one
+number_in_words|1000000 -> one million
+number_in_words|-40 -> minus forty
+number_in_words|12|case=u -> Twelve
+ordinal_in_words|21 -> twenty-first
+ordinal_in_words|12 -> twelfth
+ordinal_in_words|20 -> twentieth
+ordinal_in_words|100 -> one hundredth
+roman|1987 -> MCMLXXXVII
+roman|4000 -> ValueError
+percentage|1|3 -> 33%
+percentage|1|3|1 -> 33.3%
+percentage|1|0 -> ValueError
+rupees|1.5|c -> ₹1.5 crore
+rupees|10000 -> ₹10,000
+currency|1000|EUR -> €1,000
+currency|10000|USD -> US$10,000
+frac|a|b -> a⁄b
+frac|3''n'' + 1|2 -> (3''n'' + 1)⁄2
+""")
+
+DATES = table("""
+as_of|2010 -> As of 2010
+as_of|2010|lc=y -> as of 2010
+as_of|2010|1|3 -> As of 3 January 2010
+as_of|2010|1|3|df=us -> As of January 3, 2010
+as_of|2010|1|lc=y -> as of January 2010
+as_of|2010-01-03 -> As of 3 January 2010
+as_of|January 2010 -> As of January 2010
+as_of|2010|since=y -> Since 2010
+as_of|2011|alt=In 2011 -> In 2011
+as_of|2010|bare=y -> 2010
+as_of|2010|pre=early -> As of early 2010
+as_of -> ValueError
+circa|1200 -> c. 1200
+circa|1200|1250 -> c. 1200 – c. 1250
+circa -> c.
+floruit|1547|1580 -> fl. 1547–1580
+floruit|1547 -> fl. 1547
+born|1950 -> b. 1950
+died|1950 -> d. 1950
+reign|1558|1603 -> r. 1558–1603
+century|19 -> 19th century
+century|-1 -> 1st century BC
+date|1809|2|12 -> February 12, 1809
+date|1809|2|12|df=y -> 12 February 1809
+date|1809|2 -> February 1809
+date|1809 -> 1809
+date|7 December 1941 -> 7 December 1941
+date|1969|07|16|13|32|00|Z -> 13:32:00, July 16, 1969 (UTC)
+date|1947|04|01|df=y -> 1 April 1947
+date -> ValueError
+date|1947|13|01 -> ValueError
+date_sorting|1777|12|16 -> 16 December 1777
+date_sorting|1777|12|16|format=mdy -> December 16, 1777
+date_sorting|1777|12|16|abbr=on -> 16 Dec 1777
+date_sorting|-44|3|15 -> 15 March 44 BC
+death_date_and_age|1865|4|15|1809|2|12 -> April 15, 1865 (aged 56)
+death_date_and_age|1955|4|18|1879|3|14|df=yes -> 18 April 1955 (aged 76)
+death_date_and_age|1899|2|11|1809|2|12 -> February 11, 1899 (aged 89)
+death_year_and_age|1950|1900 -> 1950 (aged 49–50)
+age|1989|7|23|2003|7|14 -> 13
+age|1989|7|23|2003|7|23 -> 14
+age|1969|07|20 -> ValueError
+age_in_days|2003|7|1|2003|7|14 -> 13
+age_in_years_and_days|1989|7|23|2003|7|14 -> 13 years, 356 days
+age_in_years_months_days|2001|1|10|2003|3|14 -> 2 years, 2 months, 4 days
+age_in_years_months_days|year1=1775|month1=04|day1=19|year2=1783|month2=04|day2=11 -> 7 years, 11 months, 23 days
+marriage|Maria Nys|1919|1955|end=died -> Maria Nys (m. 1919; died 1955)
+marriage|Maria Nys|1919 -> Maria Nys (m. 1919)
+""")
+
+LANGUAGES = table("""
+langx|de|Wort -> German: Wort
+langx|ar|كلمة|kalima|word -> Arabic: كلمة, romanized: kalima, lit. 'word'
+langx|ru|слово|translit=slovo|lit=word -> Russian: слово, romanized: slovo, lit. 'word'
+langx|de|Wort|label=none -> Wort
+langx|de|Wort|label=Low German -> Low German: Wort
+langx|code=ru|Алла́х -> Russian: Алла́х
+langx|code=grc|Ἀχιλλεύς -> Ancient Greek: Ἀχιλλεύς
+langx|code=grc-gre|Ἀριστοτέλης -> Greek: Ἀριστοτέλης
+langx|code=xyz|word -> word
+langx|de -> ValueError
+native|fr|mot -> mot
+native|ar|ALA|Allāh -> Allāh
+ipa|/a/ -> /a/
+ipa|fr|paʁi -> French pronunciation: [paʁi]
+ipa|fr|paʁi|lang -> French: [paʁi]
+ipa|code=fr|alɛ̃ kɔn|lang -> French: [alɛ̃ kɔn]
+ipa|code=es|aˈðoβe -> Spanish pronunciation: [aˈðoβe]
+ipa|code=pt|ʁɛˈpublikɐ|pron -> pronounced [ʁɛˈpublikɐ]
+ipa|code=ca|ənˈdorə| -> [ənˈdorə]
+ipac|code=en|k|æ|t -> /kæt/
+ipac|code=en|audio=x.ogg|ˌ|æ|l|ə|ˈ|b|æ|m|ə -> /ˌæləˈbæmə/
+ipac|code=en|ˈ|aɪ|n|_|ˈ|r|æ|n|d -> /ˈaɪn ˈrænd/
+ipac|code=en|pron|'|eɪ -> pronounced /ˈeɪ/
+ipac|code=cmn|b|ei|3 -> ValueError
+respell|ASS|kee -> ASS-kee
+respell|AYN|_|RAND -> AYN RAND
+nihongo|headquarters|本部道場|honbu dōjō -> headquarters (本部道場, honbu dōjō)
+nihongo|'''Aikido'''|合気道|Aikidō|lead=yes -> '''Aikido''' (Japanese: 合気道, Hepburn: Aikidō)
+nihongo||日本|Nihon -> Nihon (日本)
+nihongo|''Ukemi''|受身 -> ''Ukemi'' (受身)
+nihongo|cherry|桜|sakura|a tree|in bloom -> cherry (桜, sakura, a tree) in bloom
+nihongo_romaji_first|cherry|桜|sakura -> sakura (桜, cherry)
+nihongo_kanji_first|cherry|桜|sakura -> 桜 (sakura, cherry)
+nihongo_in_note|cherry|桜|sakura -> cherry
+zh|c=中文|p=Zhōngwén -> Chinese: 中文; pinyin: Zhōngwén
+zh|s=汉字|t=漢字|p=Hànzì|l=word -> simplified Chinese: 汉字; traditional Chinese: 漢字; pinyin: Hànzì; lit. 'word'
+zh|s=汉字|t=漢字|first=t -> traditional Chinese: 漢字; simplified Chinese: 汉字
+zh|c=中文|p=Zhōngwén|labels=no -> 中文; Zhōngwén
+korean|hangul=한국|hanja=韓國|rr=Hanguk|mr=Han'guk -> Korean: 한국; Hanja: 韓國; RR: Hanguk; MR: Han'guk
+korean|한국|韓國 -> Korean: 한국; Hanja: 韓國
+literal|word -> lit. 'word'
+literal|word|name -> lit. 'word' or 'name'
+joined|藻|類 -> 藻類
+etymology|la|verbum|word -> from Latin verbum 'word'
+""")
+
+NAMES = table("""
+ship|USS|Nimitz|CVN-68 -> USS Nimitz (CVN-68)
+ship_of|Nimitz|CVN-68|prefix=USS -> USS Nimitz (CVN-68)
+ship_of|Ajax|22|6|prefix=HMS -> HMS Ajax
+ship_of|Ajax|22|2|prefix=HMS -> Ajax
+ship_of|Aurora|2000|1|prefix=MV -> 2000
+ship_of|Aurora|2000|3|prefix=MV -> Aurora (2000)
+ship_of|Atlas|prefix=USS -> USS Atlas
+ship_class|Nimitz|aircraft carrier -> Nimitz-class aircraft carrier
+ship_class|Nimitz|aircraft carrier|0 -> Nimitz-class
+ship_class|Nimitz|aircraft carrier|1 -> Nimitz-class aircraft carrier
+ship_class|Nimitz|aircraft carrier|4 -> Nimitz class
+ship_class|Nimitz|aircraft carrier|5 -> Nimitz
+chem|H|2|O -> H<sub>2</sub>O
+chem|CH|3|COOH -> CH<sub>3</sub>COOH
+chem|SO|4|2- -> SO<sub>4</sub>²⁻
+chem|NH|4|+ -> NH<sub>4</sub>⁺
+chem2|SO4(2-) -> SO<sub>4</sub>²⁻
+chem2|Fe(CN)6 -> Fe(CN)<sub>6</sub>
+chem2|NH4+ -> NH<sub>4</sub>⁺
+nuclide|lithium|7 -> ⁷Li
+nuclide|U|235 -> ²³⁵U
+nuclide|unobtainium|1 -> ValueError
+coord|13|19|N|169|9|W|type:event -> 13°19′N 169°9′W
+coord|12|19|1|N|70|1|30|W -> 12°19′1″N 70°1′30″W
+coord|32.7|-86.7|type:adm2nd -> 32.7°N 86.7°W
+coord|0|N|30|W|type:waterbody|display=inline -> 0°N 30°W
+road|I|5|US|101|state=CA -> I-5 / US 101
+road|US|40|city1=Denver -> US 40 in Denver
+track_gauge|1435mm -> 1,435 mm (4 ft 8 1⁄2 in)
+track_gauge|1000mm|allk=on -> 1,000 mm (3 ft 3 3⁄8 in)
+track_gauge|3ft6in -> 3 ft 6 in (1,067 mm)
+track_gauge|1435mm|disp=1 -> 1,435 mm
+height|ft=5|in=11 -> 5 ft 11 in (1.80 m)
+height|m=1.80 -> 1.80 m (5 ft 11 in)
+height|cm=180 -> 180 cm (5 ft 11 in)
+population_density|3645257|640081.87|km2|sqmi|prec=1 -> 5.7/km² (14.8/sq mi)
+bible_verse|1|Chronicles|24:1 -> 1 Chronicles 24:1
+bible_verse||Exodus|4:14 -> Exodus 4:14
+bible_verse||Exodus|6:16-20|31 -> Exodus 6:16-20
+bible_verse|Exodus|4:14|KJV -> Exodus 4:14
+bible_verse||Exodus|4:14|31|verse 14 -> verse 14
+music|sharp -> ♯
+music|flat -> ♭
+music|time|3|4 -> 3/4
+music|fish -> ValueError
+hlist|[[Biology]]|[[Zoology]] -> [[Biology]] · [[Zoology]]
+""")
+
+
+@pytest.mark.parametrize(("call", "expected"), MORE_NUMBERS + DATES + LANGUAGES + NAMES)
+def test_a_twin_shows_what_the_page_of_its_template_says(call: str, expected: str):
+    if expected == "ValueError":
+        with pytest.raises(ValueError):
+            shown(call)
+    else:
+        assert shown(call) == expected
+
+
+def test_coordinates_in_the_title_show_nothing():
+    assert shown("coord|28|N|2|E|display=title") == ""
+
+
+@pytest.mark.parametrize(
+    ("call", "expected"),
+    [
+        ("quote|To be.|Hamlet|Act 3", "\nTo be.\n— Hamlet, Act 3\n"),
+        ("quote|text=To be.", "\nTo be.\n"),
+        ("ordered_list|start=1|one|two", "\n# one\n# two\n"),
+        ("unbulleted_list|one|two", "\n* one\n* two\n"),
+    ],
+)
+def test_quotations_and_lists_are_lines_of_their_own(call: str, expected: str):
+    assert shown(call) == expected
+
+
+@pytest.mark.parametrize(
+    ("language", "call", "expected"),
+    [
+        ("de", "date|1809|2|12", "12. Februar 1809"),
+        ("ja", "date|1809|2|12", "1809年2月12日"),
+        ("fr", "date|1809|2", "février 1809"),
+        ("de", "langx|en|word", "Englisch: word"),
+        ("ja", "langx|en|word", "英語：word"),
+        ("de", "num|1234567,5", "1.234.567,5"),
+    ],
+)
+def test_dates_names_and_numbers_are_in_the_language_of_the_wiki(language: str, call: str, expected: str):
+    assert shown(call, language) == expected
+
+
+def test_a_twin_raises_nothing_but_a_value_error():
+    """Whatever stands in a call: nothing, text, numbers of any size, an unknown option."""
+    texts = ["", "x", "0", "-1", "1/0", "1e999", "9" * 80, "12", "km", "ft", "½", "|", "2020-02-30", "[[a]]", "é"]
+    for name, twin in TWINS.items():
+        for first in texts:
+            for second in texts:
+                for language in ("en", "de", "xx", "zh-min-nan"):
+                    arguments = {"1": first, "2": second, "3": first, "4": second, "disp": second, "e": first}
+                    for given in (
+                        arguments,
+                        {},
+                        {"1": first},
+                        {"1": first, "2": second},
+                        {"text": first, "lit": second},
+                    ):
+                        try:
+                            assert isinstance(twin(dict(given), language), str), name
+                        except ValueError:
+                            pass
