@@ -27,11 +27,14 @@ WIKITEXT = {
     "{{infobox\n| a = {{b}\n| c = d}}\n}}\nProse.": "Prose.",
     "{{Infobox\n| a = {{b}}\n| c = d\nProse.": "Infobox\nProse.",
     "a }} b {{c}}": "a b",
+    "a {{{1|b}}} {{{x|{{{2|''c''}}}}}} {{{d}}} {{lang|fr|{{{1|e}}}}} {{{!}} f": "a b c e f",
     # tables
     "a\n{| class=x\n|-\n| b || c\n{|\n| d\n|}\n|}\ne": "a\n\ne",
     "a\n:{|\n! b\n|}c": "a\nc",
     "a\n{| class=x\n| b\n|-\n| c\n\nd": "a\n\nd",
     "a\n|}\nb": "a\nb",
+    "{{table start}}\n! a\n! b\n|-\n! c\n| d || e\n! f !! g\n|}\n! is a mark": "! a\n! b\n! is a mark",
+    "a\n[[File:x.jpg|thumb|\nb\n|alt=c]]\nd\n{{col-begin}}\n* e\n|\n* f\n{{col-end}}": "a\n\nd\n\n- e\n- f",
     "a<table border=1><tr><td>b<table><td>c</table></table>d": "a\nd",
     "a\n<TABLE><TR><TD>b</TD></TR></Table>\nc <TT>d</TT>": "a\n\n\nc d",
     # references, comments and other elements
@@ -74,6 +77,7 @@ WIKITEXT = {
     "-{zh-hans:a -{b}-;zh-hant:c}-": "a b",
     "-{zh-tw:電腦;zh-cn:计算机;zh-hk:[[電|腦]]}- -{zh-tw:電&nbsp;腦;zh-hant:X;}- -{zh-hk:&lt;腦;}-": "计算机 X <腦",
     "-{sr-el:b;sr-ec:б}- -{ku-arab:x;ku-latn:y}- -{ike-latn:x;ike-cans:y}-": "б y y",
+    "-{R|sr-el:b}- -{a=>zh-tw:b;a=>zh-hans:c}- -{zh-Hant-TW:d;zh-Hans-CN:e}-": "sr-el:b c e",
     "-{R|a}- -{sr-ec:б;sr-el:b}- -{zh-hans;zh-hant|c}-": "a б c",
     "x -{ y": "x -{ y",
     # links
@@ -92,6 +96,7 @@ WIKITEXT = {
     "a [[b\n\nc [[d]]": "a b\n\nc d",
     "a]] b": "a b",
     "[http://x label] [//x l m] [https://x] [mailto:a@b c]": "label l m c",
+    "[http://x''a'' b] [http://x \"a [b] c] [http://[::1]/ d] [gopher://x e]": 'a b "a [b c] d e',
     "[http://x [[a]] b] http://y [sic] [[a|[b]]]": "a b http://y [sic] [b]",
     # bold and italics
     "'''a''' ''b'' '''''c''''' ''''d''''": "a b c 'd'",
@@ -114,13 +119,14 @@ WIKITEXT = {
     # lists
     "* a\n** b\n*# c\n# d": "- a\n  - b\n  - c\n- d",
     ": a\n:: b\n:* c": "a\nb\n- c",
-    "; a : b\n; c\n: d": "a: b\nc\nd",
+    "; a : b\n; c\n: d\n;e :f": "a: b\nc\nd\ne: f",
     "a\n----\nb": "a\nb",
     "* {{x}}\n* a": "- a",
     "* {{x}}, \n* {{x}} – {{y}}.\n* ''{{x}}'' ({{y}})\n: ;\n* a": "- a",
     "* ★\n* <math>,</math>": "- ★\n- $,$",
     # what removal leaves
     "a ( ) b (, ) c ({{x}}) d": "a b c d",
+    "a ;) b (1950;{{x}}) :)": "a ;) b (1950) :)",
     "a ({{x}}; born 1950) b ({{x}}, {{y}}; 1950; {{z}})": "a (born 1950) b (1950)",
     "北京（）是（，）城市（{{x}}，首都）": "北京是城市（首都）",
     "f() a <ref>b</ref> , c <ref/> .": "f() a, c.",
@@ -179,6 +185,7 @@ HOSTILE = {  # how many characters but spaces may be left of 100,000 repetitions
     "}-": 200_000, "__": 10, "<!--": 0, "&": 100_000, "*": 0, "\n* ": 0, "|": 0, "<math>": 0, "<div ": 500_000,
     "(": 100_000, "<": 100_000, "=": 0, "\n=": 200_000, "==x": 300_000, "= ": 1, "( ": 100_000, ",": 100_000, "\n:": 0,
     "[http://": 800_000, "{{a|": 200_000, "{{quote|a|": 800_000, "''": 0, "''''a": 200_000, " ": 0,
+    "[http:[": 800_000, "{{{": 0, "{{{|": 100_000, "\n|": 0, "\n!": 200_000, "-{zh:;": 700_000, ";": 100_000,
 }  # fmt: skip
 
 
