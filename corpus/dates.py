@@ -20,6 +20,8 @@ OTHER_WORDS = "today now midnight noon tomorrow yesterday ago am pm utc gmt z t 
 WORDS = {*NUMBER_OF_MONTH, *DAYS, *(day[:3] for day in DAYS), *UNITS, *(f"{unit}s" for unit in UNITS)}
 WORDS |= {*OTHER_WORDS.split(), *"first second third fourth fifth sixth seventh eighth ninth tenth".split()}
 
+LONGEST_DATE = 100  # characters
+
 MONTH = "(?P<name>" + "|".join(sorted(NUMBER_OF_MONTH, key=len, reverse=True)) + r")\.?"
 DAY = r"(?P<day>\d{1,2})(?:st|nd|rd|th)?"
 YEAR = r"(?P<year>\d{4})"
@@ -92,6 +94,8 @@ def read_date(text: str, now: datetime.date | None) -> tuple[datetime.datetime, 
     None where nothing can be said. Raises DateError for what is certainly no date.
     """
     written = re.sub(r"[\s,]+", " ", text.lower().replace("&nbsp;", " ")).strip()
+    if len(written) > LONGEST_DATE:
+        return None
     refuse_no_date(written)
     steps = STEP.findall(written)
     rest = STEP.sub("", written)
@@ -232,6 +236,6 @@ CODES: dict[str, tuple[str, Writer]] = {
     "P": ("", lambda moment, language: "+00:00"),
     "Z": ("", lambda moment, language: "0"),
     "U": ("ymd", lambda moment, language: str(int(moment.replace(tzinfo=datetime.UTC).timestamp()))),
-    "c": ("ymd", lambda moment, language: f"{moment:%Y-%m-%dT%H:%M:%S}+00:00"),
+    "c": ("ymd", lambda moment, language: moment.isoformat(timespec="seconds") + "+00:00"),
     "r": ("ymd", lambda moment, language: f"{moment:%a, %d %b} {moment.year:04d} {moment:%H:%M:%S} +0000"),
 }

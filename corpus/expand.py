@@ -97,7 +97,7 @@ class Expansion:
     twins: Mapping[str, Callable[[dict[str, str], str], str]]  # by name: (arguments, language of the wiki) -> text
     language: str  # of the wiki, "en"
     title: str  # of the page, with its namespace
-    budget: int = 100_000  # nodes that may still be expanded: it falls with each of them
+    budget: int = 1_000_000  # nodes that may still be expanded, MediaWiki's limit: it falls with each of them
     now: datetime.date | None = None  # the day of the dump, for {{CURRENTYEAR}} and the like
     depth: int = 0  # of calls in calls, while expanding
 
@@ -374,8 +374,8 @@ def expand(tree: Tree, arguments: dict[str, str], expansion: Expansion) -> str:
     """The text of a template's tree, called with these arguments: {"1": "Tokyo", "label": "the city"}.
 
     Only what is used is expanded: the branch of an #if that is taken. Raises Unknown where nothing defines a template
-    or says what a function shows, TooMuch where a template calls itself or the budget is spent, and the ValueError of
-    a twin. A result that begins with a list or table has no newline before it, see `on_new_line`.
+    or says what a function shows, TooMuch where a template calls itself or the budget is spent. A result that begins
+    with a list or table has no newline before it, see `on_new_line`.
     """
     expansion.depth = 0
     try:
@@ -564,6 +564,7 @@ class Arguments:
         self.frame = frame
         self.first = first
         self.rest = rest
+        frame.expansion.budget -= len(rest)  # a #switch reads the names of its cases, which are no nodes
 
     def __len__(self) -> int:
         return 1 + len(self.rest)

@@ -33,7 +33,8 @@ def modulo(left: Number, right: Number) -> Number:
     left, right = as_integer(left), as_integer(right)
     if right == 0:
         raise ExpressionError("Division by zero.")
-    return int(math.copysign(abs(left) % abs(right), left)) if left else 0
+    rest = abs(left) % abs(right)
+    return -rest if left < 0 else rest
 
 
 def float_modulo(left: Number, right: Number) -> Number:

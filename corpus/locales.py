@@ -6,6 +6,7 @@ tables below say so. A language that CLDR does not know is treated as English, a
 
 import datetime
 import functools
+import math
 import re
 from typing import Any
 
@@ -22,13 +23,13 @@ MINUS = "\u2212"
 NUMBER = re.compile(r"(-?)(\d+)(\.\d*)?|(-?)(\.\d+)")
 
 
-@functools.cache
+@functools.lru_cache(maxsize=500)
 def locale(language: str) -> Any:
     """`babel`'s Locale of a wiki's or a MediaWiki language code; that of English where there is none."""
     return known_locale(language) or known_locale("en")
 
 
-@functools.cache
+@functools.lru_cache(maxsize=500)
 def known_locale(language: str) -> Any:
     """The same, or None."""
     import babel  # 25 ms, and 10 ms for a language: only workers that need it pay
@@ -45,7 +46,7 @@ def known_locale(language: str) -> Any:
 # --- numbers ---
 
 
-@functools.cache
+@functools.lru_cache(maxsize=500)
 def number_marks(language: str) -> tuple[str, str]:
     """What stands between groups of digits, and before the decimals: (",", ".") in English."""
     script = SCRIPT_DIGITS.get(language)
@@ -55,7 +56,7 @@ def number_marks(language: str) -> tuple[str, str]:
     return symbols["group"], symbols["decimal"]
 
 
-@functools.cache
+@functools.lru_cache(maxsize=500)
 def group_sizes(language: str) -> tuple[int, int]:
     """Digits of the last group, and of those before it: (3, 3); in languages of India (3, 2)."""
     return locale(language).decimal_formats[None].grouping
@@ -107,6 +108,8 @@ def plain_number(text: str, language: str) -> str:
 
 def plural_form(number: float, language: str, forms: list[str]) -> str:
     """The form for a number: {{plural: 2 | page | pages}}; the last form where there are too few."""
+    if not math.isfinite(number):
+        return forms[-1]
     names = ["zero", "one", "two", "few", "many"]
     known = [name for name in names if name in locale(language).plural_form.tags] + ["other"]
     wanted = known.index(locale(language).plural_form(number))

@@ -236,7 +236,7 @@ def full_url(arguments: Arguments) -> str:
 
 def local_url(arguments: Arguments) -> str:
     """{{localurl: page | query}}."""
-    title, query = wiki_encoded(arguments.text(0)), arguments.text(1)
+    title, query = wiki_encoded(arguments.text(0).removeprefix(":").lstrip()), arguments.text(1)
     return f"/w/index.php?title={title}&{query}" if query else f"/wiki/{title}"
 
 
@@ -387,8 +387,8 @@ def plural(arguments: Arguments) -> str:
 
 
 def language_name(arguments: Arguments) -> str | None:
-    """{{#language: de}} is Deutsch, {{#language: de | en}} is German."""
-    return locales.language_name(arguments.text(0), arguments.text(1))
+    """{{#language: de}} is Deutsch, {{#language: de | en}} is German; without a code it is the wiki's language."""
+    return locales.language_name(arguments.text(0) or arguments.expansion.language, arguments.text(1))
 
 
 def time(arguments: Arguments) -> str | None:
@@ -441,12 +441,15 @@ def call_module(arguments: Arguments) -> str | None:
 
 
 def call_twin(arguments: Arguments, name: str, start: int) -> str | None:
-    """What a twin shows; the arguments of the call begin at number `start`."""
+    """What a twin shows, None where it cannot say; the arguments of the call begin at number `start`."""
     twin = arguments.expansion.twins.get(name)
     if twin is None:
         return None
     given = arguments.of_template() | arguments.named(start)
-    return twin(given, arguments.expansion.language)
+    try:
+        return twin(given, arguments.expansion.language)
+    except ValueError:
+        return None  # the twin's way to say so
 
 
 # --- what shows nothing, or is not known here ---
@@ -528,6 +531,19 @@ def namespace_name(arguments: Arguments) -> str | None:
         return NAMESPACES.get(int(text))
     wanted = text.replace("_", " ").lower().replace("image", "file")
     return next((name for name in NAMESPACES.values() if name.lower() == wanted), None)
+
+
+def namespace_of(arguments: Arguments) -> str:
+    """{{NAMESPACE: Talk:Page}} is Talk; a wiki's own names are not known here, and a title may hold a colon."""
+    before, colon, _ = arguments.text(0).partition(":")
+    wanted = before.replace("_", " ").strip().lower()
+    return next((name for name in NAMESPACES.values() if colon and name.lower() == wanted), "")
+
+
+def talk_page_of(arguments: Arguments) -> str:
+    """{{TALKPAGENAME: Page}} is Talk:Page; where the title may begin with a namespace, the page itself."""
+    title = arguments.text(0)
+    return title if ":" in title else f"Talk:{title}"
 
 
 def special_page(arguments: Arguments) -> str:
@@ -618,9 +634,8 @@ TITLE_FUNCTIONS: dict[str, Function] = {  # in capitals only
     "PAGEID": not_known,
     "NUMBEROFARTICLES": not_known,
     "NUMBERINGROUP": not_known,
-    "NAMESPACE": not_known,
-    "NAMESPACENUMBER": not_known,
-    "TALKPAGENAME": not_known,
+    "NAMESPACE": namespace_of,
+    "TALKPAGENAME": talk_page_of,
     "REVISIONUSER": not_known,
     "REVISIONTIMESTAMP": not_known,
 }
@@ -640,6 +655,7 @@ VARIABLES: dict[str, Variable] = {
     "FULLPAGENAMEE": encoded_page_name,
     "BASEPAGENAMEE": encoded_page_name,
     "SUBPAGENAMEE": encoded_page_name,
+    "ROOTPAGENAMEE": encoded_page_name,
     "NAMESPACE": namespace,
     "NAMESPACEE": namespace,
     "SUBJECTSPACE": namespace,
@@ -648,6 +664,7 @@ VARIABLES: dict[str, Variable] = {
     "NAMESPACENUMBER": lambda page: "0",
     "REVISIONID": lambda page: "-",  # what Wikipedia's readers get: not empty, as it is in a preview
     "NOEXTERNALLANGLINKS": namespace,
+    "noexternallanglinks": namespace,
     "SERVER": lambda page: f"//{page.language}.wikipedia.org",
     "SERVERNAME": lambda page: f"{page.language}.wikipedia.org",
     "CONTENTLANGUAGE": lambda page: page.language,
