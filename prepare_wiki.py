@@ -33,8 +33,10 @@ import atomic
 from corpus import yardsticks
 from corpus.clean import FILTERS, normalise, reason_to_drop
 from corpus.documents import Document, DocumentWriter, read_counts, read_documents
+from corpus.pages import make_pages
 from corpus.pool import ORPHANS_S, map_parts, read_cached, stage
-from corpus.sources import Piece, Truncated, cut_parts, find_pieces, read_part
+from corpus.sources import Piece, Rules, Truncated, cut_parts, find_pieces, read_part
+from corpus.templates import check_table, tables_hash
 from dedup import KINDS, find_duplicates
 from errors import read_json
 from shards import FORMAT_VERSION, Shards, join_parts, read_meta, token_dtype, verify
@@ -46,7 +48,12 @@ EXAMPLE_CHARS = 300
 SKIPPED = ("other_namespace", "redirect", "damaged")  # what a dump has beside articles
 SPLITS = ("train", "val")
 BESIDE_DATA = ("README.md", "lock")  # what a folder may hold before it is begun
+HOLES_SHOWN = 100  # templates in the report
+HOLES_IN_SUMMARY = 5
 PACKAGES = ("numpy", "pyarrow", "tokenizers", "tiktoken", "xxhash")  # whose versions are noted
+
+
+Holes = dict[str, tuple[int, str]]  # {name of a template: (holes that it leaves, an example)}
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,8 @@ class PrepareConfig:
     id_column: str | None = "id"  # field with unique ids; where it is absent, ids are made from place and content
     allow_truncated: bool = False  # of a damaged or cut off file keep what comes before
     until: Literal["documents", "dedup", "shards"] = "shards"  # the stage after which to stop; a later call goes on
+    holes: Literal["keep", "drop"] = "keep"  # of dumps: sentences in which a template shows something unknown
+    templates: str | None = None  # a file of your own lines like those of corpus/template_tables, for dumps
     clean: bool = True  # normalise Unicode and whitespace; False keeps every character
     # filters: a document is dropped for the first that applies; None: the filter is off
     min_chars: int = 1  # shorter documents are dropped
@@ -95,6 +104,8 @@ class PrepareConfig:
             raise ValueError(f"num_workers ({self.num_workers}) must be at least 1")
         if self.tokenizer == "bpe" and self.vocab_size < 257:
             raise ValueError(f"vocab_size ({self.vocab_size}) must be at least 257: 256 bytes and end-of-text")
+        if self.templates is not None:
+            check_table(own_table(self))
         if self.against is not None:
             find_pieces(self.against, None)  # raises if there are none
         if self.tokenizer not in ("bpe", "char") and not Path(self.data_dir, "tokenizer.json").is_file():
@@ -123,15 +134,20 @@ def run_stages(cfg: PrepareConfig, pieces: list[Piece], identity: dict[str, Any]
     # --- what is to be done ---
     folder = Path(cfg.data_dir)
     workers = cfg.num_workers or os.cpu_count() or 1
-    check_manifest(folder, cfg, identity)
+    has_dumps = any(piece.kind == "xml" for piece in pieces)
+    tables = tables_hash(own_table(cfg)) if has_dumps else None
+    check_manifest(folder, cfg, identity, tables)
     if (folder / "meta.json").is_file():
         print(summary(folder))
         print(f"{folder} is complete; delete it to make it again")
-        shutil.rmtree(folder / "tokens", ignore_errors=True)  # left when killed right after meta.json
+        remove_work(folder)  # left when killed right after meta.json
         return
     seconds: dict[str, float] = {}
 
     # --- documents ---
+    if has_dumps and not (folder / "documents.json").is_file():
+        with stage("pages", seconds):
+            pieces = make_dump_pages(cfg, pieces, folder, workers)
     with stage("documents", seconds):
         documents, documents_report = make_documents(cfg, pieces, folder, workers)
     if cfg.until == "documents":
@@ -169,11 +185,17 @@ def run_stages(cfg: PrepareConfig, pieces: list[Piece], identity: dict[str, Any]
     atomic.write_json(folder / "report.json", report)
     atomic.write_json(folder / "times.json", seconds)
     atomic.write_json(folder / "meta.json", meta)
-    shutil.rmtree(folder / "tokens", ignore_errors=True)
+    remove_work(folder)
 
     print(summary(folder))
     times = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
     print(f"wrote {folder} in {sum(seconds.values()):.0f} s: {times}")
+
+
+def remove_work(folder: Path) -> None:
+    """Delete what was needed only to make the shards."""
+    for name in ("pages", "tokens"):
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def provenance(cfg: PrepareConfig, identity: dict[str, Any], duplicates: dict[str, Any]) -> dict[str, Any]:
@@ -202,7 +224,7 @@ def verify_shards(data_dir: str) -> str:
 
 def settings(cfg: PrepareConfig) -> dict[str, Any]:
     """The settings that decide what is written: all but where to, by how many processes, and how far."""
-    free = ("data_dir", "num_workers", "until", "allow_truncated", "yardsticks", "verify")
+    free = ("data_dir", "num_workers", "until", "allow_truncated", "templates", "yardsticks", "verify")
     return {key: value for key, value in dataclasses.asdict(cfg).items() if key not in free}
 
 
@@ -212,6 +234,9 @@ FIXED_BY = {
     "tokenizer.json": ("tokenizer", "vocab_size", "val_fraction", "split_by"),
     "*.bin": ("shard_tokens",),
 }
+
+
+FROM_DOCUMENTS = ("documents", "documents.json", "dedup", "tokenizer.json", "tokenizer_config.json", "tokens")
 
 
 def fixed_settings(folder: Path) -> set[str]:
@@ -226,19 +251,21 @@ def fixed_settings(folder: Path) -> set[str]:
     return fixed
 
 
-def check_manifest(folder: Path, cfg: PrepareConfig, identity: dict[str, Any]) -> None:
+def check_manifest(folder: Path, cfg: PrepareConfig, identity: dict[str, Any], tables: str | None) -> None:
     """Write folder/manifest.json. Refuse what contradicts a finished file: other settings, or a source that changed.
 
     A setting that no finished file depends on may change, so that the remedy an error names can be typed as it is.
+
+    tables: the hash of the tables of what templates show, for dumps. A complete folder may have been made with others.
     """
     path = folder / "manifest.json"
-    manifest = {"settings": settings(cfg), "source": identity}
+    manifest = {"settings": settings(cfg), "source": identity, "template_tables": tables}
     if path.is_file():
         begun = read_json(path)
         # A setting that is newer than the folder had, in effect, its default.
         begun["settings"] = settings(PrepareConfig()) | begun["settings"]
         refuse_changes(folder, begun, manifest)
-        if begun["settings"] == manifest["settings"] and begun["source"] == identity:
+        if begun == {"command": begun["command"], **manifest} or (folder / "meta.json").is_file():
             return
     else:
         others = [entry for entry in folder.iterdir() if entry.name not in BESIDE_DATA and entry.suffix != ".tmp"]
@@ -260,6 +287,12 @@ def refuse_changes(folder: Path, begun: dict[str, Any], manifest: dict[str, Any]
         change = difference(begun["source"], manifest["source"])
         raise ValueError(f"{folder} was begun from another state of the source ({change}); {ways_out}")
 
+    is_complete = (folder / "meta.json").is_file()
+    if "source" in fixed and not is_complete and begun.get("template_tables") != manifest["template_tables"]:
+        made = [folder / name for name in FROM_DOCUMENTS if (folder / name).exists()]
+        remedy = f"rm -r {' '.join(shlex.quote(str(path)) for path in made)}"
+        raise ValueError(f"the tables of what templates show changed since {folder} was begun; read anew: {remedy}")
+
 
 def quote_argument(argument: str) -> str:
     """An argument as it is typed in a shell: --source='a b', not '--source=a b'."""
@@ -271,18 +304,34 @@ def quote_argument(argument: str) -> str:
 
 def difference(old: dict[str, Any], new: dict[str, Any]) -> str:
     """The first entry in which two source identities differ: "files: a.jsonl [9, 1] -> absent"."""
-    kind = next(iter(new), "source")  # files, or packages
-    old_entries = old.get(kind, {})
-    new_entries = new.get(kind, {})
-    for name in {**old_entries, **new_entries}:
-        before = old_entries.get(name, "absent")
-        after = new_entries.get(name, "absent")
-        if before != after:
-            return f"{kind}: {name} {before} -> {after}"
-    return kind
+    for kind in new:  # files, packages, template_tables
+        old_entries = old.get(kind) or {}
+        new_entries = new[kind]
+        for name in {**old_entries, **new_entries}:
+            before = old_entries.get(name, "absent")
+            after = new_entries.get(name, "absent")
+            if before != after:
+                return f"{kind}: {name} {before} -> {after}"
+    return "source"
 
 
 # --- stage 1: documents ---
+
+
+def own_table(cfg: PrepareConfig) -> Path | None:
+    """The user's file of what templates show."""
+    return Path(cfg.templates).expanduser() if cfg.templates is not None else None
+
+
+def make_dump_pages(cfg: PrepareConfig, pieces: list[Piece], folder: Path, workers: int) -> list[Piece]:
+    """The pieces, with those of dumps as files in folder/pages that know what the templates show."""
+    table = own_table(cfg)
+    rules = Rules(
+        own_table=str(table) if table is not None else "",
+        tables=tables_hash(table),
+        keep_holes=cfg.holes == "keep",
+    )
+    return make_pages(pieces, folder, workers, rules, cfg.allow_truncated)
 
 
 def make_documents(
@@ -295,13 +344,16 @@ def make_documents(
         total_bytes = sum(piece.size_bytes for piece in pieces)
         paths = map_parts(functools.partial(make_documents_part, cfg), jobs, workers, "documents", total_bytes)
 
-        counts, examples = add_up(paths)
+        counts, examples, holes = add_up(paths)
         if not counts["kept"]:
             shutil.rmtree(folder / "documents")  # nothing finished: the settings may change
             dropped = ", ".join(f"{counts[name]} {name}" for name in FILTERS if counts[name])
             nothing_left = f"no document left of {counts['in']} ({dropped}); check the source, the filters"
             raise ValueError(f"--source={cfg.source}: {nothing_left}")
-        atomic.write_json(done, {"parts": len(paths), "documents": counts, "dropped": examples})
+        report = {"parts": len(paths), "documents": counts, "dropped": examples}
+        if any(piece.kind == "pages" for piece in pieces):
+            report["holes"] = holes_report(holes)
+        atomic.write_json(done, report)
 
     report = read_json(done)
     return [documents_path(folder, number) for number in range(report["parts"])], report
@@ -332,6 +384,7 @@ def make_documents_part(cfg: PrepareConfig, job: tuple[list[Piece], Path]) -> Pa
 
     counts = no_counts()
     examples: dict[str, list] = {}
+    holes: Holes = {}
     with atomic.new_file(path) as temporary:
         writer = DocumentWriter(temporary)
         for piece in part:
@@ -340,20 +393,22 @@ def make_documents_part(cfg: PrepareConfig, job: tuple[list[Piece], Path]) -> Pa
                     if isinstance(document, str):  # a page that is no article
                         counts[document] += 1
                     else:
-                        add_document(cfg, document, writer, counts, examples)
+                        is_kept = add_document(cfg, document, writer, counts, examples)
+                        if is_kept:
+                            count_holes(document, holes)
             except Truncated as error:
                 if not cfg.allow_truncated:
                     raise Truncated(f"{error}; --allow_truncated=True keeps what comes before") from None
                 counts["damaged"] += 1
                 examples.setdefault("damaged", []).append([piece.name, "", str(error)])
-        writer.close({**counts, "examples": examples})
+        writer.close({**counts, "examples": examples, "holes": holes})
     return path
 
 
 def add_document(
     cfg: PrepareConfig, document: Document, writer: DocumentWriter, counts: Counter, examples: dict[str, list]
-) -> None:
-    """Clean one document; then write it, or count why it is dropped."""
+) -> bool:
+    """Clean one document; then write it, or count why it is dropped. Returns whether it was written."""
     if cfg.split_by == "file":
         source_file(document.id)  # refuses ids that name none while nothing is written yet
     text = normalise(document.text) if cfg.clean else document.text
@@ -366,6 +421,24 @@ def add_document(
         writer.add(dataclasses.replace(document, text=text))
     elif len(examples.setdefault(reason, [])) < EXAMPLES:
         examples[reason].append([document.id, document.title, text[:EXAMPLE_CHARS]])
+    return reason is None
+
+
+def count_holes(document: Document, holes: Holes) -> None:
+    """Add the holes of a document, and the first example of each template."""
+    for hole in document.holes:
+        count, example = holes.get(hole.name, (0, hole.example))
+        holes[hole.name] = (count + 1, example)
+
+
+def holes_report(holes: Holes) -> dict[str, Any]:
+    """The number of holes, and the templates that leave the most, with an example each."""
+    by_count = sorted(holes, key=lambda name: (-holes[name][0], name))
+    templates = {}
+    for name in by_count[:HOLES_SHOWN]:
+        count, example = holes[name]
+        templates[name] = {"count": count, "example": example}
+    return {"in_sentences": sum(count for count, _ in holes.values()), "templates": templates}
 
 
 def no_counts() -> Counter:
@@ -373,16 +446,20 @@ def no_counts() -> Counter:
     return Counter(dict.fromkeys([*SKIPPED, "in", *FILTERS, "kept", "bytes"], 0))
 
 
-def add_up(paths: list[Path]) -> tuple[Counter, dict[str, list]]:
-    """The counts of all parts together, and the first examples of what was dropped for each reason."""
+def add_up(paths: list[Path]) -> tuple[Counter, dict[str, list], Holes]:
+    """The counts of all parts together, the first examples of what was dropped for each reason, and the holes."""
     counts = no_counts()
     examples: dict[str, list] = {}
+    holes: Holes = {}
     for path in paths:
         part_counts = read_counts(path)
         for reason, rows in part_counts.pop("examples").items():
             examples[reason] = [*examples.get(reason, []), *rows][:EXAMPLES]
+        for name, (count, example) in part_counts.pop("holes", {}).items():
+            before, first_example = holes.get(name, (0, example))
+            holes[name] = (before + count, first_example)
         counts.update(part_counts)
-    return counts, examples
+    return counts, examples, holes
 
 
 # --- stage 2: duplicates ---
@@ -629,6 +706,11 @@ def summary(folder: Path) -> str:
         if duplicates.get(kind):
             add(f"  dropped: {what}", duplicates[kind], counts["kept"])
     add("  kept", duplicates["kept"], counts["kept"])
+    holes = report.get("holes")  # of dumps only
+    if holes is not None:
+        add("holes in sentences, of templates", holes["in_sentences"])
+        for name, of_template in list(holes["templates"].items())[:HOLES_IN_SUMMARY]:
+            add(f"  {{{{{name}}}}}", of_template["count"])
     add("bytes kept", duplicates["bytes"] - duplicates["bytes_removed"])
 
     for name, shards in report["splits"].items():

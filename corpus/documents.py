@@ -15,6 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
+from corpus.holes import Hole
+
 ROW_GROUP_BYTES = 8 << 20  # text in one row group of a document part: the memory a reader needs
 SCHEMA = pa.schema([("id", pa.string()), ("title", pa.string()), ("url", pa.string()), ("text", pa.string())])
 
@@ -27,6 +29,7 @@ class Document:
     title: str
     url: str
     text: str
+    holes: tuple[Hole, ...] = ()  # of an article of a dump; not written
 
 
 def short_hash(text: str) -> str:

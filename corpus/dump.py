@@ -5,6 +5,7 @@ blocks. A multistream .bz2 is cut where its streams begin, and who parses a piec
 """
 
 import bz2
+import datetime
 import os
 import re
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from xml.etree import ElementTree
 import pyarrow as pa
 
 from corpus.documents import Document
+from corpus.expand import template_body
+from corpus.template_pages import TemplatePage, page_name
 from corpus.wikitext import hidden_namespaces, is_redirect
 
 COMPRESSION = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
@@ -25,6 +28,7 @@ STREAM = re.compile(rb"BZh[1-9]1AY&SY")  # how a bz2 stream begins: its level, a
 PAGE = b"<page>"
 PAGE_END = b"</page>"
 DUMP_END = b"</mediawiki>"
+LANGUAGE = re.compile(rb"<mediawiki\b[^<>]*\bxml:lang=\"([\w-]+)\"")
 DATED = re.compile(r"(\w+)-(\d{8})-")  # enwiki-20231101-pages-articles.xml.bz2
 
 
@@ -35,6 +39,9 @@ class Site:
     prefix: str  # of ids: enwiki/20231101/
     base: str  # of urls: https://en.wikipedia.org/wiki
     hidden: frozenset[str]  # lower-case names of namespaces
+    language: str = "en"  # of the wiki, as in its address
+    template_names: frozenset[str] = frozenset({"template"})  # lower-case names of namespace 10
+    date: datetime.date | None = None  # of the dump, as its file name says
 
 
 def open_compressed(path: str) -> tuple[pa.NativeFile, pa.NativeFile]:
@@ -140,8 +147,33 @@ def read_site(path: str) -> Site:
     wiki = info.findtext("dbname") or wiki
 
     base = (info.findtext("base") or "").rpartition("/")[0]
-    local_names = [entry.text or "" for entry in info.iter("namespace") if entry.get("key") in ("-2", "6", "14")]
-    return Site(f"{wiki}/{date}/", base, hidden_namespaces(local_names))
+    names = [(entry.get("key"), entry.text or "") for entry in info.iter("namespace")]
+    hidden = [name for key, name in names if key in ("-2", "6", "14")]
+    template_names = {name.lower() for key, name in names if key == "10"}
+    return Site(
+        prefix=f"{wiki}/{date}/",
+        base=base,
+        hidden=hidden_namespaces(hidden),
+        language=language_of(head, wiki),
+        template_names=frozenset({"template", *template_names}),
+        date=day(date),
+    )
+
+
+def language_of(head: bytes, wiki: str) -> str:
+    """The language of a wiki as its dump says, or its name: "zhwiki" -> "zh"."""
+    match = LANGUAGE.search(head)
+    if match:
+        return match[1].decode(errors="replace").lower()
+    return wiki.removesuffix("wiki").replace("_", "-") or "en"
+
+
+def day(date: str) -> datetime.date | None:
+    """The day that "20231101" means; None for what means none."""
+    try:
+        return datetime.datetime.strptime(date, "%Y%m%d").date()
+    except ValueError:
+        return None
 
 
 def read_head(path: str) -> bytes:
@@ -244,8 +276,8 @@ def read_stream(file: IO[bytes], data: bytearray) -> None:
 # --- pages ---
 
 
-def pages(data: bytes, limit: int, site: Site) -> Iterator[Document | str]:
-    """The articles among the pages that begin before data[limit], in wikitext; the name of what else a page is.
+def pages(data: bytes, limit: int, site: Site) -> Iterator[Document | TemplatePage | str]:
+    """The pages that begin before data[limit]: articles, in wikitext, templates, or the name of what else a page is.
 
     Raises ValueError for a page that is no XML.
     """
@@ -294,13 +326,26 @@ def revision_order(revision: bytes) -> tuple[bool, bytes, int]:
     )
 
 
-def article_or_kind(page: ElementTree.Element, site: Site) -> Document | str:
-    """The article of a <page>; for another page "other_namespace" or "redirect"."""
+def article_or_kind(page: ElementTree.Element, site: Site) -> Document | TemplatePage | str:
+    """The article or the template of a <page>; for another page "other_namespace" or "redirect"."""
     title = page.findtext("title") or ""
     text = page.findtext("revision/text") or ""
-    if page.findtext("ns", "0") != "0":
+    namespace = page.findtext("ns", "0")
+    if namespace == "10":
+        return template_page(page, title, text)
+    if namespace != "0":
         return "other_namespace"
     if page.find("redirect") is not None or is_redirect(text):  # dumps before 2012 say it in the text only
         return "redirect"
     url = f"{site.base}/{quote(title.replace(' ', '_'))}" if site.base else ""
     return Document(f"{site.prefix}{page.findtext('id')}", title, url, text)
+
+
+def template_page(page: ElementTree.Element, title: str, text: str) -> TemplatePage:
+    """The page of a template, without the name of its namespace."""
+    name = page_name(title.partition(":")[2])
+    redirect = page.find("redirect")
+    if redirect is not None:
+        target = redirect.get("title", "").partition(":")[2]
+        return TemplatePage(name, "", page_name(target))
+    return TemplatePage(name, template_body(text), "")

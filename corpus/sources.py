@@ -17,6 +17,7 @@ import csv
 import functools
 import glob
 import io
+import itertools
 import json
 import os
 import re
@@ -31,12 +32,15 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+import errors
 from corpus import archives, dump, html_text, pydocs
 from corpus.copies import local_copy
-from corpus.documents import Document, short_hash
+from corpus.documents import Document, read_counts, read_documents, short_hash
 from corpus.dump import COMPRESSION, Site
 from corpus.json_objects import read_objects
-from corpus.wikitext import plain_text
+from corpus.template_pages import TemplatePage, TemplatePages
+from corpus.templates import Templates
+from corpus.wikitext import prose
 
 PART_BYTES = 8 << 20  # of decompressed text in a part, about
 STREAM_BYTES = 2 << 20  # of a multistream dump in a part: compressed, about a quarter
@@ -55,6 +59,16 @@ EXTRACTED = re.compile(r'<doc id="([^"]*)" url="([^"]*)" title="(.*?)">\n(.*?)\n
 
 
 @dataclass(frozen=True)
+class Rules:
+    """What the templates of a dump show, beside the tables."""
+
+    pages: str = ""  # the folder of corpus/pages.py; "": the pages of the dump are not looked at
+    own_table: str = ""  # a file of the user's
+    tables: str = ""  # the hash of all tables: when it changes, they are read anew
+    keep_holes: bool = True  # False: sentences in which a template shows something unknown are dropped
+
+
+@dataclass(frozen=True)
 class Piece:
     """What one reader reads: a file, some row groups of a parquet file, or a block of a long file."""
 
@@ -70,6 +84,7 @@ class Piece:
     block: bytes | None = None  # decompressed; whole rows or pages
     start: int = 0  # the number of the first row in the block
     site: Site | None = None  # dumps only
+    rules: Rules = Rules()  # dumps only
     failure: str = ""  # why the file ends with this block, if the file is damaged
 
 
@@ -426,21 +441,66 @@ def cut_dump(piece: Piece) -> Iterable[Piece]:
     return cut_file(piece, mark=dump.PAGE_END, closing=dump.DUMP_END)
 
 
-def read_dump(piece: Piece) -> Iterator[Document | str]:
-    """The articles of a block, as plain text; for other pages the name of their kind."""
+def read_dump_pages(piece: Piece) -> Iterator[Document | TemplatePage | str]:
+    """The pages of a block: see dump.pages. Raises Truncated after those before a damage."""
     if piece.span is not None:
         data, limit, failure = dump.read_streams(piece.path, *piece.span)
     else:
         data, limit, failure = piece.block, len(piece.block), piece.failure
     try:
-        for page in dump.pages(data, limit, piece.site):
-            if isinstance(page, Document):
-                page = replace(page, text=plain_text(page.text, piece.site.hidden))
-            yield page
+        yield from dump.pages(data, limit, piece.site)
     except ValueError as error:
         failure = str(error)
     if failure:
         raise Truncated(f"{piece.path}: {failure}")
+
+
+def read_dump(piece: Piece) -> Iterator[Document | str]:
+    """The articles of a block, as plain text; for other pages the name of their kind."""
+    for page in read_dump_pages(piece):
+        if isinstance(page, TemplatePage):
+            yield "other_namespace"
+        elif isinstance(page, Document):
+            yield as_prose(page, piece)
+        else:
+            yield page
+
+
+def read_pages(piece: Piece) -> Iterator[Document | str]:
+    """The same from a file of corpus/pages.py."""
+    counts = read_counts(piece.path)
+    for kind, number in counts["kinds"].items():
+        yield from itertools.repeat(kind, number)
+    for fields in read_documents(Path(piece.path), ("id", "title", "url", "text")):
+        yield as_prose(Document(*fields), piece)
+    if counts["failure"]:
+        raise Truncated(counts["failure"])
+
+
+def as_prose(article: Document, piece: Piece) -> Document:
+    """An article in wikitext as its readers see it."""
+    templates = templates_of(piece.site, piece.rules)
+    result = prose(article.text, piece.site.hidden, templates, article.title, piece.rules.keep_holes)
+    return replace(article, text=result.text, holes=tuple(result.holes))
+
+
+@functools.lru_cache(maxsize=4)
+def templates_of(site: Site, rules: Rules) -> Templates:
+    """What the templates of a dump show."""
+    pages = None
+    learnt = {}
+    if rules.pages:
+        folder = Path(rules.pages)
+        pages = TemplatePages(folder / "templates.sqlite", site.prefix)
+        learnt = errors.read_json(folder / "learnt.json")
+    return Templates(
+        language=site.language,
+        pages=pages,
+        learnt=learnt,
+        own_table=Path(rules.own_table) if rules.own_table else None,
+        namespaces=site.template_names,
+        now=site.date,
+    )
 
 
 # --- archives ---
@@ -558,6 +618,7 @@ FORMATS = {
     "xml": Format((".xml",), read_documents=read_dump, split_file=split_dump, cut_long=cut_dump, needs_file=True),
     "zip": Format((".zip",), split_file=split_archive),
     "tar": Format((".tar", ".tgz"), split_file=split_archive),
+    "pages": Format((), read_documents=read_pages),  # of dumps, from corpus/pages.py
     "pydocs": Format((), read_documents=read_docstrings),  # no files: --source=pydocs
 }
 

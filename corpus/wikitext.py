@@ -4,9 +4,14 @@ The rules are mediawiki.org's: Help:Formatting, Help:Links, Help:Tables, Help:Im
 the kept libraries read 1 to 8 MB/s where a dump of 90 GB wants 20 (docs/data.md). Nothing assumes spaces between words.
 """
 
+import functools
 import html
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from corpus.holes import MARK, Call, Hole, Kept, find_holes, settle
+from corpus.templates import Templates
 
 # In the order of the steps. All work is linear: the body of an element ends at the next opening of the same name and
 # attributes end at the next "<", so no search for an end that is missing crosses the page. (A comment without its end
@@ -22,16 +27,9 @@ CODE = re.compile(r"(?i)<code\b[^<>]*>((?:[^<]++|<(?!/?code\b))*+)</code\s*>")
 NOTE_MARK = "\2"
 # Between these a note's mark stands in place of a space: "end.[1]Next". In scripts above U+0E00 words need none.
 GLUED_BY_NOTE = re.compile(r"\x02(?<=[A-Za-z\u00c0-\u0dff.,;:!?]\x02)\x02*(?=(?:\[\[|'')*[A-Za-z\u00c0-\u0dff])")
+BAR = "\x03"
+NO_MARKS = {"!": BAR, "=": "&#61;"}  # a bar and a sign that part and name no arguments of the call around them
 MATHS_MARKS = re.compile(r"\{(?=[{|])|\}(?=\})|\[(?=\[)|\](?=\])")
-
-# Templates that carry words of their sentence, in their first or last unnamed argument: those that sentences of the
-# English dumps of 2014 and 2016 hold most often, and their synonyms.
-FIRST = {*"nihongo abbr asof ill quote cquote quotation blockquote".split()}
-LAST = {*"lang transl rtl-lang script nowrap nobr small smaller big mvar math var unicode ipa angbr sc mono".split()}
-SIGNS = {"'": "'", "'s": "'s", "!": "|", "=": "&#61;", "snd": " – ", "spaced ndash": " – ", "ndash": "–", "mdash": "—"}
-TARGET = re.compile(r"\[\[[^\[\]|:]*\|")  # of a link: its bar parts no arguments
-NUMBERED = re.compile(r"^\s*(?:\d|text)\s*=")
-OPTION = re.compile(r"(?!\s*(?:\d|text)\s*=)\s*[\w -]+=")
 
 TAG = re.compile(  # the HTML that MediaWiki knows, first what begins a line; anything else between < and > is text
     r"(?i)</?(?:(blockquote|br|caption|center|d[dlt]|div|h[1-6]|hr|li|ol|p|pre|source|t[dhr]|table|ul)|abbr|b|bd[io]|big"
@@ -145,43 +143,60 @@ def is_redirect(wikitext: str) -> bool:
     return REDIRECT.match(wikitext) is not None
 
 
-def plain_text(wikitext: str, hidden: frozenset[str] = HIDDEN) -> str:
-    """The prose of a page as a reader sees it: no tables, notes, pictures, categories or templates, and no markup.
+@dataclass(frozen=True)
+class Prose:
+    """What is left of an article."""
 
-    hidden: lower-case names of the namespaces whose links show no text, see `hidden_namespaces`. Formulas stay as LaTeX
-    between dollars and code as it is. What is never closed loses its mark, not the text after it; only a comment goes
-    on to the end of the page, as in MediaWiki. Time is linear.
+    text: str
+    holes: list[Hole]  # where templates in its sentences show what the text has not
+
+
+def plain_text(
+    wikitext: str, hidden: frozenset[str] = HIDDEN, templates: Templates | None = None, title: str = ""
+) -> str:
+    """The text of `prose`."""
+    return prose(wikitext, hidden, templates or english_templates(), title).text
+
+
+@functools.cache
+def english_templates() -> Templates:
+    """The rules of the tables, those of the English Wikipedia first."""
+    return Templates("en")
+
+
+def prose(wikitext: str, hidden: frozenset[str], templates: Templates, title: str, keep_holes: bool = True) -> Prose:
+    """The prose of a page as a reader sees it: no tables, notes, pictures or categories, and no markup.
+
+    hidden: lower-case names of the namespaces whose links show no text, see `hidden_namespaces`. templates: what they
+    show in this wiki. title: of the page, for {{PAGENAME}}. keep_holes: False drops the sentences that have one.
+    Formulas stay as LaTeX between dollars and code as it is. What is never closed loses its mark, not the text after
+    it; only a comment goes on to the end of the page, as in MediaWiki. Time is linear.
     """
-    text = "\n" + wikitext.replace("\0", "") + "\n"
-    kept: list[str] = []  # the text of elements that no later step may touch; \0 and its number stand for it
+    text = "\n" + wikitext.replace("\0", "").replace(BAR, "") + "\n"
+    kept: Kept = []  # \0number\0 stands for an entry: text that no later step may touch, or a call of a template
 
-    # elements, templates
+    # elements, templates, tables
     text = MANY_APOSTROPHES.sub(literal_apostrophes, text)
     text = parameters(text)
-    text = ELEMENT.sub(lambda match: element(match, kept), text)
-    text = GLUED_BY_NOTE.sub(" ", text).replace(NOTE_MARK, "")
-    text = nested(text, "{{", "}}", template)
+    text = without_elements(text, kept)
+    text = nested(text, "{{", "}}", lambda inside: template(inside, templates, title, kept))
+    text = text.replace(BAR, "|")
     text = CODE.sub(lambda match: keep(restore(inline(TAG.sub("", match[1]), hidden), kept), kept), text)
-
-    # tables
-    if HTML_TABLE.search(text):
-        text = HTML_TABLE.sub(lambda match: match[0].lower(), text)
-        text = nested(text, "<table", "</table>", new_line)
-    text = TAG.sub(lambda match: "\n" if match[1] else "", text)
-    text = TABLE_MARK.sub(r"\n\1", text)
-    text = nested(text, "\n{|", "\n|}", new_line)
+    text = without_tables(text)
+    text = settle(text, kept, lambda inside, alone: template_in_place(inside, alone, templates, title, kept))
 
     # conversion marks, links, characters
     # the switches are upper-case in every script that has case; __init__ is a word
     text = MAGIC.sub(lambda match: "" if match[1] == match[1].upper() else match[0], text)
     text = inline(text, hidden)
     text = TABLE_ROW.sub("", text)  # not before the links: the lines of a caption may begin with a bar
+    text, holes = find_holes(text, kept, keep_holes)
 
     # what removals leave, lists, headings
     text = tidy(text, wikitext)
     text = LIST_ITEM.sub(list_item, text)
     text = sections(text)
-    return restore(text, kept).strip()
+    return Prose(restore(text, kept).strip(), holes)
 
 
 def inline(text: str, hidden: frozenset[str]) -> str:
@@ -198,7 +213,13 @@ def inline(text: str, hidden: frozenset[str]) -> str:
 # --- elements: <ref>, <math>, <code> ... ---
 
 
-def element(match: re.Match, kept: list[str]) -> str:
+def without_elements(text: str, kept: Kept) -> str:
+    """`text` without comments, notes and pictures; formulas and code are kept, with marks in their places."""
+    text = ELEMENT.sub(lambda match: element(match, kept), text)
+    return GLUED_BY_NOTE.sub(" ", text).replace(NOTE_MARK, "")
+
+
+def element(match: re.Match, kept: Kept) -> str:
     """Nothing for comments, notes and pictures; for formulas and code a mark that points into `kept`."""
     line_end, name, content = match.groups()
     if not name:
@@ -233,15 +254,20 @@ def parameters(text: str) -> str:
     return text
 
 
-def keep(text: str, kept: list[str]) -> str:
+def keep(text: str, kept: Kept) -> str:
     """The mark that stands for `text`, which no later step touches."""
     kept.append(text.replace(LITERAL, "'"))
     return f"\0{len(kept) - 1}\0"
 
 
-def restore(text: str, kept: list[str]) -> str:
-    """`text` with what was kept in the places of its marks."""
-    return re.sub("\0(\\d+)\0", lambda match: kept[int(match[1])], text)
+def restore(text: str, kept: Kept) -> str:
+    """`text` with what was kept in the places of its marks; calls of templates that still wait show nothing."""
+
+    def content(match: re.Match) -> str:
+        entry = kept[int(match[1])]
+        return entry if isinstance(entry, str) else ""
+
+    return MARK.sub(content, text)
 
 
 # --- what nests: templates, tables, conversion marks, links ---
@@ -282,61 +308,36 @@ def new_line(inside: str) -> str:
     return "\n"
 
 
-BAR_OR_MARK = re.compile(r"\||\[\[|\]\]|\{\{|\}\}|-\{(?!\{)|\}-")
-CLOSES = {"]]": "[[", "}}": "{{", "}-": "-{"}
+def template(inside: str, templates: Templates, title: str, kept: Kept) -> str:
+    """What {{inside}} shows; a mark that points into `kept` if the line where it stands decides that."""
+    name = inside.strip()
+    if name in NO_MARKS:
+        return NO_MARKS[name]
+    shown = templates.show(inside, title, alone=None)
+    if shown is None:
+        kept.append(Call(inside))
+        return f"\0{len(kept) - 1}\0"
+    return shown
 
 
-def split_bars(text: str) -> list[str]:
-    """The arguments in `text`, parted at the bars outside of [[links]], {{templates}} and -{conversions}-.
-
-    A mark without its partner protects no bars: "a|[[b|c" are three arguments. Time is linear.
-
-        read                    bars      opened: (mark, how many bars were before it)
-        a|                      1
-        a|[[b|c                 1 5       ("[[", 1)
-        a|[[b|c]]               1                       the link is closed: the bars within it are forgotten
-        a|[[b|c]]|d             1 9
-    """
-    bars: list[int] = []  # their places
-    opened: list[tuple[str, int]] = []
-    waiting = dict.fromkeys(CLOSES.values(), 0)  # how often each mark is in `opened`
-    for match in BAR_OR_MARK.finditer(text):
-        mark = match[0]
-        if mark == "|":
-            bars.append(match.start())
-        elif mark in waiting:
-            opened.append((mark, len(bars)))
-            waiting[mark] += 1
-        elif waiting[CLOSES[mark]]:
-            inner = ""
-            while inner != CLOSES[mark]:  # marks that were opened later have no partner
-                inner, before = opened.pop()
-                waiting[inner] -= 1
-            del bars[before:]
-
-    starts = [0, *(bar + 1 for bar in bars)]
-    ends = [*bars, len(text)]
-    return [text[start:end] for start, end in zip(starts, ends, strict=True)]
+def template_in_place(inside: str, alone: bool, templates: Templates, title: str, kept: Kept) -> str | None:
+    """The text that {{inside}} shows: what stands in the rule's elements and tables is not text. None: not known."""
+    shown = templates.show(inside, title, alone)
+    if not shown:
+        return shown
+    shown = without_elements(shown, kept)
+    shown = without_tables("\n" + shown)
+    return shown.strip("\n")
 
 
-def template(inside: str) -> str:
-    """The words of the sentence in a template: `lang|fr|mot` -> mot, `convert|20|mi|km` -> 20 mi; of most, nothing."""
-    name, _, rest = inside.partition("|")
-    name = name.strip().lower()
-    has_words = name in FIRST or name in LAST or name in ("convert", "chem") or name.startswith("lang-")
-    if not has_words:
-        return SIGNS.get(name, "")
-
-    arguments = TARGET.sub("[[", rest).split("|")
-    words = [NUMBERED.sub("", argument).strip() for argument in arguments if not OPTION.match(argument)]
-    if name == "convert":
-        is_range = len(words) > 1 and words[1] in "-–to and or by"  # 20|to|30|mi|km
-        return " ".join(words[:4] if is_range else words[:2])
-    if name == "chem":
-        return "".join(words)
-    if name in FIRST:
-        return "".join(words[:1])
-    return "".join(words[-1:])
+def without_tables(text: str) -> str:
+    """`text` without tables, and with its other tags gone or made line ends."""
+    if HTML_TABLE.search(text):
+        text = HTML_TABLE.sub(lambda match: match[0].lower(), text)
+        text = nested(text, "<table", "</table>", new_line)
+    text = TAG.sub(lambda match: "\n" if match[1] else "", text)
+    text = TABLE_MARK.sub(r"\n\1", text)
+    return nested(text, "\n{|", "\n|}", new_line)
 
 
 def conversion(inside: str) -> str:

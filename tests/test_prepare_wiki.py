@@ -607,7 +607,7 @@ def test_the_command_line_with_two_processes_and_a_full_disk_on_the_way(corpus, 
 # --- what is refused ---
 
 # no finished file depends on these
-FREE = {"source", "data_dir", "num_workers", "until", "allow_truncated", "yardsticks", "verify"}
+FREE = {"source", "data_dir", "num_workers", "until", "allow_truncated", "templates", "yardsticks", "verify"}
 # another value of each other setting; where any will do, it is this word
 OTHER = {field.name: "another" for field in dataclasses.fields(PrepareConfig) if field.name not in FREE} | {
     "dedup_threshold": 0.8,
@@ -618,6 +618,7 @@ OTHER = {field.name: "another" for field in dataclasses.fields(PrepareConfig) if
     "split_by": "file",
     "shard_tokens": 1000,
     "min_chars": 21,
+    "holes": "drop",
 }
 
 

@@ -10,18 +10,18 @@ from hypothesis import strategies as st
 
 from benchmarks.wikitext_reference import careful_text, hidden_of, marks, pages, words
 from corpus.clean import normalise
-from corpus.wikitext import HIDDEN, hidden_namespaces, is_redirect, plain_text, split_bars
+from corpus.wikitext import HIDDEN, hidden_namespaces, is_redirect, plain_text
 
 WIKITEXT = {
     # templates
     "a {{cite|x}} b": "a b",
     "a{{x|{{y|{{z}}}}|w}}b": "ab",
-    "a {{convert|20|mi|km}} b": "a 20 mi b",
-    "a {{convert|20|to|30|mi|km}} b": "a 20 to 30 mi b",
-    "{{lang|fr|mot}} {{lang-de|Wort}} {{transl|ar|ALA|kalima}}": "mot Wort kalima",
+    "a {{convert|20|mi|km}} b": "a 20 miles (32 km) b",
+    "a {{convert|20|to|30|mi|km}} b": "a 20 to 30 miles (32 to 48 km) b",
+    "{{lang|fr|mot}} {{lang-de|Wort}} {{transl|ar|ALA|kalima}}": "mot German: Wort kalima",
     "{{nowrap|{{lang|la|[[a|b c]]}}|x=y}}": "b c",
-    "{{Nihongo|health|元気|genki}}{{'s}}": "health's",
-    "{{quote|text=To be.|author=S}}": "To be.",
+    "{{Nihongo|health|元気|genki}}{{'s}}": "health (元気, genki)'s",
+    "{{quote|text=To be.|author=S}}": "To be.\n— S",
     "{{chem|H|2|O}} {{math|1=x = 1}} {{math|x {{=}} 1|big=1}}": "H2O x = 1 x = 1",
     "before {{open\n\nafter": "before open\n\nafter",
     "{{infobox\n| a = {{b}\n| c = d}}\n}}\nProse.": "Prose.",
@@ -162,24 +162,6 @@ def test_a_list_or_a_hashtag_is_no_redirect(text):
     assert not is_redirect(text)
 
 
-SPLIT = {
-    "": [""],
-    "a|b||c|": ["a", "b", "", "c", ""],
-    "x|[[wikt:bondman|bondman]]|y": ["x", "[[wikt:bondman|bondman]]", "y"],
-    "{{a|b{{c|d}}|e}}|-{zh-hans:f|g}-|h": ["{{a|b{{c|d}}|e}}", "-{zh-hans:f|g}-", "h"],
-    "[[File:a|b [[c|d]] e|f]]|g": ["[[File:a|b [[c|d]] e|f]]", "g"],
-    "a|[[b|c": ["a", "[[b", "c"],
-    "[[a|{{b|c]]|d": ["[[a|{{b|c]]", "d"],
-    "a]]|b}}|c}-|d": ["a]]", "b}}", "c}-", "d"],
-    "1-{{a|b}}-{|c": ["1-{{a|b}}-{", "c"],
-}
-
-
-@pytest.mark.parametrize("text, expected", SPLIT.items())
-def test_bars_inside_links_and_templates_part_nothing(text, expected):
-    assert split_bars(text) == expected
-
-
 HOSTILE = {  # how many characters but spaces may be left of 100,000 repetitions
     "{{": 0, "}}": 0, "[[": 0, "]]": 0, "<ref>": 0, "</ref>": 0, "{|\n": 0, "\n|}": 0, "'": 100_000, "-{": 200_000,
     "}-": 200_000, "__": 10, "<!--": 0, "&": 100_000, "*": 0, "\n* ": 0, "|": 0, "<math>": 0, "<div ": 500_000,
@@ -203,13 +185,6 @@ def test_hostile_repetition_takes_linear_time(token):
 def test_deep_nesting_takes_linear_time(opening, closing):
     assert len(plain_text(opening * 20_000 + "x" * 100_000 + closing * 20_000)) <= 300_000
     assert len(plain_text(" " * 1_000_000 + "x")) == 1
-    assert split_bars(opening * 20_000 + closing * 20_000)
-
-
-@pytest.mark.timeout(60)
-def test_bars_are_split_in_linear_time():
-    assert len(split_bars("[[|" * 100_000 + "}}" * 100_000 + "|")) == 100_002
-    assert len(split_bars("[[{{|" * 100_000 + "]]" * 100_000 + "|")) == 2
 
 
 TOKENS = [

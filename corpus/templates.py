@@ -1,0 +1,253 @@
+"""What the templates of an article show its readers: {{cvt|180|km}} is "180 km (110 mi)".
+
+A rule says what a template shows. It is wikitext, as a Template page is written, and comes from
+
+    1. the table of the wiki's language      template_tables/ja.txt, one rule a line; and a file of your own
+    2. the dump's own Template pages         corpus/template_pages.py; without those that call Lua
+    3. the other tables, English first       many wikis took the English names over
+    4. where templates of this name stand    corpus/learn.py
+
+What none of them knows shows nothing. In a sentence that leaves a hole, which is counted: see corpus/holes.py.
+Rules of 2 and 4 are not used for templates that stand alone on their line: infoboxes, messages, navigation.
+"""
+
+import functools
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import xxhash
+
+from corpus.expand import Expansion, Tree, expand, parse
+from corpus.parser_functions import VARIABLES
+from corpus.template_pages import TemplatePages
+from corpus.twins import TWINS
+from errors import one_line
+
+TABLES = Path(__file__).with_name("template_tables")
+BUDGET = 50_000  # nodes that one call in an article may expand
+TWIN = re.compile(r"\{\{#python:\s*([^|{}]*?)\s*[|}]")
+SPACES = re.compile(r"[\s_]+")
+
+
+def canonical(name: str) -> str:
+    """A template's name as tables spell it: lower-case, single spaces. " Cite_web " -> "cite web"."""
+    return SPACES.sub(" ", name).strip().lower()
+
+
+# --- tables ---
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rules of one file."""
+
+    names: dict[str, str]  # {canonical name: wikitext}; "" shows nothing
+    prefixes: dict[str, str]  # {"lang-": wikitext with {{{*}}}}
+
+    def find(self, name: str) -> str | None:
+        """The rule for a canonical name, with {{{*}}} filled in; None without one."""
+        rule = self.names.get(name)
+        if rule is not None:
+            return rule
+        for prefix, rule in self.prefixes.items():
+            if name.startswith(prefix) and len(name) > len(prefix):
+                return rule.replace("{{{*}}}", name.removeprefix(prefix))
+        return None
+
+
+def read_table(path: Path) -> Table:
+    """The rules of a file like template_tables/en.txt. Raises ValueError with the place of a line that is none."""
+    with one_line(f"{path}: cannot be read as text: ", OSError, UnicodeDecodeError):
+        content = path.read_text(encoding="utf-8")
+    return parse_table(path, content)
+
+
+@functools.lru_cache(maxsize=256)
+def parse_table(path: Path, content: str) -> Table:
+    """The rules in the content of a file."""
+    names: dict[str, str] = {}
+    prefixes: dict[str, str] = {}
+    for number, line in enumerate(content.splitlines(), 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        left, equals, rule = f"{line} ".partition(" = ")
+        place = f"{path}:{number}"
+        if not equals:
+            raise ValueError(f"{place}: no ' = ' between names and rule; write: name, other name = wikitext")
+
+        for name in left.split(","):
+            key = canonical(name)
+            is_prefix = len(key) > 1 and key.endswith("*")  # {{*}} is a name
+            rules = prefixes if is_prefix else names
+            key = key.removesuffix("*") if is_prefix else key
+            if not key:
+                raise ValueError(f"{place}: an empty name; write: name, other name = wikitext")
+            if key in rules:
+                raise ValueError(f"{place}: '{key}' has a rule already in this file; delete one of the two")
+            rules[key] = rule.strip()
+    longest_first = sorted(prefixes.items(), key=lambda entry: (-len(entry[0]), entry[0]))
+    return Table(names, dict(longest_first))
+
+
+def check_table(path: Path) -> None:
+    """Raise ValueError for a file with a line that is no rule, or that calls a Python twin that is not there."""
+    table = read_table(path)
+    for name, rule in [*table.names.items(), *table.prefixes.items()]:
+        for twin in TWIN.findall(rule):
+            if twin not in TWINS:
+                raise ValueError(f"{path}: {name}: no Python twin '{twin}'; there are {', '.join(sorted(TWINS))}")
+
+
+def table_paths() -> list[Path]:
+    """The files of all languages, English first: names that two of them have mean what the first says."""
+    paths = sorted(TABLES.glob("*.txt"))
+    return sorted(paths, key=lambda path: path.stem != "en")
+
+
+def tables_hash(own_table: Path | None) -> str:
+    """What changes when a table does, that of the user included."""
+    own = [own_table] if own_table is not None else []
+    contents = [path.read_bytes() for path in (*own, *table_paths())]
+    return xxhash.xxh3_128_hexdigest(b"\0".join(contents))
+
+
+# --- all rules of one wiki ---
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a template shows, as wikitext."""
+
+    wikitext: str
+    anywhere: bool  # also for a template that stands alone on its line
+
+
+class Templates:
+    """The rules of one wiki, and what its templates show by them."""
+
+    def __init__(
+        self,
+        language: str = "en",
+        pages: TemplatePages | None = None,
+        learnt: Mapping[str, str] | None = None,
+        own_table: Path | None = None,
+        namespaces: frozenset[str] = frozenset({"template"}),
+        now: date | None = None,
+    ):
+        """language: of the wiki, as in its address: "en", "zh-yue".
+
+        learnt: {canonical name: wikitext}. own_table: a file of the user's, before all others. namespaces: lower-case
+        names that {{Template:name}} may begin with. now: the date of the dump.
+        """
+        paths = table_paths()
+        own = [own_table] if own_table is not None else []
+        of_language = [path for path in paths if path.stem == language]
+        self.tables = [read_table(path) for path in (*own, *of_language)]
+        self.other_tables = [read_table(path) for path in paths if path not in of_language]
+        self.language = language
+        self.pages = pages
+        self.learnt = learnt or {}
+        self.namespaces = namespaces
+        self.now = now
+        self.rules = functools.lru_cache(maxsize=1 << 14)(self._rules)
+        self.tree = functools.lru_cache(maxsize=1 << 14)(parse)
+
+    def bare(self, name: str) -> str:
+        """A name without that of the namespace: "Template:Cvt" -> "Cvt"."""
+        namespace, colon, rest = name.partition(":")
+        if colon and canonical(namespace) in self.namespaces:
+            return rest
+        return name
+
+    def _rules(self, name: str) -> tuple[Rule, ...]:
+        """The rules for a name as it is written, the best first. If one cannot say what is shown, the next may."""
+        name = self.bare(name)
+        page = self.pages.page(name) if self.pages is not None else None
+        keys = [canonical(name)]
+        if page is not None:
+            keys.append(canonical(page.name))  # where its redirects lead
+
+        own = first_rule(self.tables, keys)
+        other = first_rule(self.other_tables, keys)
+        if own == "" or own is None and other == "":
+            return (Rule("", anywhere=True),)  # a note or a picture, which the page of this wiki would show
+
+        rules = []
+        if own is not None:
+            rules.append(Rule(own, anywhere=True))
+        if page is not None:
+            rules.append(Rule(page.body, anywhere=False))
+        if other is not None:
+            rules.append(Rule(other, anywhere=True))
+        for key in keys:
+            learnt = self.learnt.get(key, self.learnt.get(key.rpartition("-")[0] + "-*"))
+            if learnt is not None:
+                rules.append(Rule(learnt, anywhere=False))
+        return tuple(rules)
+
+    def show(self, inside: str, title: str, alone: bool | None) -> str | None:
+        """The wikitext that {{inside}} shows in the article `title`.
+
+        alone: whether it stands alone on its line; None: that is not known yet. None is returned when no rule can say
+        what is shown, or, for alone=None, when it depends on the place.
+        """
+        name = inside.partition("|")[0]
+        rules = self.rules(name)
+        is_function = "#" in name or ":" in name or name.strip() in VARIABLES
+        if is_function and not rules:
+            return self.expanded(inside, title, self.find)  # {{#if:...}}, {{formatnum:18}}, {{PAGENAME}}
+
+        for rule in rules:
+            if alone is None and not rule.anywhere:
+                return None
+            if alone and not rule.anywhere:
+                continue
+            if not rule.wikitext:
+                return ""
+            shown = self.by_rule(rule, inside, title)
+            if shown is not None:
+                return shown
+        return None
+
+    def by_rule(self, rule: Rule, inside: str, title: str) -> str | None:
+        """What {{inside}} shows by this rule; None when that cannot be said."""
+        tree = self.tree(rule.wikitext)
+        name = canonical(inside.partition("|")[0])
+
+        def find(used: str) -> Tree | None:
+            return tree if canonical(used) == name else self.find(used)
+
+        return self.expanded(inside, title, find)
+
+    def expanded(self, inside: str, title: str, find: Callable[[str], Tree | None]) -> str | None:
+        """{{inside}} with the rules that `find` gives; None when that cannot be said."""
+        expansion = Expansion(
+            find=find,
+            twins=TWINS,
+            language=self.language,
+            title=title,
+            budget=BUDGET,
+            now=self.now,
+        )
+        try:
+            return expand(parse("{{" + inside + "}}"), {}, expansion)
+        except ValueError:  # Unknown, TooMuch, or a twin that cannot say
+            return None
+
+    def find(self, name: str) -> Tree | None:
+        """The parsed rule of a template that another one uses; None without one."""
+        rules = self.rules(name)
+        return self.tree(rules[0].wikitext) if rules else None
+
+
+def first_rule(tables: Iterable[Table], keys: Iterable[str]) -> str | None:
+    """The rule for the first of the canonical names that a table has; the first table counts."""
+    for key in keys:
+        for table in tables:
+            rule = table.find(key)
+            if rule is not None:
+                return rule
+    return None

@@ -1,0 +1,191 @@
+"""What templates show: tables, the dump's own pages, redirects, the place; and the holes of unknown ones."""
+
+import pytest
+
+from corpus import templates
+from corpus.expand import parse
+from corpus.holes import Hole
+from corpus.template_pages import TemplatePage, TemplatePages, write_template_pages
+from corpus.templates import Templates, check_table, read_table, table_paths
+from corpus.wikitext import HIDDEN, plain_text, prose
+
+
+@pytest.fixture
+def rules_of(tmp_path, monkeypatch):
+    """A function from tables and Template pages to the rules of a wiki in the language xx, with no other tables."""
+
+    def make(tables: dict[str, str], pages: dict[str, str] | None = None, learnt: dict | None = None) -> Templates:
+        folder = tmp_path / "tables"
+        folder.mkdir(exist_ok=True)
+        for language, lines in tables.items():
+            (folder / f"{language}.txt").write_text(lines, encoding="utf-8")
+        monkeypatch.setattr(templates, "TABLES", folder)
+
+        of_dump = None
+        if pages is not None:
+            found = []
+            for name, body in pages.items():
+                target = body.removeprefix("#REDIRECT ") if body.startswith("#REDIRECT ") else ""
+                found.append(("xxwiki/1/", TemplatePage(name, "" if target else body, target)))
+            path = tmp_path / "templates.sqlite"
+            path.unlink(missing_ok=True)
+            write_template_pages(path, found)
+            of_dump = TemplatePages(path, "xxwiki/1/")
+        return Templates("xx", of_dump, learnt)
+
+    return make
+
+
+def shown(wikitext: str, rules: Templates, **settings) -> str:
+    return prose(wikitext, HIDDEN, rules, "The page", **settings).text
+
+
+# --- the order of the rules ---
+
+
+def test_the_rules_of_the_language_come_first_then_pages_then_other_tables_then_what_was_learnt(rules_of):
+    tables = {"xx": "a = table", "en": "a, b, c, silent = english\nnote ="}
+    pages = {"A": "page", "B": "page", "Note": "page", "D": "page"}
+    rules = rules_of(tables, pages, {"b": "learnt", "c": "learnt", "d": "learnt", "e": "learnt"})
+    text = shown("w {{a}} {{b}} {{c}} {{d}} {{e}} {{note}} {{Template:a}} {{ a }} {{A}} x", rules)
+    assert text == "w table page english page learnt table table table x"
+
+
+def test_a_redirect_leads_to_the_rule_of_its_target(rules_of):
+    rules = rules_of(
+        {"en": "convert = {{{1}}} {{{2}}}"}, {"Umr": "#REDIRECT Convert", "Convert": "{{#invoke:convert}}"}
+    )
+    assert shown("It is {{umr|2|km}} long.", rules) == "It is 2 km long."
+
+
+def test_a_page_that_calls_lua_gives_way_to_the_next_rule_and_a_page_that_calls_itself_to_a_hole(rules_of):
+    rules = rules_of({"en": "a = {{{1}}}"}, {"A": "{{#invoke:x|y}}", "Loop": "{{loop|{{{1}}}}}"})
+    result = prose("The {{a|word}} and {{loop|x}} here.", HIDDEN, rules, "")
+    assert result.text == "The word and here."
+    assert [hole.name for hole in result.holes] == ["loop"]
+
+
+def test_pages_use_parameters_functions_and_other_pages(rules_of):
+    pages = {
+        "Volume": "{{number|{{{1}}}}} {{#switch:{{{2|l}}}|l=litres|#default={{{2}}}}}{{note|{{{note|}}}}}",
+        "Note": "{{#if:{{{1}}}|&#32;({{{1}}})}}",
+        "Number": "'''{{formatnum:{{{1}}}}}'''<ref>by hand</ref>",
+    }
+    rules = rules_of({}, pages)
+    text = shown(
+        "A barrel of {{volume|1234}}, {{Volume|5|m³|note= about }} and {{#ifeq:a|b|c|d}} of {{PAGENAME}}.", rules
+    )
+    assert text == "A barrel of 1,234 litres, 5 m³ (about) and d of The page."
+
+
+# --- the place ---
+
+
+def test_alone_on_its_line_only_a_table_says_what_a_template_shows(rules_of):
+    rules = rules_of({"en": "quote = {{{1}}}"}, {"Message": "This article is bad."}, {"learnt": "{{{1}}}"})
+    alone = "{{Message}}\n{{learnt|a}}\n{{unknown|a}}\n* {{Message}}\n{{quote|Said he.}}\n[[Category:A]] {{Message}}"
+    result = prose(alone, HIDDEN, rules, "")
+    assert result.text == "Said he."
+    assert result.holes == []
+    assert shown("Text {{Message}}", rules) == "Text This article is bad."
+
+
+def test_calls_in_arguments_are_settled_where_they_are_shown(rules_of):
+    rules = rules_of({"en": "nowrap = {{{1}}}\nhide ="}, {"Twice": "{{{1}}} and {{{1}}}", "Word": "word"})
+    result = prose("A {{nowrap|big {{word}}}}, {{twice|{{word}}}}, {{hide|{{unknown|1}}}} end.", HIDDEN, rules, "")
+    assert result.text == "A big word, word and word, end."
+    assert result.holes == []
+
+
+# --- holes ---
+
+
+def test_a_hole_is_counted_with_its_sentence_and_its_call(rules_of):
+    rules = rules_of({})
+    result = prose("It is {{foo bar|180|[[km]]}} long.\n{{foo bar|1}}\n{| \n| a {{foo bar|1}}\n|}", HIDDEN, rules, "")
+    assert result.text == "It is long."
+    assert result.holes == [Hole("foo bar", "It is {{foo bar|180|[[km]]}} long.")]
+
+
+@pytest.mark.parametrize(
+    "wikitext", ["Said so.{{x|a}} Next.", "Said so.{{x|a}}{{y}}\n", "{{x}}", "* {{x|a}}", "<ref>a {{x}} b</ref>"]
+)
+def test_a_template_where_notes_stand_leaves_no_hole(rules_of, wikitext):
+    assert prose(wikitext, HIDDEN, rules_of({}), "").holes == []
+
+
+@pytest.mark.parametrize(
+    "wikitext", ["{{x|a}}は人である。", "。{{x|a}}は人", "Said so {{x|a}}.", "'''{{x|a}}''' is", "({{x}}) b"]
+)
+def test_a_template_with_words_around_it_leaves_one(rules_of, wikitext):
+    assert [hole.name for hole in prose(wikitext, HIDDEN, rules_of({}), "").holes] == ["x"]
+
+
+def test_sentences_with_a_hole_can_be_dropped(rules_of):
+    first = "Dr. Who is {{x|5}} years old, e.g. here."
+    line = f"{first} The second stays! “It is {{{{x|6}}}}.” The third, of [[J. S. Bach]], stays."
+    assert shown(line, rules_of({}), keep_holes=False) == "The second stays! The third, of J. S. Bach, stays."
+    chinese = "它長{{x|5}}公里。第二句留下。「它高{{x|6}}米！」最後一句。"
+    assert shown(chinese, rules_of({}), keep_holes=False) == "第二句留下。最後一句。"
+    assert shown("None is lost.{{x}} Really.", rules_of({}), keep_holes=False) == "None is lost. Really."
+
+
+# --- arguments ---
+
+
+def test_bars_in_links_part_no_arguments_and_a_bar_template_neither(rules_of):
+    rules = rules_of({"en": "first = {{{1}}}\nquote = {{{1}}}"})
+    text = shown(
+        "A {{first|of [[2001: A Space Odyssey|2001]] and [[wikt:b|b]] [[c]]|second}} {{first|1=a=b}} {{first|a{{!}}b}}",
+        rules,
+    )
+    assert text == "A of 2001 and b c a=b a|b"
+
+
+def test_lists_in_column_templates_stay_lists(rules_of):
+    rules = rules_of({"en": "columns-list = {{{1}}}"})
+    assert shown("Before.\n{{columns-list|colwidth=20em|\n* three\n* four\n}}\nAfter.", rules) == (
+        "Before.\n\n- three\n- four\n\nAfter."
+    )
+
+
+# --- tables ---
+
+
+def test_every_table_can_be_read_and_every_rule_expanded():
+    """Rules with Python twins name one that is there, and no rule is wikitext with an open mark."""
+    for path in table_paths():
+        check_table(path)
+        for rule in [*read_table(path).names.values(), *read_table(path).prefixes.values()]:
+            assert not any(isinstance(node, str) and ("{{" in node or "}}" in node) for node in parse(rule)), (
+                path,
+                rule,
+            )
+
+
+@pytest.mark.parametrize(
+    "lines, problem",
+    [
+        ("a b c", ":1: no ' = ' between names and rule"),
+        ("# comment\n\na = b\nx, A = c", ":4: 'a' has a rule already"),
+        ("a, = c", ":1: an empty name"),
+        ("a = {{#python:unheard_of}}", ": a: no Python twin 'unheard_of'"),
+    ],
+)
+def test_a_line_that_is_no_rule_is_named(tmp_path, lines, problem):
+    path = tmp_path / "own.txt"
+    path.write_text(lines, encoding="utf-8")
+    with pytest.raises(ValueError, match="own.txt" + problem.replace("(", r"\(")):
+        check_table(path)
+
+
+def test_a_name_with_a_star_takes_what_stood_for_it(rules_of):
+    rules = rules_of({"en": "lang-* = [{{{*}}}] {{{1}}}\nlang-fr-* = ({{{*}}}) {{{1}}}"})
+    assert shown("a {{lang-de|Wort}} {{lang-fr-short|mot}} {{lang-|x}}.", rules) == "a [de] Wort (short) mot."
+
+
+def test_a_table_of_ones_own_comes_before_all_others(tmp_path):
+    path = tmp_path / "own.txt"
+    path.write_text("nowrap = mine\n", encoding="utf-8")
+    assert shown("a {{nowrap|b}}", Templates("en", own_table=path)) == "a mine"
+    assert plain_text("a {{nowrap|b}}") == "a b"
