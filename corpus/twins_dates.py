@@ -8,6 +8,7 @@ import datetime
 import re
 from collections.abc import Callable
 
+from corpus.locales import locale
 from corpus.twins_numbers import ordinal_text
 
 MONTHS = "January February March April May June July August September October November December".split()
@@ -70,16 +71,13 @@ def show_date(year: str, month: str, day: str, language: str, day_first: bool) -
 
 
 def foreign_date(year: int, month: int, day: str, language: str) -> str:
-    """A date as CLDR writes it in a language; as 1809-02-12 in one that it does not know."""
-    from babel import Locale, UnknownLocaleError
+    """A date as CLDR writes it in a language."""
     from babel.dates import format_date, format_skeleton
 
-    try:
-        locale = Locale.parse(language.replace("-", "_"))
-    except (UnknownLocaleError, ValueError):
-        return "-".join([str(year), f"{month:02}", *([f"{day_number(day):02}"] if day else [])])
     date = datetime.date(year, month, day_number(day or "1"))
-    return format_date(date, "long", locale=locale) if day else format_skeleton("yMMMM", date, locale=locale)
+    if day:
+        return format_date(date, "long", locale=locale(language))
+    return format_skeleton("yMMMM", date, locale=locale(language))
 
 
 def parts_of(arguments: dict[str, str], first: int = 1) -> tuple[str, str, str]:
@@ -113,6 +111,24 @@ def date(arguments: dict[str, str], language: str) -> str:
         return shown
     clock = ":".join([f"{int(hour):02}", f"{int(minute):02}", *([f"{int(second):02}"] if second.isdigit() else [])])
     return f"{clock}, {shown}" + (" (UTC)" if zone == "Z" else "")
+
+
+def film_date(arguments: dict[str, str], language: str) -> str:
+    """Dates and places of first nights: `2014|5|16|New York` -> May 16, 2014 (New York). Template:Film date.
+
+    Four arguments are one date; a comma parts them.
+    """
+    shown: list[str] = []
+    for place in range(1, 40, 4):
+        year, month, day = parts_of(arguments, place)
+        if not year:
+            break
+        where = arguments.get(str(place + 3), "").strip()
+        text = show_date(year, month, day, language, day_first=is_yes(arguments, "df"))
+        shown.append(f"{text} ({where})" if where else text)
+    if not shown:
+        raise ValueError("no date of a film")
+    return ", ".join(shown)
 
 
 def date_sorting(arguments: dict[str, str], language: str) -> str:
@@ -291,6 +307,8 @@ def marriage(arguments: dict[str, str], language: str) -> str:
 
 DATES: dict[str, Callable[[dict[str, str], str], str]] = {
     "date": date,
+    "birth_date_and_age": date,
+    "film_date": film_date,
     "date_sorting": date_sorting,
     "as_of": as_of,
     "circa": circa,

@@ -8,6 +8,8 @@ import re
 from collections.abc import Callable
 from functools import cache
 
+from corpus import locales
+
 ENGLISH = ("en", "simple")
 
 # Codes whose name in the English Wikipedia is not CLDR's, and codes of its own.
@@ -32,14 +34,7 @@ def language_name(code: str, language: str) -> str:
     code = code.strip().lower().replace("_", "-")
     if language in ENGLISH and code in NAMES:
         return NAMES[code]
-    from babel import Locale, UnknownLocaleError
-
-    try:
-        names = Locale.parse("en" if language == "simple" else language.replace("-", "_")).languages
-    except (UnknownLocaleError, ValueError):
-        names = Locale.parse("en").languages
-    base = code.split("-")[0]
-    return names.get(code.replace("-", "_")) or names.get(base) or ""
+    return locales.language_name(code, language) or locales.language_name(code.split("-")[0], language) or ""
 
 
 def label(name: str, text: str, language: str) -> str:
@@ -238,6 +233,14 @@ def zh(arguments: dict[str, str], language: str) -> str:
     return "; ".join(pieces)
 
 
+def zh_old(arguments: dict[str, str], language: str) -> str:
+    """Template:Zh-cp and its like: |code= names the unnamed arguments, `中文|Zhōngwén|code=cp`; else as `zh`."""
+    keys = [key for key in arguments.get("code", "") if key in ZH_LABELS]
+    unnamed = {key: arguments[str(place)] for place, key in enumerate(keys, 1) if arguments.get(str(place))}
+    named = {key: value for key, value in arguments.items() if not key.isdigit()}
+    return zh(unnamed | named, language)
+
+
 KOREAN_LABELS = {"hangul": "Korean", "hanja": "Hanja", "rr": "RR", "mr": "MR", "lk": ""}
 
 
@@ -263,14 +266,15 @@ def literal(arguments: dict[str, str], language: str) -> str:
     return "lit. " + " or ".join(f"'{meaning}'" for meaning in meanings)
 
 
-def joined(arguments: dict[str, str], language: str) -> str:
-    """All unnamed arguments one behind the other: `藻|類` -> 藻類. Template:Linktext for scripts without spaces.
-
-    Words of scripts with spaces keep one between them.
-    """
-    words = [arguments[str(place)].strip() for place in range(1, 40) if arguments.get(str(place))]
-    separator = " " if words and words[0][:1].isascii() else ""
-    return separator.join(words)
+def join(arguments: dict[str, str], language: str) -> str:
+    """All unnamed arguments that are not empty, with |sep= between them and |last= before the last: a, b and c."""
+    places = sorted(int(place) for place in arguments if place.isdigit())
+    words = [arguments[str(place)].strip() for place in places if arguments[str(place)].strip()]
+    separator = arguments.get("sep", "")
+    last = arguments.get("last") or separator
+    if len(words) < 2:
+        return "".join(words)
+    return separator.join(words[:-1]) + last + words[-1]
 
 
 def etymology(arguments: dict[str, str], language: str) -> str:
@@ -291,15 +295,18 @@ LANGUAGES: dict[str, Callable[[dict[str, str], str], str]] = {
     "langx": langx,
     "native": native,
     "ipa": ipa,
+    "ipa_old": ipa,
     "ipac": ipac,
     "respell": respell,
     "nihongo": nihongo,
+    "nihongo3": nihongo_romaji_first,
     "nihongo_romaji_first": nihongo_romaji_first,
     "nihongo_kanji_first": nihongo_kanji_first,
     "nihongo_in_note": nihongo_in_note,
     "zh": zh,
+    "zh_old": zh_old,
     "korean": korean,
     "literal": literal,
-    "joined": joined,
+    "join": join,
     "etymology": etymology,
 }

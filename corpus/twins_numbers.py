@@ -11,6 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
+from corpus.locales import digits as script_digits
+from corpus.locales import formatted_number, number_marks
+
 NUMBER = r"[+−-]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)"  # as the English Wikipedia writes it
 COMMA_DECIMAL = re.compile(r"[+−-]?(?:\d{1,3}(?:[. ]\d{3})+|\d+),\d+")  # 1.234,5 where it is so
 PLAIN = re.compile(r"([+−-]?)(\d*)(?:\.(\d*))?(?:[eE]([+−-]?\d{1,3}))?")
@@ -40,28 +43,6 @@ class Number:
         return self.value < 0
 
 
-@dataclass(frozen=True)
-class Separators:
-    """The decimal mark and the mark between groups of three digits."""
-
-    decimal: str
-    group: str
-
-
-def separators(language: str) -> Separators:
-    """Those of a language, from CLDR; those of English for a language that CLDR does not know."""
-    if language in ("en", "simple", "ja", "zh", "ko"):
-        return Separators(".", ",")
-    from babel import Locale, UnknownLocaleError
-
-    try:
-        symbols = Locale.parse(language.replace("-", "_")).number_symbols["latn"]
-        group = symbols["group"].replace("\xa0", " ").replace("\u202f", " ")
-        return Separators(symbols["decimal"], group)
-    except (UnknownLocaleError, ValueError, KeyError):
-        return Separators(".", ",")
-
-
 def parse_number(text: str, language: str = "en") -> Number:
     """The number in a text: 1,234.5, −3, 1.5e6, 1/2, 3+1/2, 3½. Raises ValueError when it holds anything else."""
     cleaned = text.replace("&minus;", "−").replace("&nbsp;", " ").replace("&#8722;", "−").strip()
@@ -77,7 +58,7 @@ def parse_number(text: str, language: str = "en") -> Number:
         value = -size if sign in ("-", "−") and sign else size
         return Number(value, "", 0, 0, int(whole or 0), int(numerator), int(denominator))
 
-    if separators(language).decimal == "," and COMMA_DECIMAL.fullmatch(cleaned):
+    if number_marks(language)[1] == "," and COMMA_DECIMAL.fullmatch(cleaned):
         cleaned = cleaned.replace(".", "").replace(",", ".")
     cleaned = cleaned.replace(",", "").replace(" ", "").replace("'", "")
     plain = PLAIN.fullmatch(cleaned)
@@ -94,12 +75,13 @@ def parse_number(text: str, language: str = "en") -> Number:
 
 
 def grouped(number: str, language: str = "en", mark: str | None = None) -> str:
-    """ "1234567.5" -> "1,234,567.5"; `mark` instead of the language's mark between groups ("" for none)."""
-    signs = separators(language)
+    """ "1234567.5" -> "1,234,567.5", as the language writes it; with `mark` between groups ("" for none)."""
+    if mark is None:
+        return formatted_number(number, language).replace("\xa0", " ").replace("\u202f", " ")
     whole, point, behind = number.partition(".")
-    mark = signs.group if mark is None else mark
     groups = re.sub(r"(?<=\d)(?=(?:\d{3})+$)", lambda _: mark, whole)
-    return groups + (signs.decimal if point else "") + behind
+    decimal = number_marks(language)[1] if point else ""
+    return script_digits(groups + decimal + behind, language)
 
 
 def digits(number: str, language: str) -> str:

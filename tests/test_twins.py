@@ -318,6 +318,7 @@ age_in_years_and_days|1989|7|23|2003|7|14 -> 13 years, 356 days
 age_in_years_months_days|2001|1|10|2003|3|14 -> 2 years, 2 months, 4 days
 age_in_years_months_days|year1=1775|month1=04|day1=19|year2=1783|month2=04|day2=11 -> 7 years, 11 months, 23 days
 marriage|Maria Nys|1919|1955|end=died -> Maria Nys (m. 1919; died 1955)
+film_date|2014|5|16|New York|2014|6|1 -> May 16, 2014 (New York), June 1, 2014
 marriage|Maria Nys|1919 -> Maria Nys (m. 1919)
 """)
 
@@ -364,7 +365,9 @@ korean|hangul=한국|hanja=韓國|rr=Hanguk|mr=Han'guk -> Korean: 한국; Hanja:
 korean|한국|韓國 -> Korean: 한국; Hanja: 韓國
 literal|word -> lit. 'word'
 literal|word|name -> lit. 'word' or 'name'
-joined|藻|類 -> 藻類
+join|藻|類 -> 藻類
+join|a|b|c|sep=,&#32;|last=&#32;and&#32; -> a,&#32;b&#32;and&#32;c
+zh_old|中文|Zhōngwén|code=cp -> Chinese: 中文; pinyin: Zhōngwén
 etymology|la|verbum|word -> from Latin verbum 'word'
 """)
 
