@@ -22,6 +22,7 @@ PREFIXES |= {"da": ("deca", 1), "d": ("deci", -1), "c": ("centi", -2), "m": ("mi
 PREFIXES |= {"µ": ("micro", -6), "u": ("micro", -6), "n": ("nano", -9), "p": ("pico", -12), "f": ("femto", -15)}
 PREFIXES |= {"P": ("peta", 15), "E": ("exa", 18), "a": ("atto", -18)}
 
+MANY = {"k": "thousand", "M": "million", "G": "billion", "T": "trillion"}  # of Moilbbl
 POWERS = {"3": "thousand", "6": "million", "9": "billion", "12": "trillion", "15": "quadrillion"}  # of e6km2
 
 # Two or three units that are shown as one measure: 5 ft 11 in.
@@ -130,7 +131,13 @@ def unit_of(code: str) -> Unit | None:
 
 
 def with_prefix(code: str) -> Unit | None:
-    """`mW` as milliwatt, `dm2` as square decimetre: units that are marked si, si2, si3."""
+    """`mW` as milliwatt, `dm2` as square decimetre, `Moilbbl` as million barrels: units marked si, si2, si3, many."""
+    counted = units().get(code[1:])
+    if counted and "many" in counted.marks and code[0] in MANY:
+        factor = counted.factor * 10 ** PREFIXES[code[0]][1]
+        name = f"{MANY[code[0]]} {counted.plural}"
+        return replace(counted, code=code, factor=factor, symbol=code[0] + counted.symbol, singular=name, plural=name)
+
     for length in (1, 2):
         unit = units().get(code[length:])
         dimensions = unit and unit.marks & {"si", "si2", "si3"}
@@ -154,7 +161,8 @@ def per_unit(code: str, top: str, bottom: str) -> Unit | None:
     if not over or not under or over.offset or under.offset:
         return None
 
-    default = f"{over.default.split()[0]}/{under.default.split()[0]}"
+    default_bottom = bottom if under.dimension == "time" else under.default.split()[0]
+    default = f"{over.default.split()[0]}/{default_bottom}"
     names = [f"{name} per {under.singular}" for name in (over.singular, over.plural)]
     symbol = f"{over.symbol}/{under.singular if under.symbol == under.plural else under.symbol}"
     dimension = f"{over.dimension} per {under.dimension}"
@@ -168,7 +176,9 @@ def converted(value: Fraction, source: Unit, target: Unit) -> Fraction:
             raise ValueError(f"0 {source.symbol} cannot be shown in {target.symbol}")
         base = source.factor / value if "per" in source.marks else source.factor * value
         return target.factor / base if "per" in target.marks else base / target.factor
-    return (value + source.offset) * source.factor / target.factor - target.offset
+    if source.offset or target.offset:
+        return (value + source.offset) * source.factor / target.factor - target.offset
+    return value * source.factor / target.factor
 
 
 # --- the arguments of a call ---
@@ -462,16 +472,18 @@ def original(call: Call, place: int) -> str:
 
 
 def result(call: Call, target: list[Unit], place: int) -> str:
-    """The measure in another unit, rounded."""
+    """The measure in another unit, rounded; all numbers of a range to the same digit."""
+    source = call.parts[-1][1] if call.parts else call.unit
     last = target[-1]
-    precisions = [precision_of(call, amount, last) for amount in amounts_in_one_unit(call)]
-    precision = max((precision for precision in precisions if precision is not None), default=0)
-    if len(target) > 1:
-        sizes = [composite(call, value, target, precision, place) for value in results_in(call, last)]
-        return RANGES[call.between[0]][1].join(sizes) if call.between else sizes[0]
+    amounts = amounts_in_one_unit(call)
+    values = [converted(amount.value, source, last) for amount in amounts]
+    precision = max(precision_of(call, *pair, source, last) for pair in zip(amounts, values, strict=True))
 
-    amounts = [rounded_amount(call, value, precision, last) for value in results_in(call, last)]
-    return many(call, amounts, last, place)
+    if len(target) > 1:
+        sizes = [composite(call, value, target, precision, place) for value in values]
+        return RANGES[call.between[0]][1].join(sizes) if call.between else sizes[0]
+    rounded_amounts = [rounded_amount(call, value, precision, last) for value in values]
+    return many(call, rounded_amounts, last, place)
 
 
 def amounts_in_one_unit(call: Call) -> list[Amount]:
@@ -491,24 +503,10 @@ def replace_value(amount: Amount, value: Fraction) -> Amount:
     return Amount(value, amount.shown, max(amount.decimals, 0), amount.denominator, False, value < 0)
 
 
-def source_unit(call: Call) -> Unit:
-    return call.parts[-1][1] if call.parts else call.unit
-
-
-def results_in(call: Call, target: Unit) -> list[Fraction]:
-    """The values in `target`, exactly."""
-    values = [amount.value for amount in amounts_in_one_unit(call)]
-    return [converted(value, source_unit(call), target) for value in values]
-
-
-def precision_of(call: Call, amount: Amount, target: Unit) -> int | None:
-    """Digits behind the point that the call or the rule of rounding asks for; None where |sigfig= decides later."""
+def precision_of(call: Call, amount: Amount, value: Fraction, source: Unit, target: Unit) -> int:
+    """Digits behind the point that the call or the rule of rounding asks for; `value` is the amount in `target`."""
     if call.precision is not None:
         return max(-30, min(call.precision, 30))
-    if call.options.get("sigfig", "").isdigit() or call.options.get("round"):
-        return None
-    source = source_unit(call)
-    value = converted(amount.value, source, target)
     return default_precision(amount, source, target, value, is_composite=bool(call.parts) and source.code == "in")
 
 

@@ -22,6 +22,8 @@ NAMES |= {
     "cat": "Catalan",
     "cmn": "Mandarin Chinese",
 }
+NAMES |= {"bn": "Bengali", "fy": "West Frisian", "frr": "North Frisian", "os": "Ossetian", "ab": "Abkhaz"}
+NAMES |= {"pal": "Middle Persian", "xcl": "Classical Armenian", "nci": "Classical Nahuatl", "als": "Alemannic German"}
 
 # What {{IPA-fr|...|lang}} puts before the brackets.
 IPA_LABELS = {"pron": "pronounced ", "lang": "{language}: ", "local": "locally ", "also": "also ", "ipa": "IPA: "}

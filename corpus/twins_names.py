@@ -115,6 +115,8 @@ def chem(arguments: dict[str, str], language: str) -> str:
         piece = arguments.get(str(place), "").strip()
         if re.fullmatch(r"\d*(?:''n''|n)?[+−-]|[+−-]\d*", piece.replace("&minus;", "−")):
             pieces.append(superscript(piece.replace("&minus;", "−")))
+        elif piece.isdigit() and not any(pieces):  # the mass of a kind of atom
+            pieces.append(superscript(piece))
         elif re.match(r"\d|''", piece) and pieces:
             pieces.append(f"<sub>{piece}</sub>")
         else:

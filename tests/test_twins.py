@@ -139,6 +139,8 @@ convert|5|kWh|MJ -> 5 kilowatt-hours (18 MJ)
 convert|50|mW|abbr=on|hp -> 50 mW (6.7×10⁻⁵ hp)
 convert|1|ly|km -> 1 light-year (9.5×10¹² km)
 convert|5000|m3/s -> 5,000 cubic metres per second (180,000 cu ft/s)
+convert|1.4|Moilbbl/d|m3/d -> 1.4 million barrels per day (220,000 m³/d)
+convert|85|Tcuft|km3 -> 85 trillion cubic feet (2,400 km³)
 convert|20|xyz -> 20 xyz
 convert|20|xyz|km -> 20 xyz
 """)
@@ -387,6 +389,7 @@ ship_class|Nimitz|aircraft carrier|5 -> Nimitz
 chem|H|2|O -> H<sub>2</sub>O
 chem|CH|3|COOH -> CH<sub>3</sub>COOH
 chem|SO|4|2- -> SO<sub>4</sub>²⁻
+chem|40|Ar -> ⁴⁰Ar
 chem|NH|4|+ -> NH<sub>4</sub>⁺
 chem2|SO4(2-) -> SO<sub>4</sub>²⁻
 chem2|Fe(CN)6 -> Fe(CN)<sub>6</sub>
