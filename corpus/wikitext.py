@@ -36,6 +36,9 @@ TAG = re.compile(  # the HTML that MediaWiki knows, first what begins a line; an
     r"|cite|code|data|del|dfn|em|font|i|ins|kbd|link|mark|meta|noinclude|onlyinclude|poem|q|r[bpt]|r[bt]c|ruby|s|samp|small|span"
     rf"|strike|strong|su[bp]|time|tt|u|var|wbr|{NAMES})\b[^<>]*>"
 )
+SCRIPT = re.compile(r"(?i)<(su[bp])\b[^<>]*>\s*([-+−–]?[0-9]+)\s*</\1\s*>")
+RAISED = str.maketrans("0123456789+-−–", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻⁻")
+LOWERED = str.maketrans("0123456789+-−–", "₀₁₂₃₄₅₆₇₈₉₊₋₋₋")
 HTML_TABLE = re.compile("(?i)</?table")
 TABLE_MARK = re.compile(r"\n[ \t:*#;]*(\{\||\|\})")
 # Of a table without its end, or whose {| is in a template: | cells, ! headings below such a line or with !! in them.
@@ -95,7 +98,8 @@ AFTER_WIDE_BRACKET = re.compile(r"（[\s,;:，、；：]++")
 EMPTY_BRACKETS = re.compile(r"\(\)(?<![A-Za-z0-9_]\(\))")  # f() stays
 EMPTY_PAIRS = ("[]", "「」", "『』", "【】", "《》", "〈〉", "〔〕", "［］", "«»", "‹›", "“”", "„“", "‘’")
 SEVERAL_SPACES = re.compile("   *")  # faster than "  +"
-SEMICOLON_AT_END = re.compile(r";\)(?<=[^\s(];\))")  # not of a smiley
+SEMICOLON_AT_END = re.compile(r";\)")
+SEPARATORS_AT_END = re.compile(r"(?<![,; (])[,;][,; ]*+\)(?<=;\))")  # "b, ; ;)" but not ":) or ;)"
 UNTIDY = {
     " ,": ",",
     ",,": ",",
@@ -107,7 +111,7 @@ UNTIDY = {
 UNTIDY_WIDE = {"（）": "", "，）": "）", "；）": "）"}
 LINE_START = re.compile(r"\n[ \t]+")
 LIST_ITEM = re.compile(r"\n(-{4,}|[*#:;]+)[ \t]*([^\n]*)")
-LEFT_OF_ITEM = " \t,.;:·•–—-()（）、，。"  # an item with nothing else had words that are gone
+LEFT_OF_ITEM = " \t,.;:*·•–—->()（）、，。"  # an item with nothing else had words that are gone
 HEADING = re.compile(r"\n(==+|=(?=[^\n]*=[ \t]*\n))([^\n]*)")  # = a =; what begins with == is one without its end
 STRAY = re.compile(r"(?i)\{\{+|\}\}+|\[\[+|\]\]+|\{\||\|thumb|'''+|</?ref\w*(?:[^<>\n]*>)?")
 HIDDEN = frozenset({"file", "image", "media", "category"})  # these names count in every wiki
@@ -254,6 +258,15 @@ def parameters(text: str) -> str:
     return text
 
 
+def script(match: re.Match) -> str:
+    """The number in <sup> or <sub>, as characters where it would run into another: 10⁶, m², 101₂ and H2O."""
+    name, number = match.groups()
+    if name.lower() == "sup":
+        return number.translate(RAISED)
+    is_behind_digit = match.string[match.start() - 1].isdigit()
+    return number.translate(LOWERED) if is_behind_digit else number
+
+
 def keep(text: str, kept: Kept) -> str:
     """The mark that stands for `text`, which no later step touches."""
     kept.append(text.replace(LITERAL, "'"))
@@ -335,6 +348,7 @@ def without_tables(text: str) -> str:
     if HTML_TABLE.search(text):
         text = HTML_TABLE.sub(lambda match: match[0].lower(), text)
         text = nested(text, "<table", "</table>", new_line)
+    text = SCRIPT.sub(script, text)
     text = TAG.sub(lambda match: "\n" if match[1] else "", text)
     text = TABLE_MARK.sub(r"\n\1", text)
     return nested(text, "\n{|", "\n|}", new_line)
@@ -468,7 +482,8 @@ def tidy(text: str, wikitext: str) -> str:
     text = SEVERAL_SPACES.sub(" ", text)
     for wrong, right in UNTIDY.items():
         text = text.replace(wrong, right)
-    text = SEMICOLON_AT_END.sub(")", text)
+    if SEMICOLON_AT_END.search(text):
+        text = SEPARATORS_AT_END.sub(")", text)
     if "）" in text:
         text = AFTER_WIDE_BRACKET.sub("（", text)
         for wrong, right in UNTIDY_WIDE.items():

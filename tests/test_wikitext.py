@@ -62,6 +62,7 @@ WIKITEXT = {
     "<poem>a\nb</poem>": "a\nb",
     "a<blockquote>b</blockquote>c": "a\nb\nc",
     "a<br>b<br />c<BR/>d": "a\nb\nc\nd",
+    "10<sup>6</sup> × 10<sup> −7</sup> m<SUP>2</SUP>, 101<sub>2</sub> a<sub>i</sub>": "10⁶ × 10⁻⁷ m², 101₂ ai",
     'H<sub>2</sub>O <span style="x">y</span> <b>z</b>': "H2O y z",
     "a < b and c > d, <vector> <x@y.z>": "a < b and c > d, <vector> <x@y.z>",
     # entities and characters
@@ -127,6 +128,7 @@ WIKITEXT = {
     # what removal leaves
     "a ( ) b (, ) c ({{x}}) d": "a b c d",
     "a ;) b (1950;{{x}}) :)": "a ;) b (1950) :)",
+    "a (b, {{x}}; {{y}}; {{z}}) c": "a (b) c",
     "a ({{x}}; born 1950) b ({{x}}, {{y}}; 1950; {{z}})": "a (born 1950) b (1950)",
     "北京（）是（，）城市（{{x}}，首都）": "北京是城市（首都）",
     "f() a <ref>b</ref> , c <ref/> .": "f() a, c.",
@@ -167,7 +169,8 @@ HOSTILE = {  # how many characters but spaces may be left of 100,000 repetitions
     "}-": 200_000, "__": 10, "<!--": 0, "&": 100_000, "*": 0, "\n* ": 0, "|": 0, "<math>": 0, "<div ": 500_000,
     "(": 100_000, "<": 100_000, "=": 0, "\n=": 200_000, "==x": 300_000, "= ": 1, "( ": 100_000, ",": 100_000, "\n:": 0,
     "[http://": 800_000, "{{a|": 200_000, "{{quote|a|": 800_000, "''": 0, "''''a": 200_000, " ": 0,
-    "[http:[": 800_000, "{{{": 0, "{{{|": 100_000, "\n|": 0, "\n!": 200_000, "-{zh:;": 700_000, ";": 100_000,
+    "[http:[": 800_000, "{{{": 0, "{{{|": 100_000, "\n|": 0, "\n!": 200_000, "-{zh:;": 700_000,
+    ", ": 100_000, ";)": 100_000, "<sup>1": 100_000, ";": 100_000,
 }  # fmt: skip
 
 
