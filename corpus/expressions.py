@@ -4,7 +4,7 @@ The rules are mediawiki.org's Help:Extension:ParserFunctions and Help:Calculatio
 comparisons, `trunc` and `mod` give integers.
 
     expression("1 / 3")             "0.33333333333333"
-    expression("10 ^ 15")           "1.0E+15"
+    expression("10 ^ 14")           "1.0E+14"
     expression("2 + 3 round -1")    "10"        round binds less than +
 """
 
@@ -302,7 +302,7 @@ def as_float(text: str) -> float:
 
 
 def printed(value: Number) -> str:
-    """A number as PHP prints it: 14 digits, without zeros at the end, 1.0E+15 from 10^15 on, 1.0E-5 below 10^-4."""
+    """A number as PHP prints it: 14 digits, without zeros at the end, 1.0E+14 from there on, 1.0E-5 below 10^-4."""
     if isinstance(value, int):
         return str(value)
     if math.isnan(value):
@@ -312,8 +312,8 @@ def printed(value: Number) -> str:
 
     mantissa, _, exponent = f"{value:.{DIGITS - 1}e}".partition("e")
     power_of_ten = int(exponent)
-    if -5 < power_of_ten <= DIGITS:
-        plain = f"{value:.{max(0, DIGITS - 1 - power_of_ten)}f}"
+    if -5 < power_of_ten < DIGITS:
+        plain = f"{value:.{DIGITS - 1 - power_of_ten}f}"
         return plain.rstrip("0").rstrip(".") if "." in plain else plain
 
     mantissa = mantissa.rstrip("0")
