@@ -47,9 +47,8 @@ GAUGES_TABLE = """
 """
 GAUGES = dict(line.strip().split(" ", 1) for line in GAUGES_TABLE.split(";"))
 GAUGE_NAMES = {"sg": "1435", "standard": "1435", "std": "1435", "metre": "1000", "meter": "1000", "russian": "1520"}
-FEET_FIRST = (
-    "381 508 610 762 914 1067 1219 1372 1422 1524 1588 1600 1676 1829 2134".split()
-)  # defined in feet and inches
+GAUGE_NAMES |= {"1m": "1000", "cape": "1067", "42in": "3ft6in", "36in": "3ft", "24in": "2ft", "indian": "1676"}
+GAUGE_NAMES |= {"irish": "1600", "iberian": "1668", "4ft8.5in": "4ft81/2in", "bosnian": "760"}
 
 
 def unnamed(arguments: dict[str, str], most: int = 60) -> list[str]:
@@ -185,7 +184,8 @@ def road(arguments: dict[str, str], language: str) -> str:
 def track_gauge(arguments: dict[str, str], language: str) -> str:
     """The width of a track: `1435mm` -> 1,435 mm (4 ft 8 1⁄2 in); `3ft6in` -> 3 ft 6 in (1,067 mm).
 
-    Template:Track gauge; a width that is not in the table is shown as it is written. Leaves out names of gauges.
+    Template:Track gauge. |disp=1 shows one of the two, |al=on names the gauge; a width that is not in the table is
+    shown as it is written.
     """
     text = arguments.get("1", "").lower().replace("&nbsp;", "").replace(" ", "").replace(",", "").removesuffix("mm")
     text = GAUGE_NAMES.get(text, text)
@@ -195,11 +195,12 @@ def track_gauge(arguments: dict[str, str], language: str) -> str:
         return arguments.get("1", "").strip()
 
     feet = re.sub(r"(\d+) (\d+)/(\d+)", lambda match: mixed_fraction(*match.groups()), GAUGES[width])
-    feet = re.sub(r"(?<!⁄)\b(\d+)/(\d+)", r"\1⁄\2", feet)
     metric = f"{int(width):,} mm"
-    if arguments.get("disp") in ("1", "s"):
-        return feet if width in FEET_FIRST else metric
-    return f"{feet} ({metric})" if width in FEET_FIRST else f"{metric} ({feet})"
+    first, second = (metric, feet) if text == width else (feet, metric)
+    shown = first if arguments.get("disp") in ("1", "s") else f"{first} ({second})"
+    is_named = "on" in (arguments.get("al"), arguments.get("allk"))
+    name = {"1435": " standard gauge", "1000": " metre gauge"}.get(width, "") if is_named else ""
+    return shown + name
 
 
 def height(arguments: dict[str, str], language: str) -> str:
