@@ -35,7 +35,7 @@ def local_copy(origin: str, state: list, write: Callable[[IO[bytes]], None]) -> 
     """The path of a complete copy of `origin`.
 
     write: called with a file to write to if there is no copy. The file holds what an earlier call wrote before it was
-    interrupted; `write` goes on behind that, or begins with truncate(0).
+    interrupted; `write` goes on behind that, or calls begin_anew.
     """
     target = copy_path(origin, state)
     if target.is_file():
@@ -46,9 +46,17 @@ def local_copy(origin: str, state: list, write: Callable[[IO[bytes]], None]) -> 
         if target.is_file():  # written by another process while this one waited
             return str(target)
         partial = Path(f"{target}.part")
-        with open(partial, "ab") as file:
+        partial.touch()
+        with open(partial, "r+b") as file:
+            file.seek(0, os.SEEK_END)
             write(file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, target)
     return str(target)
+
+
+def begin_anew(file: IO[bytes]) -> None:
+    """Forget what an earlier call wrote."""
+    file.seek(0)
+    file.truncate()

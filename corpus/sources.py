@@ -4,6 +4,7 @@
     'enwiki-*-pages-articles*.xml.bz2'  MediaWiki dumps, of one stream or many; also .xml, .xml.gz, .xml.zst
     'path/*.jsonl' and so on            your files: .jsonl, .json, .csv, .tsv, .parquet, .txt, .md, .html; also packed
     texts.zip, texts.tar.gz             archives of such files
+    's3://bucket/*.parquet', https://   files elsewhere, by fsspec; copied once
     pydocs                              the docstrings of Python and of the packages in requirements.txt: no download
 
 A source is a list of pieces. A piece is a file, or a part of a file that can be read by itself. Small pieces are
@@ -33,8 +34,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import errors
-from corpus import archives, dump, html_text, pydocs
-from corpus.copies import local_copy
+from corpus import archives, dump, html_text, pydocs, remote
+from corpus.copies import begin_anew, local_copy
 from corpus.documents import Document, read_counts, read_documents, short_hash
 from corpus.dump import COMPRESSION, Site
 from corpus.json_objects import read_objects
@@ -86,6 +87,11 @@ class Piece:
     site: Site | None = None  # dumps only
     rules: Rules = Rules()  # dumps only
     failure: str = ""  # why the file ends with this block, if the file is damaged
+
+    @property
+    def where(self) -> str:
+        """What messages call the file."""
+        return self.origin or self.path
 
 
 class Truncated(ValueError):
@@ -512,7 +518,8 @@ def split_archive(piece: Piece, text_column: str | None) -> Iterator[Piece]:
     Raises ValueError for an archive without files of known formats, an archive in it, and a file with a password.
     """
     path = plain_tar(piece) if piece.kind == "tar" else piece.path
-    archive = archives.open_archive(path)
+    with named(replace(piece, path=path, origin=piece.where)):
+        archive = archives.open_archive(path)
     kinds = formats_by_suffix()
     not_read: Counter[str] = Counter()  # files of unknown formats, by suffix
     for member in sorted(archive.members):
@@ -521,11 +528,11 @@ def split_archive(piece: Piece, text_column: str | None) -> Iterator[Piece]:
         if kind is None:
             not_read[suffix or member] += 1
             continue
-        origin = f"{piece.path}/{member}"
+        origin = f"{piece.where}/{member}"
         if kind in ("zip", "tar"):
-            raise ValueError(f"{origin}: an archive inside an archive; unpack {piece.path} and give its files")
+            raise ValueError(f"{origin}: an archive inside an archive; unpack {piece.where} and give its files")
         if archive.is_encrypted(member):
-            raise ValueError(f"{origin}: a password is needed; unpack {piece.path} with it and give its files")
+            raise ValueError(f"{origin}: a password is needed; unpack {piece.where} with it and give its files")
 
         size_bytes = archive.size_bytes(member)
         name = f"{piece.name}/{member}"
@@ -538,9 +545,9 @@ def split_archive(piece: Piece, text_column: str | None) -> Iterator[Piece]:
     unknown = ", ".join(sorted(not_read))
     if not_read.total() == len(archive.members):
         held = f"only {unknown}" if unknown else "no files"
-        raise ValueError(f"{piece.path}: the archive holds {held}; known formats are {', '.join(kinds)}")
+        raise ValueError(f"{piece.where}: the archive holds {held}; known formats are {', '.join(kinds)}")
     if not_read:
-        announce(f"{piece.path}: {not_read.total()} files of unknown formats are not read: {unknown}")
+        announce(f"{piece.where}: {not_read.total()} files of unknown formats are not read: {unknown}")
 
 
 def plain_tar(piece: Piece) -> str:
@@ -551,21 +558,21 @@ def plain_tar(piece: Piece) -> str:
     origin = os.path.splitext(os.path.abspath(name))[0]
 
     def write(copy: IO[bytes]) -> None:
-        copy.truncate(0)
+        begin_anew(copy)
         with pa.OSFile(piece.path) as raw, dump.decompressed(raw, name) as stream:
             shutil.copyfileobj(stream, copy)
 
     try:
         return local_copy(origin, state_of(piece.path), write)
     except OSError as error:
-        raise ValueError(f"{piece.path}: damaged: {error}") from None
+        raise ValueError(f"{piece.where}: damaged: {error}") from None
 
 
 def unpack(piece: Piece) -> str:
     """The path of a copy of a file in an archive."""
 
     def write(copy: IO[bytes]) -> None:
-        copy.truncate(0)
+        begin_anew(copy)
         with archives.open_archive(piece.path).open(piece.member) as member:
             shutil.copyfileobj(member, copy)
 
@@ -641,19 +648,43 @@ def find_pieces(source: str, text_column: str | None = "text") -> tuple[list[Pie
     if source == "pydocs":
         return docstring_pieces()
 
+    source = source.removeprefix("file://")
+    files = remote_files(source) if remote.is_address(source) else local_files(source)
+    pieces, identity = [], {}
+    for file, state in files:
+        with named(file):
+            file_pieces = list(FORMATS[file.kind].split_file(file, text_column))
+        if file_pieces:  # a parquet file without rows has none
+            identity[file.name] = state
+            pieces += file_pieces
+    return pieces, {"files": identity}
+
+
+def local_files(source: str) -> list[tuple[Piece, list]]:
+    """The files that a path or a pattern stands for, and the state of each."""
     paths = find_files(source)
     folder = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
-    pieces, identity = [], {}
+    files = []
     for path in paths:
         name = os.path.relpath(os.path.abspath(path), folder)
         state = state_of(path)
-        kind = format_of(path)
-        file = Piece(path, name, kind, size_bytes=state[0])
-        file_pieces = list(FORMATS[kind].split_file(file, text_column))
-        if file_pieces:  # a parquet file without rows has none
-            identity[name] = state
-            pieces += file_pieces
-    return pieces, {"files": identity}
+        files.append((Piece(path, name, format_of(path), size_bytes=state[0]), state))
+    return files
+
+
+def remote_files(source: str) -> list[tuple[Piece, list]]:
+    """The copies on this disk of the files at an address, and the state of each there."""
+    found = remote.find_remote(source)
+    addresses = [file.address for file in found]
+    kinds = [format_of(address, remote.address_path(address)) for address in addresses]  # before anything is copied
+    names = remote.names_below(addresses)
+    copies = remote.copy_here(found)
+
+    files = []
+    for file, kind, name, copy in zip(found, kinds, names, copies, strict=True):
+        piece = Piece(copy, name, kind, size_bytes=os.path.getsize(copy), origin=file.address)
+        files.append((piece, file.state))
+    return files
 
 
 def state_of(path: str) -> list[int]:
@@ -685,13 +716,16 @@ def find_files(source: str) -> list[str]:
     return paths
 
 
-def format_of(path: str) -> str:
-    """The key of FORMATS that the name of a file says. Raises ValueError for an unknown one."""
+def format_of(origin: str, path: str | None = None) -> str:
+    """The key of FORMATS that the name of a file (`path`, if it differs from what messages call it) says.
+
+    Raises ValueError for an unknown one.
+    """
     kinds = formats_by_suffix()
-    suffix = format_suffix(path)
+    suffix = format_suffix(path or origin)
     if suffix not in kinds:
         known = ", ".join([*kinds, *COMPRESSION])
-        raise ValueError(f"{path}: unknown format; known are {known}; rename it, or narrow the pattern")
+        raise ValueError(f"{origin}: unknown format; known are {known}; rename it, or narrow the pattern")
     return kinds[suffix]
 
 
@@ -763,7 +797,7 @@ def read_rows(piece: Piece) -> Iterator[Row]:
     reader = FORMATS[piece.kind].read_rows
     if reader is None:
         wanted = ", ".join(suffix for form in FORMATS.values() if form.read_rows for suffix in form.suffixes)
-        raise ValueError(f"{piece.origin or piece.path}: {piece.kind} has pages, not rows; give {wanted} files")
+        raise ValueError(f"{piece.where}: {piece.kind} has pages, not rows; give {wanted} files")
     with named(piece):
         yield from reader(piece)
 

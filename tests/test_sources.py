@@ -591,6 +591,7 @@ def damaged_zip() -> bytes:
         ("t.zip", b"no archive", ": not an archive, or cut off: File is not a zip file"),
         ("t.tar", b"no archive", ": not an archive, or cut off: "),
         ("t.tar.gz", b"no archive", ": damaged: "),
+        ("t.tar.gz", gzip.compress(b"no archive" * 99), ": not an archive, or cut off: "),
         ("t.tar.gz", gzip.compress(random.Random(0).randbytes(10_000))[:5000], ": damaged: "),
         ("t.zip", {}, ": the archive holds no files; known formats are .jsonl"),
         ("t.zip", {"a.png": b"", "b.pdf": b""}, ": the archive holds only .pdf, .png; known formats are .jsonl"),
