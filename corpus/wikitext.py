@@ -100,6 +100,8 @@ EMPTY_PAIRS = ("[]", "「」", "『』", "【】", "《》", "〈〉", "〔〕",
 SEVERAL_SPACES = re.compile("   *")  # faster than "  +"
 SEMICOLON_AT_END = re.compile(r";\)")
 SEPARATORS_AT_END = re.compile(r"(?<![,; (])[,;][,; ]*+\)(?<=;\))")  # "b, ; ;)" but not ":) or ;)"
+SPACE_AND_SEMICOLON = re.compile(";(?<= ;)")
+SEPARATOR_FIRST = re.compile(r"(\n[*#:]+)[ \t]*[,;][ \t,;]*+")  # of a list's item
 UNTIDY = {
     " ,": ",",
     ",,": ",",
@@ -471,7 +473,8 @@ def word_before(text: str) -> int:
 def tidy(text: str, wikitext: str) -> str:
     """`text` without the marks that have no partner and the empty brackets and spaces that removals leave.
 
-    Empty brackets that were in `wikitext` are the author's, who writes of them.
+    Empty brackets that were in `wikitext` are the author's, who writes of them; so are spaces before semicolons, and
+    items that begin with a comma.
     """
     text = STRAY.sub(" ", text)
     text = AFTER_BRACKET.sub("(", text)
@@ -484,6 +487,10 @@ def tidy(text: str, wikitext: str) -> str:
         text = text.replace(wrong, right)
     if SEMICOLON_AT_END.search(text):
         text = SEPARATORS_AT_END.sub(")", text)
+    if SPACE_AND_SEMICOLON.search(text) and " ;" not in wikitext:
+        text = text.replace(" ;", ";")
+    if SEPARATOR_FIRST.search(text) and not SEPARATOR_FIRST.search("\n" + wikitext):
+        text = SEPARATOR_FIRST.sub(r"\1 ", text)
     if "）" in text:
         text = AFTER_WIDE_BRACKET.sub("（", text)
         for wrong, right in UNTIDY_WIDE.items():

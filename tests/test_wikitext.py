@@ -124,6 +124,8 @@ WIKITEXT = {
     "a\n----\nb": "a\nb",
     "* {{x}}\n* a": "- a",
     "* {{x}}, \n* {{x}} – {{y}}.\n* ''{{x}}'' ({{y}})\n: ;\n* a": "- a",
+    "* {{x}}, a; b {{x}}; c": "- a; b; c",
+    "* , is a comma; b ; c": "- , is a comma; b ; c",  # written so
     "* ★\n* <math>,</math>": "- ★\n- $,$",
     # what removal leaves
     "a ( ) b (, ) c ({{x}}) d": "a b c d",
