@@ -32,7 +32,10 @@ JA = [
 ZH = [
     ("{{le|無線|Radio}}和{{link-en|電視|TV}}", "無線和電視"),
     ("{{link-en|海參崴自由港|Free port|海參崴自由港區}}等", "海參崴自由港區等"),
-    ("發送方的{{tsl|en|Congestion window|拥塞窗口}}與{{tsl|en|Fairness measure||公平原则}}", "發送方的拥塞窗口與公平原则"),
+    (
+        "發送方的{{tsl|en|Congestion window|拥塞窗口}}與{{tsl|en|Fairness measure||公平原则}}",
+        "發送方的拥塞窗口與公平原则",
+    ),
     ("王某（{{bd|1943年|6月|2015年|3月15日|catIdx=X}}）", "王某（1943年6月－2015年3月15日）"),
     ("李某（{{bd|1967年|12月31日}}）", "李某（1967年12月31日－）"),
     ("词语（{{lang-en|word}}）", "词语（英语：word）"),
@@ -76,3 +79,9 @@ SENTENCES += [("ko", *case) for case in KO] + OTHERS
 @pytest.mark.parametrize("language, wikitext, seen", SENTENCES)
 def test_a_reader_sees(language, wikitext, seen):
     assert plain_text(wikitext, templates=Templates(language)) == seen
+
+
+@pytest.mark.parametrize("language", ["tr", "fi", "en"])
+def test_marks_of_languages_are_not_written_in_the_words_of_another_wiki(language):
+    text = plain_text("Site {{he}}{{yue}}{{he icon}}, x.", templates=Templates(language))
+    assert all(character.isascii() for character in text), text
