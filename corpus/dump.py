@@ -4,26 +4,22 @@ A dump of one stream is decompressed and cut here, in one process, without being
 blocks. A multistream .bz2 is cut where its streams begin, and who parses a piece decompresses it.
 """
 
-import bz2
 import datetime
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 from urllib.parse import quote
 from xml.etree import ElementTree
 
-import pyarrow as pa
-
+from corpus.compressed import Streams, open_compressed
 from corpus.documents import Document
 from corpus.expand import template_body
 from corpus.template_pages import TemplatePage, page_name
 from corpus.wikitext import hidden_namespaces, is_redirect
 
-COMPRESSION = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
-READ_BYTES = 1 << 12  # what a damaged place can cost of the text before it
+READ_BYTES = 1 << 12  # of text, at once: where blocks are cut depends on it
 STREAM = re.compile(rb"BZh[1-9]1AY&SY")  # how a bz2 stream begins: its level, and the mark of its first block
 PAGE = b"<page>"
 PAGE_END = b"</page>"
@@ -42,22 +38,6 @@ class Site:
     language: str = "en"  # of the wiki, as in its address
     template_names: frozenset[str] = frozenset({"template"})  # lower-case names of namespace 10
     date: datetime.date | None = None  # of the dump, as its file name says
-
-
-def open_compressed(path: str) -> tuple[pa.NativeFile, pa.NativeFile]:
-    """(the file itself, a stream of its bytes, decompressed as its name says)."""
-    raw = pa.OSFile(path)
-    return raw, decompressed(raw, path)
-
-
-def decompressed(raw: Any, name: str) -> Any:
-    """A stream of the bytes of a file (of pyarrow or Python), decompressed as its name says."""
-    codec = COMPRESSION.get(Path(name).suffix.lower())
-    if codec is None:
-        return raw
-    if not isinstance(raw, pa.NativeFile):
-        raw = pa.PythonFile(raw, "r")
-    return pa.CompressedInputStream(raw, codec)
 
 
 # --- dumps of one stream, and other long files ---
@@ -232,22 +212,23 @@ def read_streams(path: str, start: int, end: int) -> tuple[bytes, int, str]:
     data = bytearray()
     limit = None
     failure = ""
-    size = os.path.getsize(path)
     with open(path, "rb") as file:
         file.seek(start)
+        streams = Streams(file, "bz2")
         try:
-            while file.tell() < size:
-                if file.tell() >= end:
+            while streams.more():
+                if streams.position() >= end:
                     if limit is None:
                         limit = len(data)
                     if not goes_on(data, limit):
                         return bytes(data), limit, ""
-                read_stream(file, data)
+                for text in streams.stream():
+                    data += text
             # At the end of the file. What is left of a dump's last stream may be no more than "wiki>".
             if DUMP_END not in data and not DUMP_END.endswith(data.strip()):
                 failure = cut_off(0, bytes(data))
-        except (OSError, EOFError) as error:
-            failure = f"damaged near byte {file.tell():,}: {error}"
+        except OSError as error:
+            failure = f"damaged near byte {streams.position():,}: {error}"
     if limit is None:
         limit = len(data)
     return bytes(data), limit, failure
@@ -260,17 +241,6 @@ def goes_on(data: bytearray, limit: int) -> bool:
             return True
     last_page = data.rfind(PAGE, 0, limit + len(PAGE) - 1)  # it may begin right before the limit
     return last_page >= 0 and data.find(PAGE_END, last_page) < 0
-
-
-def read_stream(file: IO[bytes], data: bytearray) -> None:
-    """Append one bz2 stream to `data`, and leave the file behind it."""
-    decompressor = bz2.BZ2Decompressor()
-    while not decompressor.eof:
-        chunk = file.read(READ_BYTES)
-        if not chunk:
-            raise EOFError("it ends inside a bz2 stream")
-        data += decompressor.decompress(chunk)
-    file.seek(-len(decompressor.unused_data), os.SEEK_CUR)
 
 
 # --- pages ---

@@ -14,6 +14,7 @@ so any number of processes gives the same documents.
 To add a format, write the function that reads its rows and one entry in FORMATS, in the middle of this file.
 """
 
+import contextlib
 import csv
 import functools
 import glob
@@ -35,9 +36,10 @@ import pyarrow.parquet as pq
 
 import errors
 from corpus import archives, dump, html_text, pydocs, remote
+from corpus.compressed import COMPRESSION, decompressed, open_compressed
 from corpus.copies import begin_anew, local_copy
 from corpus.documents import Document, read_counts, read_documents, short_hash
-from corpus.dump import COMPRESSION, Site
+from corpus.dump import Site
 from corpus.json_objects import read_objects
 from corpus.template_pages import TemplatePage, TemplatePages
 from corpus.templates import Templates
@@ -149,8 +151,8 @@ def open_bytes(piece: Piece) -> tuple[Any, Any]:
         return block, block
     if piece.member:
         raw = archives.open_archive(piece.path).open(piece.member)
-        return raw, dump.decompressed(raw, piece.member)
-    return dump.open_compressed(piece.path)
+        return raw, decompressed(raw, piece.member)
+    return open_compressed(piece.path)
 
 
 def open_text(piece: Piece, newline: str = "\n") -> io.TextIOWrapper:
@@ -261,29 +263,44 @@ def blocks_of_objects(piece: Piece) -> Iterator[Piece]:
 # --- txt, md, html ---
 
 
-def read_text(piece: Piece) -> str:
-    """All of a text file. Raises ValueError for a binary one."""
+def read_text(piece: Piece) -> tuple[str, str]:
+    """(All of a text file, ""); of a damaged one (its lines before the damage, what is damaged).
+
+    Raises ValueError for a binary file, Truncated when nothing comes before the damage.
+    """
+    failure = ""
     try:
         with open_text(piece) as file:
             text = file.read()
     except UnicodeDecodeError as error:
         raise ValueError(f"{piece.path}: not UTF-8 text at byte {error.start}; is it a binary file?") from None
     except OSError as error:
-        raise Truncated(f"{piece.path}: damaged: {error}") from None
+        failure = f"{piece.path}: damaged: {error}"
+        text = "".join(lines_before_damage(piece))
+        if not text:
+            raise Truncated(failure) from None
     if "\0" in text:
         raise ValueError(f"{piece.path}: holds null bytes; a binary file is not text")
-    return text
+    return text, failure
+
+
+def lines_before_damage(piece: Piece) -> Iterator[str]:
+    """The whole lines of a damaged text file."""
+    with contextlib.suppress(OSError), open_text(piece) as file:
+        yield from file
 
 
 def read_txt(piece: Piece) -> Iterator[Row]:
     """The file is one document. Or it has those of WikiExtractor: <doc id=.. url=.. title=..>, plain text, </doc>."""
-    text = read_text(piece)
+    text, failure = read_text(piece)
     if not text.startswith('<doc id="'):
         yield 0, {"text": text, "title": Path(piece.name).name}
-        return
-    for row, match in enumerate(EXTRACTED.finditer(text)):
-        document_id, url, title, body = match.groups()
-        yield row, {"id": document_id, "url": url, "title": title, "text": body}
+    else:
+        for row, match in enumerate(EXTRACTED.finditer(text)):
+            document_id, url, title, body = match.groups()
+            yield row, {"id": document_id, "url": url, "title": title, "text": body}
+    if failure:
+        raise Truncated(failure)
 
 
 def read_markdown(piece: Piece) -> Iterator[Row]:
@@ -295,7 +312,7 @@ def read_markdown(piece: Piece) -> Iterator[Row]:
     ---
     # Rain
     """
-    text = read_text(piece)
+    text, failure = read_text(piece)
     title = Path(piece.name).name
     match = FRONT_MATTER.match(text)
     if match:
@@ -303,6 +320,8 @@ def read_markdown(piece: Piece) -> Iterator[Row]:
         named = TITLE_SETTING.search(match["settings"])
         title = named[1] if named else title
     yield 0, {"text": text, "title": title}
+    if failure:
+        raise Truncated(failure)
 
 
 def read_html(piece: Piece) -> Iterator[Row]:
@@ -559,7 +578,7 @@ def plain_tar(piece: Piece) -> str:
 
     def write(copy: IO[bytes]) -> None:
         begin_anew(copy)
-        with pa.OSFile(piece.path) as raw, dump.decompressed(raw, name) as stream:
+        with pa.OSFile(piece.path) as raw, decompressed(raw, name) as stream:
             shutil.copyfileobj(stream, copy)
 
     try:

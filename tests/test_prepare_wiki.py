@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import unicodedata
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -844,6 +845,30 @@ def test_a_bad_input_is_one_line_and_no_complete_folder(tmp_path, kind):
     (tmp_path / "in").mkdir()
     pattern, settings = bad_source(tmp_path / "in", kind)
     assert BAD[kind] in refusal(tmp_path / "in" / pattern, tmp_path / "data", **settings)
+
+
+@pytest.mark.parametrize("part_bytes", [1 << 16, PART_BYTES])  # as blocks, and as a whole
+@pytest.mark.parametrize("cut, rows", [(0, 20_000), (200, 19_900), (40_000, 15_000)])
+def test_of_a_gzip_file_every_row_before_the_damage_is_kept(tmp_path, monkeypatch, part_bytes, cut, rows):
+    """Members with zero bytes behind them are a whole file. References: the lines that zlib gives."""
+    monkeypatch.setattr(sources, "PART_BYTES", part_bytes)
+    draw = random.Random(0)
+    lines = [json.dumps({"text": f"row {i} {draw.randbytes(4).hex()} "}) + "\n" for i in range(20_000)]
+    members = [gzip.compress("".join(lines[:10]).encode()), gzip.compress("".join(lines[10:]).encode())]
+    data = b"".join(members)
+    path = tmp_path / "in.jsonl.gz"
+    path.write_bytes(data[:-cut] if cut else data + bytes(1000))
+    unpacked = zlib.decompressobj(31).decompress(members[0])
+    unpacked += zlib.decompressobj(31).decompress(members[1][: len(members[1]) - cut])
+    assert unpacked.count(b"\n") >= rows
+
+    settings = {"until": "documents", "min_chars": 1}
+    if cut:
+        message = refusal(path, tmp_path / "data", **settings)
+        assert "in.jsonl.gz: damaged " in message and "--allow_truncated=True keeps what comes" in message
+    out = prepare(path, tmp_path / "data", allow_truncated=cut > 0, **settings)
+    counts = json.loads((out / "documents.json").read_text())["documents"]
+    assert counts["kept"] == unpacked.count(b"\n") and counts.get("damaged", 0) == (cut > 0)
 
 
 def command_line(*arguments: str, **options) -> subprocess.CompletedProcess:

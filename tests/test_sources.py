@@ -823,6 +823,26 @@ def test_a_truncated_or_damaged_file_is_refused_by_name(tmp_path, kind, pack):
         assert message.startswith(f"{path}: ") and "damaged" in message
 
 
+def test_a_text_file_that_is_cut_off_keeps_what_comes_before(tmp_path):
+    """Its whole lines; of WikiExtractor's output the whole documents."""
+    text = "".join(f"line {i} {random.Random(i).random()}\n" for i in range(3000))
+    (tmp_path / "plain.txt.gz").write_bytes(gzip.compress(text.encode())[:-900])
+    documents = "".join(f'<doc id="{i}" url="u" title="t">\nt\n\nText {i}.\n</doc>\n' for i in range(3000))
+    (tmp_path / "wiki.txt.gz").write_bytes(gzip.compress(documents.encode())[:-900])
+    for name in ("plain.txt.gz", "wiki.txt.gz"):
+        found = []
+        with pytest.raises(sources.Truncated, match=f"{name}: damaged: it ends inside a gzip stream"):
+            for part in parts_of(str(tmp_path / name)):
+                for document in read_part(part):
+                    found.append(document)
+        if name == "plain.txt.gz":
+            assert len(found) == 1 and len(found[0].text) > 80_000
+            assert text.startswith(found[0].text) and found[0].text.endswith("\n")
+        else:
+            assert [document.id for document in found] == [str(i) for i in range(len(found))]
+            assert len(found) > 2000
+
+
 def test_a_parquet_file_without_the_text_column_lists_its_columns(tmp_path):
     pq.write_table(pa.table({"body": ["a"], "id": ["1"]}), tmp_path / "rows.parquet")
     message = refusal(tmp_path / "rows.parquet")
