@@ -121,8 +121,8 @@ def unit_of(code: str) -> Unit | None:
 
     powered = re.fullmatch(r"e(3|6|9|12|15)(.+)", code)
     if powered:
-        unit = unit_of(powered[2])
-        return unit and replace(unit, code=code, factor=unit.factor * 10 ** int(powered[1]), power=powered[1])
+        unit = unit_of(powered[2]) or unknown_unit(powered[2])
+        return replace(unit, code=code, factor=unit.factor * 10 ** int(powered[1]), power=powered[1])
 
     top, per, bottom = code.partition("/")
     if per:

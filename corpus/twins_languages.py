@@ -137,10 +137,45 @@ def ipac_en(arguments: dict[str, str], language: str) -> str:
     return f"{before}/{shown}/"
 
 
+# Template:IPAc-pl is spelled as Polish is. What is not here is shown as it is.
+POLISH = {"ą": "ɔ̃", "c": "t͡s", "ć": "t͡ɕ", "cz": "t͡ʂ", "dz": "d͡z", "dź": "d͡ʑ", "dż": "d͡ʐ", "e": "ɛ", "e1": "ɛ", "ę": "ɛ̃"}
+POLISH |= {
+    "g": "ɡ",
+    "h": "x",
+    "ch": "x",
+    "ł": "w",
+    "ń": "ɲ",
+    "o": "ɔ",
+    "ó": "u",
+    "rz": "ʐ",
+    "ż": "ʐ",
+    "ś": "ɕ",
+    "sz": "ʂ",
+}
+POLISH |= {"w": "v", "y": "ɨ", "ź": "ʑ", "-": " ", "'": "ˈ", ",": "ˌ", "J": "ʲ", "I": "i̯", "U": "u̯", "N": "ŋ"}
+
+
+def ipac_pl(arguments: dict[str, str], language: str) -> str:
+    """A Polish pronunciation, letter by letter: `'|w|r|o|c|ł|a|f` -> [ˈvrɔt͡swaf]. Template:IPAc-pl."""
+    sounds = [arguments[str(place)].strip() for place in range(1, 40) if arguments.get(str(place), "").strip()]
+    brackets = "[]"
+    style = re.fullmatch(r"(--|[\[/-][\]/-])?(AUD)?", sounds[0]) if sounds else None
+    if style and sounds[0] != "-":
+        brackets = style[1] or brackets
+        sounds = sounds[2:] if style[2] else sounds[1:]
+    if not sounds:
+        raise ValueError("no pronunciation")
+    opening, closing = brackets.replace("-", " ")
+    return (opening + "".join(POLISH.get(sound, sound) for sound in sounds) + closing).strip()
+
+
 def ipac(arguments: dict[str, str], language: str) -> str:
-    """`ipac_en` for Template:IPAc-en; those of other languages have keys of their own: ValueError."""
-    if arguments.get("code", "en") != "en":
-        raise ValueError(f"the keys of IPAc-{arguments['code']} are not known")
+    """The template of a language, |code=: `ipac_en` or `ipac_pl`; the keys of others are not known: ValueError."""
+    code = arguments.get("code", "en")
+    if code == "pl":
+        return ipac_pl(arguments, language)
+    if code != "en":
+        raise ValueError(f"the keys of IPAc-{code} are not known")
     return ipac_en(arguments, language)
 
 

@@ -25,7 +25,9 @@ mercury Hg, thallium Tl, lead Pb, bismuth Bi, polonium Po, astatine At, radon Rn
 actinium Ac, thorium Th, protactinium Pa, uranium U, neptunium Np, plutonium Pu, americium Am, curium Cm,
 berkelium Bk, californium Cf, einsteinium Es, fermium Fm, mendelevium Md, nobelium No, lawrencium Lr,
 rutherfordium Rf, dubnium Db, seaborgium Sg, bohrium Bh, hassium Hs, meitnerium Mt, darmstadtium Ds, roentgenium Rg,
-copernicium Cn, nihonium Nh, flerovium Fl, moscovium Mc, livermorium Lv, tennessine Ts, oganesson Og
+copernicium Cn, nihonium Nh, flerovium Fl, moscovium Mc, livermorium Lv, tennessine Ts, oganesson Og,
+ununbium Uub, ununtrium Uut, ununquadium Uuq, ununpentium Uup, ununhexium Uuh, ununseptium Uus, ununoctium Uuo,
+ununennium Uue, unbinilium Ubn
 """
 SYMBOLS = dict(pair.split() for pair in ELEMENTS.split(","))
 

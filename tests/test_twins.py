@@ -141,6 +141,7 @@ convert|1|ly|km -> 1 light-year (9.5×10¹² km)
 convert|5000|m3/s -> 5,000 cubic metres per second (180,000 cu ft/s)
 convert|1.4|Moilbbl/d|m3/d -> 1.4 million barrels per day (220,000 m³/d)
 convert|85|Tcuft|km3 -> 85 trillion cubic feet (2,400 km³)
+convert|1.5|e6XYZ -> 1.5 million XYZ
 convert|20|xyz -> 20 xyz
 convert|20|xyz|km -> 20 xyz
 """)
@@ -348,6 +349,9 @@ ipac|code=en|k|æ|t -> /kæt/
 ipac|code=en|audio=x.ogg|ˌ|æ|l|ə|ˈ|b|æ|m|ə -> /ˌæləˈbæmə/
 ipac|code=en|ˈ|aɪ|n|_|ˈ|r|æ|n|d -> /ˈaɪn ˈrænd/
 ipac|code=en|pron|'|eɪ -> pronounced /ˈeɪ/
+ipac|code=pl|'|w|r|o|c|ł|a|f -> [ˈvrɔt͡swaf]
+ipac|code=pl|AUD|Pl-Wrocław-2.ogg|'|w|r|o|c|ł|a|f -> [ˈvrɔt͡swaf]
+ipac|code=pl|s|e|m|'|p|u|l|n|o|-|k|r|a|'|j|e|ń|s|k|J|e -> [sɛmˈpulnɔ kraˈjɛɲskʲɛ]
 ipac|code=cmn|b|ei|3 -> ValueError
 respell|ASS|kee -> ASS-kee
 respell|AYN|_|RAND -> AYN RAND
