@@ -41,8 +41,12 @@ RAISED = str.maketrans("0123456789+-−–", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻�
 LOWERED = str.maketrans("0123456789+-−–", "₀₁₂₃₄₅₆₇₈₉₊₋₋₋")
 HTML_TABLE = re.compile("(?i)</?table")
 TABLE_MARK = re.compile(r"\n[ \t:*#;]*(\{\||\|\})")
-# Of a table without its end, or whose {| is in a template: | cells, ! headings below such a line or with !! in them.
-TABLE_ROW = re.compile(r"\n[ \t]*(?:(?:\{\||\|(?!\}))[^\n]*+(?:\n[ \t]*![^\n]*+)*|![^\n!]*!![^\n]*|\|\})")
+# Of a table without its end, or whose {| is in a template: lines of cells, and lines of headings beside such lines.
+HEADINGS = r"\n[ \t]*![^\n]*+"
+TABLE_ROW = re.compile(
+    rf"\n[ \t]*(?:\{{\||\|(?!\}}))[^\n]*+(?:{HEADINGS})*|\n[ \t]*![^\n!]*!![^\n]*|{HEADINGS}(?=\n[ \t]*[|!])"
+)
+TABLE_END = re.compile(r"\|\}(?<=\n\|\})")  # without its beginning
 CONVERSION_END = re.compile(r"\}-")  # a rare character: three times as fast as `in`
 FLAGS = re.compile(r"(?s)(?:\s*([A-Za-z+;\s-]*)\|)?(.*)")  # and the text of a -{conversion}-
 # In the order in which MediaWiki chooses for a reader who has set none: zh-hans before zh-tw, wherever they stand.
@@ -195,6 +199,7 @@ def prose(wikitext: str, hidden: frozenset[str], templates: Templates, title: st
     # the switches are upper-case in every script that has case; __init__ is a word
     text = MAGIC.sub(lambda match: "" if match[1] == match[1].upper() else match[0], text)
     text = inline(text, hidden)
+    text = TABLE_END.sub("", text)
     text = TABLE_ROW.sub("", text)  # not before the links: the lines of a caption may begin with a bar
     text, holes = find_holes(text, kept, keep_holes)
 
