@@ -64,7 +64,7 @@ def settle(text: str, kept: Kept, show: Callable[[str, bool], str | None]) -> st
     unknown: set[int] = set()  # numbers of calls that stay
     for _ in range(MOST_LEVELS):
         lines = text.split("\n")
-        places = [i for i, line in enumerate(lines) if waiting(line, kept, unknown)]
+        places = [i for i, line in enumerate(lines) if "\0" in line and waiting(line, kept, unknown)]
         if not places:
             return text
         for i in places:
