@@ -19,6 +19,7 @@ from corpus.templates import canonical
 
 LEAST_USES = 3  # in sentences; of fewer nothing is learnt
 MOST_NAMES = 2_000  # that one part of a dump reports
+FIRST_PARTS = 16  # of a dump, which are all looked at; then every fourth is
 NOTE_SHARE = 0.5  # of the calls, from which a template is a note
 USUAL_SHARE = 0.7  # of the calls, from which something counts as their habit
 
@@ -47,14 +48,20 @@ class Standing:
     measures: int = 0  # whose first argument is a number, and the second short: a unit
 
 
+def is_looked_at(part_number: int) -> bool:
+    """Whether the calls in this part of a dump count: those of a long dump need not all be counted."""
+    return part_number < FIRST_PARTS or part_number % 4 == 0
+
+
 def look_at_article(wikitext: str, found: dict[str, Standing]) -> None:
     """Add the calls in the sentences of an article to `found`, which is by canonical name."""
     if "{{" not in wikitext:
         return
-    text = LINK.sub(r"\1", SKIPPED.sub("", wikitext))
-    for line in text.split("\n"):
-        if "{{" in line and is_sentence(line):
-            look_at(line, found)
+    for line in SKIPPED.sub("", wikitext).split("\n"):
+        if "{{" in line:
+            line = LINK.sub(r"\1", line)
+            if is_sentence(line):
+                look_at(line, found)
 
 
 def most_used(found: Mapping[str, Standing]) -> dict[str, list[int]]:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import atomic
 from corpus.documents import Document, DocumentWriter, read_counts, read_documents
-from corpus.learn import Standing, look_at_article, most_used, rules_by_standing
+from corpus.learn import Standing, is_looked_at, look_at_article, most_used, rules_by_standing
 from corpus.pool import map_parts
 from corpus.sources import Piece, Rules, Truncated, cut_parts, read_dump_pages
 from corpus.template_pages import TemplatePage, write_template_pages
@@ -51,18 +51,18 @@ def make_pages(pieces: list[Piece], folder: Path, workers: int, rules: Rules, al
     return [replace(piece, rules=rules) if piece.kind == "pages" else piece for piece in made]
 
 
-def page_jobs(dumps: list[Piece], folder: Path, first: int) -> Iterator[tuple[tuple[Piece, Path], int]]:
-    """Yield ((the piece to read, the path to write), its bytes). A piece of a dump is a part by itself."""
+def page_jobs(dumps: list[Piece], folder: Path, first: int) -> Iterator[tuple[tuple[Piece, int, Path], int]]:
+    """Yield ((the piece to read, its number, the path to write), its bytes). A piece is a part by itself."""
     for number, (piece,) in enumerate(cut_parts(dumps), first):
-        yield (piece, folder / f"part_{number:05d}.parquet"), piece.size_bytes
+        yield (piece, number, folder / f"part_{number:05d}.parquet"), piece.size_bytes
 
 
-def make_part(allow_truncated: bool, job: tuple[Piece, Path]) -> Piece:
+def make_part(allow_truncated: bool, job: tuple[Piece, int, Path]) -> Piece:
     """Write the pages of one piece, unless they are there; returns the piece that reads them.
 
     What is written is a pure function of the piece.
     """
-    piece, path = job
+    piece, number, path = job
     made = replace(piece, path=str(path), kind="pages", size_bytes=0, span=None, block=None, failure="")
     if path.is_file():
         return replace(made, size_bytes=path.stat().st_size)
@@ -80,7 +80,8 @@ def make_part(allow_truncated: bool, job: tuple[Piece, Path]) -> Piece:
                     kinds["other_namespace"] += 1
                     templates.add(Document(piece.site.prefix, page.name, page.target, page.body))
                 elif isinstance(page, Document):
-                    look_at_article(page.text, standings)
+                    if is_looked_at(number):
+                        look_at_article(page.text, standings)
                     articles.add(page)
                 else:
                     kinds[page] += 1

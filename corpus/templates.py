@@ -46,15 +46,17 @@ class Table:
 
     names: dict[str, str]  # {canonical name: wikitext}; "" shows nothing
     prefixes: dict[str, str]  # {"lang-": wikitext with {{{*}}}}
+    prefix_lengths: tuple[int, ...]  # the longest first
 
     def find(self, name: str) -> str | None:
         """The rule for a canonical name, with {{{*}}} filled in; None without one."""
         rule = self.names.get(name)
         if rule is not None:
             return rule
-        for prefix, rule in self.prefixes.items():
-            if name.startswith(prefix) and len(name) > len(prefix):
-                return rule.replace("{{{*}}}", name.removeprefix(prefix))
+        for length in self.prefix_lengths:
+            rule = self.prefixes.get(name[:length])
+            if rule is not None and len(name) > length:
+                return rule.replace("{{{*}}}", name[length:])
         return None
 
 
@@ -88,8 +90,8 @@ def parse_table(path: Path, content: str) -> Table:
             if key in rules:
                 raise ValueError(f"{place}: '{key}' has a rule already in this file; delete one of the two")
             rules[key] = rule.strip()
-    longest_first = sorted(prefixes.items(), key=lambda entry: (-len(entry[0]), entry[0]))
-    return Table(names, dict(longest_first))
+    lengths = {len(prefix) for prefix in prefixes}
+    return Table(names, prefixes, tuple(sorted(lengths, reverse=True)))
 
 
 def check_table(path: Path) -> None:
