@@ -31,7 +31,7 @@ LETTERS = re.compile(r"[^\W_]")
 NUMBER = re.compile(r"[\d.,\s−-]*\d[\d.,]*")
 UNIT = re.compile(r"\W?[^\W\d_][^\s|]{0,7}")
 CODE = re.compile(r"[a-z]{2,3}(?:-[A-Za-z]+)*")
-PUNCTUATION = frozenset(".,;:!?)]»”\"'。、，；：！？」』）")
+PUNCTUATION = frozenset('.,;:!?)]»”"。、，；：！？」』）')
 SPACE_OR_PUNCTUATION = PUNCTUATION | frozenset([" ", "\t", ""])
 UNSPACED_CHARACTER = re.compile(f"[{UNSPACED}]")
 
@@ -99,6 +99,8 @@ def is_note(before: str, arguments: str, after: str) -> bool:
     Behind a word that holds for calls with arguments only: Tom{{'s}} is no note. In scripts without spaces everything
     is attached to words.
     """
+    before = before.rstrip("'")  # of bold and italics
+    after = after.lstrip("'")
     if not before or after[:1] not in SPACE_OR_PUNCTUATION:
         return False
     last = before[-1]

@@ -4,11 +4,12 @@ A rule says what a template shows. It is wikitext, as a Template page is written
 
     1. the table of the wiki's language      template_tables/ja.txt, one rule a line; and a file of your own
     2. the dump's own Template pages         corpus/template_pages.py; without those that call Lua
-    3. the other tables, English first       many wikis took the English names over
-    4. where templates of this name stand    corpus/learn.py
+    3. the names of countries                corpus/countries.py
+    4. the other tables, English first       many wikis took the English names over
+    5. where templates of this name stand    corpus/learn.py
 
 What none of them knows shows nothing. In a sentence that leaves a hole, which is counted: see corpus/holes.py.
-Rules of 2 and 4 are not used for templates that stand alone on their line: infoboxes, messages, navigation.
+Rules of 2, 3 and 5 are not used for templates that stand alone on their line: infoboxes, messages, navigation.
 """
 
 import functools
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import xxhash
 
+from corpus.countries import country_name
 from corpus.expand import Expansion, Tree, expand, parse
 from corpus.parser_functions import VARIABLES
 from corpus.template_pages import TemplatePages
@@ -182,6 +184,9 @@ class Templates:
             rules.append(Rule(own, anywhere=True))
         if page is not None:
             rules.append(Rule(page.body, anywhere=False))
+        country = country_name(" ".join(name.split()), self.language)
+        if country is not None:
+            rules.append(Rule(country, anywhere=False))
         if other is not None:
             rules.append(Rule(other, anywhere=True))
         for key in keys:
