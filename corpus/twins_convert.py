@@ -44,6 +44,8 @@ REPEATED = ("x", "*", "by(x)")  # 5 m × 6 m: the symbol stands at every number
 
 BETWEEN = r"\s*(to|-|–|—|x|×|and|or|\+/-|±)\s*"
 RANGE_IN_ONE = re.compile(rf"({NUMBER}){BETWEEN}({NUMBER})(?:{BETWEEN}({NUMBER}))?")  # 2-5, 2x4x8
+OUTPUT_ONLY = ("out", "output only", "output_only", "outputonly", "output")  # values of |disp=
+NUMBER_ONLY = ("number", "output number only", "num", "out number only")
 FRACTIONAL = ("in", "ft", "yd", "mi", "lb", "oz", "USgal", "impgal")  # units that are divided by halves
 STEPS = {"5": Fraction(5), "10": Fraction(10), "25": Fraction(25), "50": Fraction(50), "0.5": Fraction(1, 2)}
 INTEGER = re.compile(r"[+−-]?\d+$")
@@ -378,6 +380,8 @@ def convert(arguments: dict[str, str], language: str) -> str:
     """
     call = read_call(arguments, language)
     targets = output_units(call)
+    if call.options.get("disp") in NUMBER_ONLY:
+        call.options["abbr"] = "values"
     is_flipped = "flip" in [call.options.get(name) for name in ("order", "disp", "adj")]
     if is_flipped and targets:
         results = [result(call, target, place=1) for target in targets[:1]]
@@ -438,10 +442,8 @@ def joined(call: Call, first: str, others: list[str]) -> str:
     second = "; ".join(others)
     if not second or display in ("input only", "input", "in"):
         return first
-    if display in ("out", "output only", "output_only", "outputonly", "output"):
+    if display in OUTPUT_ONLY or display in NUMBER_ONLY:
         return second
-    if display in ("number", "output number only", "num", "out number only"):
-        return ", ".join(re.match(r"[−\d.,×⁰-⁹⁻]*", other)[0] or other for other in others)
     if display == "unit":
         return unit_name(call, call.amounts[-1].is_one, 1)
     if display == "unit2":

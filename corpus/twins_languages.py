@@ -110,7 +110,7 @@ def ipa(arguments: dict[str, str], language: str) -> str:
         before = default if not arguments.get("code") or "2" not in arguments else ""
     else:
         before = IPA_LABELS.get(style, "{language}: " if style == code else f"{second}: ")
-    before = arguments["label"] + " " if arguments.get("label") else before.format(language=name or "IPA")
+    before = arguments["label"] + " " if arguments.get("label") else before.replace("{language}", name or "IPA")
     return before + in_brackets(first)
 
 
@@ -127,7 +127,7 @@ def ipac_en(arguments: dict[str, str], language: str) -> str:
             break
         sound = sound.strip()
         if not sounds and sound.lower() in ("lang", "pron", "also", "local", "us", "uk", "ipa", "alsolocal"):
-            before += IPA_LABELS.get(sound.lower(), "also locally ").format(language="English")
+            before += IPA_LABELS.get(sound.lower(), "also locally ").replace("{language}", "English")
             continue
         sounds.append(sound)
     if not sounds:

@@ -96,6 +96,7 @@ convert|10|mi|km|disp=out -> 16 km
 convert|10|mi|km|disp=output only -> 16 km
 convert|10|mi|km|disp=out|abbr=off -> 16 kilometres
 convert|10|mi|km|disp=number -> 16
+convert|60|to|170|kg|lb|disp=number -> 130 to 370
 convert|10|mi|km|order=flip -> 16 kilometres (10 mi)
 convert|10|mi|km|disp=flip -> 16 kilometres (10 mi)
 convert|10|mi|km|abbr=on|order=flip -> 16 km (10 mi)
@@ -473,7 +474,24 @@ def test_dates_names_and_numbers_are_in_the_language_of_the_wiki(language: str, 
 
 def test_a_twin_raises_nothing_but_a_value_error():
     """Whatever stands in a call: nothing, text, numbers of any size, an unknown option."""
-    texts = ["", "x", "0", "-1", "1/0", "1e999", "9" * 80, "12", "km", "ft", "½", "|", "2020-02-30", "[[a]]", "é"]
+    texts = [
+        "",
+        "x",
+        "0",
+        "-1",
+        "1/0",
+        "1e999",
+        "9" * 80,
+        "12",
+        "km",
+        "ft",
+        "½",
+        "|",
+        "2020-02-30",
+        "[[a]]",
+        "{1}",
+        "é",
+    ]
     for name, twin in TWINS.items():
         for first in texts:
             for second in texts[::3]:
