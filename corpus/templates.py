@@ -187,7 +187,7 @@ class Templates:
         country = country_name(" ".join(name.split()), self.language)
         if country is not None:
             rules.append(Rule(country, anywhere=False))
-        if other is not None:
+        if own is None and other is not None:
             rules.append(Rule(other, anywhere=True))
         for key in keys:
             learnt = self.learnt.get(key, self.learnt.get(key.rpartition("-")[0] + "-*"))

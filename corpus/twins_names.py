@@ -6,6 +6,7 @@ Subscripts of formulas are <sub>, as people write them without a template: corpu
 import re
 from collections.abc import Callable
 
+from corpus import locales
 from corpus.twins_convert import convert
 from corpus.twins_numbers import mixed_fraction, parse_number, rounded, superscript
 
@@ -304,6 +305,21 @@ def quote(arguments: dict[str, str], language: str) -> str:
     return f"\n{text}\n" + (f"— {said}\n" if said else "")
 
 
+# --- countries ---
+
+
+def country(arguments: dict[str, str], language: str) -> str:
+    """The name of a country in the language of the wiki: `FR|France` -> Frankreich in German.
+
+    1: its ISO 3166 code. 2: its name in the English Wikipedia, also for languages that CLDR does not know.
+    """
+    english = arguments.get("2", "")
+    known = locales.known_locale(language)
+    if language in ("en", "simple") or known is None:
+        return english
+    return known.territories.get(arguments.get("1", ""), english)
+
+
 NAMES: dict[str, Twin] = {
     "ship": ship,
     "ship_of": ship_of,
@@ -322,4 +338,5 @@ NAMES: dict[str, Twin] = {
     "unbulleted_list": unbulleted_list,
     "hlist": hlist,
     "quote": quote,
+    "country": country,
 }
