@@ -62,7 +62,7 @@ VARIANT_TEXTS = re.compile(rf"(?i)(?:^|;|=>){VARIANT}((?:[^;]++|;(?!\s*$|{NEXT_V
 
 PROTOCOL = "(?:(?:https?|s?ftps?|ircs?|news|nntp|mailto|gopher|telnet|git|svn|ssh|tel|sms|sips?|xmpp|urn|geo|mms):|//)"
 OF_ADDRESS = r"[^\s\[\]<>\"']*+"
-ADDRESS = rf"{PROTOCOL}(?://\[[\da-fA-F:.]+\])?{OF_ADDRESS}(?:'(?!'){OF_ADDRESS})*+[ \t]*"
+ADDRESS = rf"{PROTOCOL}(?://\[[\da-fA-F:.]+\])?{OF_ADDRESS}(?:'(?!'){OF_ADDRESS})*+[ \t|]*"
 EXTERNAL_LINK = re.compile(rf"(?i)\[{ADDRESS}([^\[\]\n]*)\]")
 EXTERNAL_LINK_WITH_BRACKET = re.compile(rf"(?i)\[{ADDRESS}([^\[\]\n]*+(?:\[(?!{PROTOCOL})[^\[\]\n]*+)*+)\]")
 # Links with these prefixes stand in the margin, not in the text; [[:fr:Mot]], [[wikt:mot]] and [[s:Mot]] are text.
@@ -97,7 +97,7 @@ ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|\w{2,31});")
 PLAIN = dict.fromkeys("\xa0\u2002\u2003\u2009\u200a\u202f", " ")
 PLAIN |= dict.fromkeys("\xad\u200b\u200e\u200f\u2060\ufeff", "")
 
-AFTER_BRACKET = re.compile(r"\([\s,;:]++")
+AFTER_BRACKET = re.compile(r"\([\s,;:，、；：،؛]++")
 AFTER_WIDE_BRACKET = re.compile(r"（[\s,;:，、；：]++")
 EMPTY_BRACKETS = re.compile(r"\(\)(?<![A-Za-z0-9_]\(\))")  # f() stays
 EMPTY_PAIRS = ("[]", "「」", "『』", "【】", "《》", "〈〉", "〔〕", "［］", "«»", "‹›", "“”", "„“", "‘’")
@@ -114,7 +114,7 @@ UNTIDY = {
     " . ": ". ",
     " .\n": ".\n",
 }
-UNTIDY_WIDE = {"（）": "", "，）": "）", "；）": "）"}
+UNTIDY_WIDE = {"（）": "", "，）": "）", "；）": "）", "、）": "）"}
 LINE_START = re.compile(r"\n[ \t]+")
 LIST_ITEM = re.compile(r"\n(-{4,}|[*#:;]+)[ \t]*([^\n]*)")
 LEFT_OF_ITEM = " \t,.;:*·•–—->()（）、，。"  # an item with nothing else had words that are gone
@@ -392,6 +392,7 @@ def link(inside: str, hidden: frozenset[str]) -> str:
         return target.replace("'", LITERAL) if "''" in target else target
     if not label.strip():
         return PIPE_TRICK.sub("", target.rpartition(":")[2]).replace("'", LITERAL)
+    label = label.lstrip("|")  # [[a||b]] is a slip
     return quotes(label) if "''" in label else label
 
 

@@ -85,6 +85,7 @@ WIKITEXT = {
     # links
     "[[Paris]]ian [[Rome|Roman]]s": "Parisian Romans",
     "[[a|b|c]] [[a#b]]": "b|c a#b",
+    "[[a||b]] c\n[http://x | d] e": "b c\nd e",
     "[[Foo (bar)|]] [[Help:Foo, bar|]]": "Foo Foo",
     "[[:Category:X]] [[:File:x.jpg|y]]": "Category:X y",
     "[[Category:X|y]] [[category : X]] [[Kategorie:X]]": "",
@@ -134,6 +135,7 @@ WIKITEXT = {
     "a (b, {{x}}; {{y}}; {{z}}) c": "a (b) c",
     "a ({{x}}; born 1950) b ({{x}}, {{y}}; 1950; {{z}})": "a (born 1950) b (1950)",
     "北京（）是（，）城市（{{x}}，首都）": "北京是城市（首都）",
+    "東京（{{x}}；1900年、{{x}}）は({{x}}、江戸)。مدينة ({{x}}، عاصمة)": "東京（1900年）は(江戸)。مدينة (عاصمة)",
     "f() a <ref>b</ref> , c <ref/> .": "f() a, c.",
     "a「{{x}}」b «{{x}}» [{{x}}]": "ab",
     "a 「{{x}}」 and 「」, int[] b[{{x}}]": "a 「」 and 「」, int[] b[]",  # the page is about brackets
