@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from corpus.parser_functions import FUNCTIONS, TITLE_FUNCTIONS, VARIABLES, decoded
+from corpus.parser_functions import BLANK, FUNCTIONS, TITLE_FUNCTIONS, VARIABLES, decoded
 
 DEEPEST = 100  # levels of calls inside calls; MediaWiki's limits of templates and of its preprocessor are 100 as well
 LONGEST = 2**21  # characters of one text; MediaWiki's limit is 2 MiB
@@ -37,6 +37,7 @@ MARKS = {
 }
 CLOSING = {"{": "}}", "[": "]]", "-{": "}-"}
 BLOCK_MARKS = ("{|", "*", "#", ":", ";")  # what begins with these begins a line of its own
+LONGEST_TITLE = 255  # characters, MediaWiki's bytes
 COLON = re.compile("[:：]")
 NO_TITLE = re.compile(r"[\[\]{}<>|\n\0]")  # characters that no title has
 
@@ -437,7 +438,7 @@ class Frame:
     def parameter(self, node: Parameter) -> str:
         """The value of {{{name|default}}}; it stays as it is without a value and a default."""
         written = self.text(node.name)
-        name = written.strip()
+        name = written.strip(BLANK)
         value = self.value(name)
         if value is not None:
             return value
@@ -456,7 +457,7 @@ class Frame:
         tree, is_named = self.waiting.pop(name)
         value = self.caller.text(tree)
         if is_named:
-            value = value.strip()
+            value = value.strip(BLANK)
         self.values[name] = value
         return value
 
@@ -469,7 +470,7 @@ class Frame:
     def call(self, node: Call) -> str:
         """What a call shows: a variable, a function, or a template, looked for in this order."""
         written = self.text(node.name)
-        name = written.strip()
+        name = written.strip(BLANK)
         if ":" in name:
             name = without_prefix(name, ("safesubst",))
             if without_prefix(name, ("subst",)) != name:
@@ -478,7 +479,10 @@ class Frame:
         if not node.arguments:
             variable = VARIABLES.get(name)
             if variable is not None:
-                return known(variable(self.expansion), name)
+                text = variable(self.expansion)
+                if text is None:
+                    raise Unknown(name)
+                return text
 
         if COLON.search(name):
             name = without_prefix(name, ("msg", "raw", "msgnw"))
@@ -486,18 +490,21 @@ class Frame:
             function = FUNCTIONS.get(function_name.lower()) or TITLE_FUNCTIONS.get(function_name)
             if function is not None:
                 arguments = Arguments(self, first, node.arguments)
-                label = f"{function_name}:{first}" if function_name.lower() in ("#invoke", "#python") else function_name
-                return known(function(arguments), label)
+                text = function(arguments)
+                if text is None:
+                    is_twin = function_name.lower() in ("#invoke", "#python")
+                    raise Unknown(f"{function_name}:{first[:LONGEST_TITLE]}" if is_twin else function_name)
+                return text
             if function_name.startswith("#"):
-                raise Unknown(function_name)
+                raise Unknown(function_name[:LONGEST_TITLE])
 
         return self.template(name, written, node)
 
     def template(self, name: str, written: str, node: Call) -> str:
         """What a template shows that is called with the arguments of `node`."""
         name = without_prefix(name, ("template",))
-        name = decoded(name).partition("#")[0].rstrip()
-        if not name or NO_TITLE.search(name):
+        name = decoded(name).partition("#")[0].strip()
+        if not name or len(name) > LONGEST_TITLE or NO_TITLE.search(name):
             return self.literal(written, node)
         if name.startswith(":"):
             raise Unknown(name)
@@ -519,6 +526,7 @@ class Frame:
 
     def waiting_arguments(self, arguments: tuple[Argument, ...]) -> dict[str, tuple[Tree, bool]]:
         """The arguments by name, those without one numbered from 1; of equal names the last counts."""
+        self.expansion.budget -= len(arguments)
         waiting: dict[str, tuple[Tree, bool]] = {}
         number = 0
         for argument in arguments:
@@ -526,7 +534,7 @@ class Frame:
                 number += 1
                 waiting[str(number)] = (argument.value, False)
             else:
-                name = self.text(argument.name).strip()
+                name = self.text(argument.name).strip(BLANK)
                 waiting[name] = (argument.value, True)
         return waiting
 
@@ -539,20 +547,13 @@ class Frame:
 def without_prefix(name: str, prefixes: tuple[str, ...]) -> str:
     """`name` without a prefix like "safesubst:", in any case."""
     begin, colon, rest = name.partition(":")
-    return rest.strip() if colon and begin.strip().lower() in prefixes else name
+    return rest.strip(BLANK) if colon and begin.strip(BLANK).lower() in prefixes else name
 
 
 def function_parts(name: str) -> tuple[str, str]:
     """The name of a function and its first argument: "#if: x" -> "#if", "x". The wide colon counts too."""
     colon = COLON.search(name)
-    return (name[: colon.start()], name[colon.end() :].strip()) if colon else ("", "")
-
-
-def known(text: str | None, name: str) -> str:
-    """`text`; raises Unknown where a function could not say what it shows."""
-    if text is None:
-        raise Unknown(name)
-    return text
+    return (name[: colon.start()], name[colon.end() :].strip(BLANK)) if colon else ("", "")
 
 
 class Arguments:
@@ -580,7 +581,7 @@ class Arguments:
             return self.first
         if number > len(self.rest):
             return ""
-        return self.frame.text(whole(self.rest[number - 1])).strip()
+        return self.frame.text(whole(self.rest[number - 1])).strip(BLANK)
 
     def texts(self) -> list[str]:
         """All arguments."""
@@ -589,11 +590,11 @@ class Arguments:
     def name(self, number: int) -> str | None:
         """What stands before the first "=" of an argument, not the first one; None where it has none."""
         name = self.rest[number - 1].name
-        return None if name is None else self.frame.text(name).strip()
+        return None if name is None else self.frame.text(name).strip(BLANK)
 
     def value(self, number: int) -> str:
         """What stands behind the first "=" of an argument, not the first one; all of it where it has none."""
-        return self.frame.text(self.rest[number - 1].value).strip()
+        return self.frame.text(self.rest[number - 1].value).strip(BLANK)
 
     def of_template(self) -> dict[str, str]:
         """The arguments of the template that calls the function."""

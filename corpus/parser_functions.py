@@ -41,6 +41,7 @@ class Arguments(Protocol):
 Function = Callable[[Arguments], str | None]
 Variable = Callable[[Page], str | None]
 
+BLANK = " \t\n\r\v"  # what is cut off around arguments; the wide space of Chinese and a no-break space stay
 LONGEST_STRING = 1000  # characters that the string functions take
 LONGEST_PADDED = 500
 NUMERIC = re.compile(r"\s*[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?\s*")
@@ -132,7 +133,7 @@ def calculate(arguments: Arguments) -> str:
 
 def decoded(text: str) -> str:
     """`text` with the characters that its entities name, without outer spaces."""
-    return ENTITY.sub(lambda match: html.unescape(match[0]), text).strip() if "&" in text else text
+    return ENTITY.sub(lambda match: html.unescape(match[0]), text).strip(BLANK) if "&" in text else text
 
 
 def are_equal(left: str, right: str) -> bool:

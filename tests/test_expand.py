@@ -66,6 +66,7 @@ def test_parameters(wikitext, expected):
     [
         ("{{two| x | a = y }}", "[ x /y]"),  # only named arguments lose their outer spaces
         ("{{two|1= x }}", "[x/none]"),
+        ("{{two|1=\u3000x\xa0}}{{#if:\xa0|y}}", "[\u3000x\xa0/none]y"),  # these spaces are text
         ("{{two|a=1|a=2|b|1=c}}", "[c/2]"),  # of equal names the last counts
         ("{{two|a==}}", "[none/=]"),
         # what is open inside hides bars and "=" from what is outside
@@ -207,6 +208,7 @@ def test_templates_that_call_each_other_equal_search_and_replace(data):
         "{{echo|" * 90 + "x" + "}}" * 90,
         "{{#if:x|" * 99 + "{{echo|x}}" + "}}" * 99,
         "{{#switch:x" + "|y=1" * 10_000 + "}}",
+        "{{echo" + "|y" * 10_000 + "}}",
     ],
 )
 def test_loops_and_explosions_end(wikitext):
