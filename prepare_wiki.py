@@ -35,7 +35,7 @@ from corpus.clean import FILTERS, normalise, reason_to_drop
 from corpus.documents import Document, DocumentWriter, read_counts, read_documents
 from corpus.pages import make_pages
 from corpus.pool import ORPHANS_S, map_parts, read_cached, stage
-from corpus.sources import Piece, Rules, Truncated, cut_parts, find_pieces, read_part
+from corpus.sources import Piece, Rules, Truncated, cut_parts, describe, find_pieces, read_part
 from corpus.templates import check_table, tables_hash
 from dedup import KINDS, find_duplicates
 from errors import read_json
@@ -60,9 +60,11 @@ Holes = dict[str, tuple[int, str]]  # {name of a template: (holes that it leaves
 class PrepareConfig:
     """Settings of `python prepare_wiki.py`."""
 
-    source: str = ""  # wikimedia/wikipedia/20231101.en of the hub, a dump, a pattern: 'path/*.jsonl', or pydocs
+    source: str = (
+        ""  # wikimedia/wikipedia/20231101.en of the hub, a dump, a pattern: 'path/*.jsonl', an address, or pydocs
+    )
     data_dir: str = ""  # folder to write, such as data/mine
-    text_column: str = "text"  # field with the text in jsonl, csv and parquet files
+    text_column: str = "text"  # field with the text in jsonl, json, csv and parquet files
     id_column: str | None = "id"  # field with unique ids; where it is absent, ids are made from place and content
     allow_truncated: bool = False  # of a damaged or cut off file keep what comes before
     until: Literal["documents", "dedup", "shards"] = "shards"  # the stage after which to stop; a later call goes on
@@ -119,7 +121,9 @@ def main(cfg: PrepareConfig) -> None:
         return
 
     cfg.check()
-    pieces, identity = find_pieces(cfg.source, cfg.text_column)
+    is_written = Path(cfg.data_dir, "documents.json").is_file()
+    pieces, identity = find_pieces(cfg.source, cfg.text_column, copy=not is_written)
+    print(f"{cfg.source}: {describe(pieces)}", flush=True)
     with atomic.lock(cfg.data_dir, ORPHANS_S, print_now):
         run_stages(cfg, pieces, identity)
 

@@ -47,6 +47,7 @@ from corpus.wikitext import prose
 
 PART_BYTES = 8 << 20  # of decompressed text in a part, about
 STREAM_BYTES = 2 << 20  # of a multistream dump in a part: compressed, about a quarter
+MOST_LOOKED_AT = 10_000  # files of a folder, to find out what it holds
 LONGEST_CELL = (1 << 31) - 1  # characters in a cell of a csv file; Python's own limit is 131,072
 HUB = re.compile(r"([\w.-]+/[\w.-]+)/([\w.-]+)")
 HUB_CONFIG = re.compile(r"(\d{8})\.([\w-]+)")  # date.language, as wikimedia/wikipedia names its folders
@@ -657,10 +658,11 @@ def formats_by_suffix() -> dict[str, str]:
 # --- from a source to pieces ---
 
 
-def find_pieces(source: str, text_column: str | None = "text") -> tuple[list[Piece], dict[str, Any]]:
+def find_pieces(source: str, text_column: str | None = "text", copy: bool = True) -> tuple[list[Piece], dict[str, Any]]:
     """What `source` names; returns (pieces, identity), where identity (JSON) says what was there, to notice changes.
 
-    text_column: a column that parquet and csv files must have, or None.
+    text_column: a column that parquet and csv files must have, or None. copy: False when nothing will be read: files at
+    an address are not copied to this disk, and are a piece each.
     Raises ValueError for a pattern without files, an unknown format, a file without the text column, and a data set of
     the hub that cannot be had.
     """
@@ -668,14 +670,19 @@ def find_pieces(source: str, text_column: str | None = "text") -> tuple[list[Pie
         return docstring_pieces()
 
     source = source.removeprefix("file://")
-    files = remote_files(source) if remote.is_address(source) else local_files(source)
+    if remote.is_address(source):
+        files = remote_files(source, copy)
+        if not copy:
+            return [file for file, _ in files], {"files": {file.name: state for file, state in files}}
+    else:
+        files = local_files(source)
     pieces, identity = [], {}
     for file, state in files:
         with named(file):
             file_pieces = list(FORMATS[file.kind].split_file(file, text_column))
-        if file_pieces:  # a parquet file without rows has none
+        pieces += file_pieces
+        if file_pieces or file.origin:  # a parquet file without rows has none
             identity[file.name] = state
-            pieces += file_pieces
     return pieces, {"files": identity}
 
 
@@ -691,18 +698,18 @@ def local_files(source: str) -> list[tuple[Piece, list]]:
     return files
 
 
-def remote_files(source: str) -> list[tuple[Piece, list]]:
-    """The copies on this disk of the files at an address, and the state of each there."""
+def remote_files(source: str, copy: bool) -> list[tuple[Piece, list]]:
+    """The files at an address, as their copies on this disk (`copy`) or not to be read; and the state of each there."""
     found = remote.find_remote(source)
     addresses = [file.address for file in found]
     kinds = [format_of(address, remote.address_path(address)) for address in addresses]  # before anything is copied
     names = remote.names_below(addresses)
-    copies = remote.copy_here(found)
+    paths = remote.copy_here(found) if copy else addresses
 
     files = []
-    for file, kind, name, copy in zip(found, kinds, names, copies, strict=True):
-        piece = Piece(copy, name, kind, size_bytes=os.path.getsize(copy), origin=file.address)
-        files.append((piece, file.state))
+    for file, kind, name, path in zip(found, kinds, names, paths, strict=True):
+        size_bytes = os.path.getsize(path) if copy else file.size_bytes or 0
+        files.append((Piece(path, name, kind, size_bytes, origin=file.address), file.state))
     return files
 
 
@@ -715,8 +722,10 @@ def state_of(path: str) -> list[int]:
 def find_files(source: str) -> list[str]:
     """The sorted paths that a path, a pattern, or a config of a data set on the hub stands for."""
     source = os.path.expanduser(source)
-    # A path may hold brackets and still be no pattern.
+    # A path may hold brackets and still be no pattern; a pattern may begin with a folder that has them in its name.
     candidates = [source] if os.path.exists(source) else glob.glob(source, recursive=True)
+    if not candidates:
+        candidates = glob.glob(source.replace("[", "[[]"), recursive=True)
 
     hub_name = HUB.fullmatch(source)
     looks_like_a_file = Path(source).suffix in {*formats_by_suffix(), *COMPRESSION}
@@ -729,10 +738,38 @@ def find_files(source: str) -> list[str]:
         if Path(source).stem == "pydocs":
             advice = "the docstrings of the installed packages are --source=pydocs"
         if os.path.isdir(source):
-            folder = source.rstrip("/")
-            raise ValueError(f"{source} is a folder; give a quoted pattern of its files, such as '{folder}/*.jsonl'")
+            pattern = pattern_for(source.rstrip("/"))
+            raise ValueError(f"{source} is a folder; give a quoted pattern of its files, such as '{pattern}'")
         raise ValueError(f"{source}: no such file; {advice}")
     return paths
+
+
+def pattern_for(folder: str) -> str:
+    """The pattern that takes the most files of one known format in a folder and the folders in it."""
+    kinds = formats_by_suffix()
+    endings: Counter[str] = Counter()  # .jsonl.gz
+    deep: set[str] = set()  # those of files in folders of the folder
+    for path in itertools.islice(Path(folder).rglob("*"), MOST_LOOKED_AT):
+        if format_suffix(path.name) in kinds:
+            packed = path.suffix if path.suffix.lower() in COMPRESSION else ""
+            ending = Path(path.name.removesuffix(packed)).suffix + packed
+            endings[ending] += 1
+            if path.parent != Path(folder):
+                deep.add(ending)
+    if not endings:
+        return f"{folder}/*.jsonl"
+    ending = endings.most_common(1)[0][0]
+    return f"{folder}/**/*{ending}" if ending in deep else f"{folder}/*{ending}"
+
+
+def describe(pieces: list[Piece]) -> str:
+    """How many files of which formats a source is: "12 files, 3.4 MB: 10 jsonl, 2 md"."""
+    sizes: dict[tuple[str, str, str], int] = Counter()
+    for piece in pieces:
+        sizes[piece.kind, piece.path, piece.member] += piece.size_bytes
+    kinds = Counter(kind for kind, _, _ in sizes)
+    formats = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
+    return f"{len(sizes):,} files, {sum(sizes.values()) / 1e6:,.1f} MB: {formats}"
 
 
 def format_of(origin: str, path: str | None = None) -> str:
@@ -831,7 +868,10 @@ def make_document(piece: Piece, row: int, fields: dict, text_column: str, id_col
         text = ""  # dropped as empty
     if not isinstance(text, str):
         kind = type(text).__name__
-        raise ValueError(f"{piece.path}: row {row}: '{text_column}' is no text but {kind}; set --text_column")
+        advice = "set --text_column"
+        if isinstance(text, list) and text and isinstance(text[0], dict):
+            advice = "it holds rows: write them to a file of their own, one JSON object a line"
+        raise ValueError(f"{piece.path}: row {row}: '{text_column}' is no text but {kind}; {advice}")
 
     own_id = fields.get(id_column)
     if own_id in (None, ""):

@@ -260,6 +260,11 @@ def test_prepare_wiki_reads_the_web_as_it_reads_the_disk(tmp_path, web):
         assert (tmp_path / "there" / name).read_bytes() == (tmp_path / "local" / name).read_bytes()
 
     assert "against" in pq.read_table(tmp_path / "there/dedup/duplicates.parquet")["kind"].to_pylist()
+    shutil.rmtree(copies_folder())  # documents are written: nothing is copied again
+    done = prepare(tmp_path / "there", source=f"{address}/*.jsonl.gz", against=f"{address}/eval/eval.jsonl")
+    assert done.returncode == 0 and "is complete" in done.stdout
+    assert [path.name for path in copies_folder().rglob("*.jsonl*") if path.suffix != ".lock"] == ["eval.jsonl"]
+
     manifest = json.loads((tmp_path / "there/manifest.json").read_text())
     size, changed = manifest["source"]["files"]["3.jsonl.gz"]
     assert size == len(files["3.jsonl.gz"]) and changed.endswith("GMT")

@@ -295,9 +295,10 @@ def test_objects_are_what_json_reads_and_every_cut_is_noticed(monkeypatch, rows,
         ('[{"text": "a"}, ' + '{"a": ' * 100_000, "object 1 cannot be read: maximum recursion"),
         ('[{"text": "a"}, {"text": "b', "damaged after 1 objects: the file ends inside an object"),
         ('[{"text": "a"}, {"text": "b"}', "damaged after 2 objects: the file ends inside its array"),
+        ('{"text": [{"text": "a"}]}', "row 0: 'text' is no text but list; it holds rows: write them to a file of"),
         ('{"data": [{"text": "a"}]}', "row 0 has no 'text' (keys: data); set --text_column"),
     ],
-    ids=["number", "strings", "words", "colon", "comma", "behind", "deep", "cut", "open", "wrapped"],
+    ids=["number", "strings", "words", "colon", "comma", "behind", "deep", "cut", "open", "rows", "wrapped"],
 )
 def test_a_json_file_that_cannot_be_read_is_one_line_with_its_place(
     tmp_path, monkeypatch, content, complaint, part_bytes
@@ -655,11 +656,42 @@ def test_evaluation_texts_may_be_in_an_archive(tmp_path):
 # --- a format of one's own ---
 
 
-def test_a_folder_is_named_with_the_pattern_of_its_files(tmp_path):
-    (tmp_path / "texts").mkdir()
-    assert refusal(f"{tmp_path}/texts/") == (
-        f"{tmp_path}/texts/ is a folder; give a quoted pattern of its files, such as '{tmp_path}/texts/*.jsonl'"
+@pytest.mark.parametrize(
+    ("names", "pattern"),
+    [
+        ([], "*.jsonl"),
+        (["a.md", "b.TXT", "c.md"], "*.md"),
+        (["x/y/a.jsonl.gz", "b.jsonl.gz", "c.txt", "d.png", "e.png", "f.png"], "**/*.jsonl.gz"),
+    ],
+)
+def test_a_folder_is_named_with_the_pattern_of_its_files(tmp_path, names, pattern):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(gzip.compress(b"") if name.endswith(".gz") else b"")
+    assert refusal(f"{folder}/") == (
+        f"{folder}/ is a folder; give a quoted pattern of its files, such as '{folder}/{pattern}'"
     )
+    if names:
+        find_pieces(f"{folder}/{pattern}")
+
+
+def test_a_folder_may_have_brackets_in_its_name(tmp_path):
+    (tmp_path / "data [1]").mkdir()
+    (tmp_path / "data [1]/a.txt").write_text("a")
+    assert [document.text for document in read(f"{tmp_path}/data [1]/*.txt")] == ["a"]
+    assert [document.text for document in read(f"{tmp_path}/data*/[a-c].txt")] == ["a"]
+
+
+def test_a_source_is_described_by_its_files_of_each_format(tmp_path):
+    """So that a README.md that a pattern takes by accident is seen."""
+    put = {"a.jsonl": lines(ROWS), "b.jsonl": b"", "README.md": b"# About"}
+    for name, content in put.items():
+        (tmp_path / name).write_bytes(content)
+    zipped(tmp_path / "t.zip", {"c.txt": b"c", "d.txt": b"d", "e.md": b"e"})
+    pq.write_table(pa.table({"text": ["x"] * 10}), tmp_path / "f.parquet", row_group_size=1)
+    assert sources.describe(find_pieces(f"{tmp_path}/*")[0]) == "7 files, 0.0 MB: 2 md, 2 jsonl, 2 txt, 1 parquet"
 
 
 def test_a_new_format_is_a_function_and_one_entry(tmp_path, monkeypatch):
