@@ -20,7 +20,7 @@ OTHER_WORDS = "today now midnight noon tomorrow yesterday ago am pm utc gmt z t 
 WORDS = {*NUMBER_OF_MONTH, *DAYS, *(day[:3] for day in DAYS), *UNITS, *(f"{unit}s" for unit in UNITS)}
 WORDS |= {*OTHER_WORDS.split(), *"first second third fourth fifth sixth seventh eighth ninth tenth".split()}
 
-LONGEST_DATE = 100  # characters
+LONGEST = 100  # characters of a date or a form that is read
 
 MONTH = "(?P<name>" + "|".join(sorted(NUMBER_OF_MONTH, key=len, reverse=True)) + r")\.?"
 DAY = r"(?P<day>\d{1,2})(?:st|nd|rd|th)?"
@@ -58,7 +58,7 @@ def time_text(form: str, text: str, language: str, now: datetime.date | None) ->
 
     now: the day that "" and "today" mean, if it is known. Raises DateError for what is certainly no date.
     """
-    read = read_date(text, now)
+    read = read_date(text, now) if len(form) <= LONGEST else None
     if read is None:
         return None
     moment, missing = read
@@ -94,7 +94,7 @@ def read_date(text: str, now: datetime.date | None) -> tuple[datetime.datetime, 
     None where nothing can be said. Raises DateError for what is certainly no date.
     """
     written = re.sub(r"[\s,]+", " ", text.lower().replace("&nbsp;", " ")).strip()
-    if len(written) > LONGEST_DATE:
+    if len(written) > LONGEST:
         return None
     refuse_no_date(written)
     steps = STEP.findall(written)

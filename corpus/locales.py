@@ -19,6 +19,7 @@ ZERO = {"beng": 0x09E6, "arab": 0x0660, "arabext": 0x06F0, "deva": 0x0966, "mymr
 SCRIPT_MARKS = {"arab": ("\u066c", "\u066b"), "arabext": ("\u066c", "\u066b")}  # of groups, and before the decimals
 
 CODES = {"als": "gsw", "bat-smg": "sgs", "no": "nb", "simple": "en", "zh-yue": "yue", "zh-min-nan": "nan"}
+LONGEST_GROUPED = 100  # digits; no text has more, and grouping takes quadratic time
 MINUS = "\u2212"
 NUMBER = re.compile(r"(-?)(\d+)(\.\d*)?|(-?)(\.\d+)")
 
@@ -81,7 +82,7 @@ def formatted_number(number: str, language: str) -> str:
     group_mark, decimal_mark = number_marks(language)
     least = 5 if language in GROUPED_FROM_FIVE else 4
 
-    if len(whole) >= least:
+    if least <= len(whole) <= LONGEST_GROUPED:
         last, others = group_sizes(language)
         groups = [whole[-last:]]
         rest = whole[:-last]

@@ -101,6 +101,7 @@ def test_what_is_no_date():
             time_text("Y", text, "en", None)
     for text in ["c. 1850", "10:00 Europe/Paris 2011-01-01", "last monday", "1850s", "9" * 50]:
         assert time_text("Y", text, "en", None) is None, text
+    assert time_text("Y" * 1000, "2020-01-01", "en", None) is None
     assert time_text("xjY", "2020-01-01", "en", None) is None  # another calendar
 
 

@@ -23,6 +23,10 @@ def test_some_languages_group_from_five_digits_on():
         assert len(formatted("12345", language)) == 6
 
 
+def test_a_number_of_a_million_digits_is_left_as_it_is():
+    assert formatted("1" * 1_000_000, "en") == "1" * 1_000_000  # grouped, it would take minutes
+
+
 def test_digits_of_a_script():
     assert formatted("-1234567.5", "bn") == "−১২,৩৪,৫৬৭.৫"
     assert plain_number("−১২,৩৪,৫৬৭.৫", "bn") == "-1234567.5"
