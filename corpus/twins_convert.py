@@ -14,7 +14,11 @@ from pathlib import Path
 from corpus.twins_numbers import NUMBER, digits, grouped, in_words, mixed_fraction, parse_number, power_of_ten, rounded
 
 UNITS = Path(__file__).with_name("units.txt")
-ENGLISH = ("en", "simple")  # whose readers see names of units; elsewhere the symbols are shown
+ENGLISH = ("en", "simple")  # whose readers see the names of units.txt
+LOCAL = ("ja", "ko", "vi", "zh")  # whose readers see the names that CLDR has; in other languages the symbols are shown
+CLDR_NAMES = {"US gallon": "gallon", "imperial gallon": "gallon-imperial", "US fluid ounce": "fluid-ounce"}
+CLDR_NAMES |= {"tonne": "tonne", "US pint": "pint", "US quart": "quart", "imperial pint": "pint-imperial"}
+CLDR_NAMES |= {"pound per square inch": "pound-force-per-square-inch", "standard atmosphere": "atmosphere"}
 
 # The prefixes of SI: symbol -> (name, power of ten).
 PREFIXES = {"T": ("tera", 12), "G": ("giga", 9), "M": ("mega", 6), "k": ("kilo", 3), "h": ("hecto", 2)}
@@ -40,6 +44,13 @@ RANGES |= {"xx": (" × ", " × "), "×": (" × ", " × "), "+/-": (" ± ", " ± 
 RANGES |= {"to about": (" to about ", " to about "), "and about": (" and about ", " and about ")}
 RANGES |= {"&plusmn;": (" ± ", " ± "), "&times;": (" × ", " × "), "+-": (" ± ", " ± "), "/": ("/", "/")}
 RANGES |= {", to": (", to ", ", to "), "till": (" till ", " till "), "over": (" over ", " over ")}
+# The same in other languages, by the English words.
+LOCAL_WORDS = {
+    "ja": {" to ": "から", " and ": "と", " or ": "または"},
+    "zh": {" to ": "至", " and ": "和", " or ": "或"},
+}
+LOCAL_WORDS |= {"ko": {" to ": "~"}, "vi": {" to ": " đến ", " and ": " và ", " or ": " hoặc "}}
+ANY_LANGUAGE = {" to ": "–", " and ": ", ", " or ": "/", " by ": " × ", ", and ": ", ", ", or ": "/"}
 REPEATED = ("x", "*", "by(x)")  # 5 m × 6 m: the symbol stands at every number
 
 BETWEEN = r"\s*(to|-|–|—|x|×|and|or|\+/-|±)\s*"
@@ -422,11 +433,11 @@ def default_codes(unit: Unit, value: Fraction) -> list[str]:
 
 def shows_names(call: Call, place: int) -> bool:
     """Whether units are named (kilometres) and not given by symbols (km), in the first or second place."""
-    if call.language not in ENGLISH:
+    if call.language not in ENGLISH + LOCAL:
         return False
     style = call.options.get("abbr", "")
     display = call.options.get("disp", "")
-    default = "off" if display == "or" else "out"
+    default = "off" if display == "or" or call.language == "zh" else "out"
     if style in ("on", "values", "mos", "unit"):
         return False
     if style in ("off", "none"):
@@ -434,6 +445,31 @@ def shows_names(call: Call, place: int) -> bool:
     if style == "in":
         return place == 2
     return place == 1 or (style or default) == "off"
+
+
+def has_english_name(call: Call, unit: Unit, place: int) -> bool:
+    """Whether this unit is shown by its name in units.txt."""
+    return call.language in ENGLISH and shows_names(call, place) and "symbol" not in unit.marks
+
+
+def local_measure(call: Call, number: str, unit: Unit, place: int) -> str:
+    """A number with the name of its unit in another language: 180キロメートル. Empty where CLDR has no name."""
+    if call.language not in LOCAL or not shows_names(call, place) or "symbol" in unit.marks or unit.power:
+        return ""
+    name = CLDR_NAMES.get(unit.singular) or american(unit.singular).replace(" ", "-")
+    return local_pattern(name, call.language).replace("{0}", number)
+
+
+@cache
+def local_pattern(name: str, language: str) -> str:
+    """How a measure is written: "kilometer", "vi" -> "{0} kilômét". Empty where CLDR has no such unit."""
+    from babel.units import UnknownUnitError, format_unit
+
+    try:
+        pattern = format_unit("{0}", f"-{name}", "long", locale=language)  # the shortest id that ends so: length-mile
+    except UnknownUnitError:
+        return ""
+    return pattern.replace(" ", "") if language == "ja" else pattern.replace("\u202f", " ")
 
 
 def joined(call: Call, first: str, others: list[str]) -> str:
@@ -459,6 +495,8 @@ def joined(call: Call, first: str, others: list[str]) -> str:
         space = "" if opening[:1] in ",;:)" else " "
         end = " " if closing[:1].isalnum() else ""
         return f"{first}{space}{opening} {second}{end}{closing}".replace("[ ", "[").replace("( ", "(")
+    if call.language == "zh":
+        return f"{first}（{second}）"
     opening, closing = "[]" if display == "sqbr" else "()"
     return f"{first} {opening}{second}{closing}"
 
@@ -571,7 +609,7 @@ def composite(call: Call, value: Fraction, target: list[Unit], precision: int, p
 
 def many(call: Call, amounts: list[Amount], unit: Unit, place: int, is_input: bool = False) -> str:
     """One amount or a range of them, with the unit."""
-    with_names = shows_names(call, place) and "symbol" not in unit.marks
+    with_names = has_english_name(call, unit, place)
     if not call.between:
         return measure(call, amounts[0], unit, place, is_input)
 
@@ -585,6 +623,8 @@ def many(call: Call, amounts: list[Amount], unit: Unit, place: int, is_input: bo
         between = named if with_names else by_symbol
         if between == "–" and (amount.is_negative or amounts[0].is_negative):
             between = " to "
+        if call.language not in ENGLISH:
+            between = (ANY_LANGUAGE | LOCAL_WORDS.get(call.language, {})).get(between, between)
         if with_names and is_adjective(call) and word in ("to", "by", "x"):
             between = between.replace(" ", "-")
         text += between + signed(amount)
@@ -618,8 +658,11 @@ def measure(call: Call, amount: Amount, unit: Unit, place: int, is_input: bool =
     if call.options.get("abbr") == "values":
         return number
 
+    local = local_measure(call, number, unit, place)
+    if local:
+        return local
     name = unit_name(call, amount.is_one, place, unit)
-    is_named = shows_names(call, place) and "symbol" not in unit.marks
+    is_named = has_english_name(call, unit, place)
     power = POWERS.get(unit.power, "")
     if is_named and is_adjective(call):
         text = f"{number}-{f'{power}-' if power else ''}{name.replace(' ', '-')}"
@@ -638,7 +681,7 @@ def measure(call: Call, amount: Amount, unit: Unit, place: int, is_input: bool =
 def unit_name(call: Call, is_one: bool, place: int, unit: Unit | None = None) -> str:
     """The name of a unit in its number and spelling, or its symbol."""
     unit = unit or call.unit
-    is_named = shows_names(call, place) and "symbol" not in unit.marks
+    is_named = has_english_name(call, unit, place)
     is_spelled = unit.symbol in (unit.singular, unit.plural)
     if not is_named and not is_spelled:
         return unit.symbol

@@ -149,7 +149,17 @@ convert|20|xyz|km -> 20 xyz
 
 OTHER_LANGUAGES = [
     ("de", "convert|1234.5|km", "1.234,5 km (767,1 mi)"),
-    ("ja", "convert|180|km", "180 km (110 mi)"),
+    ("ja", "convert|180|km", "180キロメートル (110 mi)"),
+    ("ja", "cvt|180|km", "180 km (110 mi)"),
+    ("ja", "convert|90|km/h", "時速90キロメートル (56 mph)"),
+    ("ja", "convert|5|to|6|km", "5から6キロメートル (3.1から3.7 mi)"),
+    ("zh", "convert|180|km", "180公里（110英里）"),
+    ("zh", "convert|10|t|lb", "10公吨（22,000磅）"),
+    ("zh", "convert|180|km|abbr=on", "180 km（110 mi）"),
+    ("vi", "convert|180|km", "180 kilômét (110 mi)"),
+    ("ko", "convert|180|km", "180킬로미터 (110 mi)"),
+    ("ko", "convert|5|psf", "5 psf (0.24 kPa)"),
+    ("bg", "convert|5|to|6|km", "5–6 km (3,1–3,7 mi)"),
     ("fr", "convert|1,5|km|mi|2", "1,5 km (0,93 mi)"),
     ("simple", "convert|180|km", "180 kilometres (110 mi)"),
 ]
