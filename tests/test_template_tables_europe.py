@@ -1,6 +1,7 @@
 """Tables of European languages: sentences as the readers of these Wikipedias see them."""
 
 import re
+from datetime import date
 
 import pytest
 
@@ -119,3 +120,14 @@ def test_every_rule_is_wikitext_that_calls_what_is_there(language):
         assert table.names[name].count("{") == table.names[name].count("}"), name
         shown = rules.show(f"{name}|1|2|3|4", "Title", alone=None) or ""
         assert not re.search(r"\{\{\{|Expression error", shown), f"{name} shows {shown}"
+
+
+def test_a_rule_that_cannot_say_what_is_shown_is_not_replaced_by_that_of_another_language():
+    assert Templates("en").show("langx", "Title", alone=None) is None
+
+
+def test_an_age_is_that_on_the_day_of_the_dump():
+    rules = Templates("en", now=date(2016, 5, 1))
+    ages = [rules.show(f"age|1969|{birthday}", "Title", alone=None) for birthday in ("04|30", "05|01", "05|02")]
+    assert ages == ["47", "47", "46"]
+    assert Templates("en").show("age|1969|04|30", "Title", alone=None) is None
