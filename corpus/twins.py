@@ -22,3 +22,11 @@ from corpus.twins_numbers import NUMBERS
 Twin = Callable[[dict[str, str], str], str]
 
 TWINS: dict[str, Twin] = {"convert": convert, "cvt": cvt} | NUMBERS | DATES | LANGUAGES | NAMES
+
+# Functions of Lua modules, which templates of many wikis call under names of their own: {{#invoke:Convert|convert}}.
+MODULES = {"convert/convert": "convert", "val/main": "val", "coordinates/coord": "coord", "zh/zh": "zh"}
+MODULES |= {"lang/lang": "native", "lang/langx": "langx", "lang/transl": "native", "nihongo/nihongo": "nihongo"}
+MODULES |= {"nihongo/nihongo3": "nihongo3", "ordinal/ordinal": "ordinal", "date table sorting/main": "date_sorting"}
+MODULES |= {"list/horizontal": "hlist", "list/unbulleted": "unbulleted_list", "list/bulleted": "unbulleted_list"}
+MODULES |= {"list/ordered": "ordered_list", "wpships utilities/ship": "ship", "wpships utilities/sclass": "ship_class"}
+TWINS |= {function: TWINS[twin] for function, twin in MODULES.items()}

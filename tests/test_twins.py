@@ -5,6 +5,7 @@ from fractions import Fraction
 
 import pytest
 
+from corpus.expand import Expansion, expand, parse
 from corpus.twins import TWINS
 from corpus.twins_convert import converted, unit_of, units
 
@@ -448,6 +449,12 @@ def test_a_twin_shows_what_the_page_of_its_template_says(call: str, expected: st
             shown(call)
     else:
         assert shown(call) == expected
+
+
+def test_a_template_that_calls_the_lua_module_shows_its_twin():
+    template = parse("{{#invoke:Convert|convert|abbr=on}}")
+    expansion = Expansion({"Maß": template}.get, TWINS, "en", "Title")
+    assert expand(parse("a {{Maß|180|km}} b"), {}, expansion) == "a 180 km (110 mi) b"
 
 
 def test_coordinates_in_the_title_show_nothing():
