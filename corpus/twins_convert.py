@@ -507,7 +507,7 @@ def joined(call: Call, first: str, others: list[str]) -> str:
 def original(call: Call, place: int) -> str:
     """The measure as it was written, with its unit."""
     if call.parts:
-        return " ".join(measure(call, amount, unit, place) for amount, unit in call.parts)
+        return between_parts(call).join(measure(call, amount, unit, place) for amount, unit in call.parts)
     return many(call, call.amounts, call.unit, place, is_input=True)
 
 
@@ -604,7 +604,12 @@ def composite(call: Call, value: Fraction, target: list[Unit], precision: int, p
         pieces.append(measure(call, amount, unit, place))
     number = rounded(rest, max(precision, 0))
     pieces.append(measure(call, Amount(rest, number, 0, is_one=number == "1"), last, place))
-    return ("−" if value < 0 else "") + " ".join(pieces)
+    return ("−" if value < 0 else "") + between_parts(call).join(pieces)
+
+
+def between_parts(call: Call) -> str:
+    """What stands between feet and inches: a space in scripts that have spaces, and between symbols."""
+    return "" if call.language in ("ja", "zh") and shows_names(call, 1) else " "
 
 
 def many(call: Call, amounts: list[Amount], unit: Unit, place: int, is_input: bool = False) -> str:

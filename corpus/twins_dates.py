@@ -8,8 +8,8 @@ import datetime
 import re
 from collections.abc import Callable
 
-from corpus.locales import locale
-from corpus.twins_numbers import ordinal_text
+from corpus.locales import digits, locale
+from corpus.twins_numbers import only_english, ordinal_text
 
 MONTHS = "January February March April May June July August September October November December".split()
 ENGLISH = ("en", "simple")
@@ -76,8 +76,8 @@ def foreign_date(year: int, month: int, day: str, language: str) -> str:
 
     date = datetime.date(year, month, day_number(day or "1"))
     if day:
-        return format_date(date, "long", locale=locale(language))
-    return format_skeleton("yMMMM", date, locale=locale(language))
+        return digits(format_date(date, "long", locale=locale(language)), language)
+    return digits(format_skeleton("yMMMM", date, locale=locale(language)), language)
 
 
 def parts_of(arguments: dict[str, str], first: int = 1) -> tuple[str, str, str]:
@@ -172,6 +172,7 @@ def as_of(arguments: dict[str, str], language: str) -> str:
     shown = f"{before} {shown}".strip() + arguments.get("post", "")
     if is_yes(arguments, "bare"):
         return shown
+    only_english(language)
     words = "Since" if arguments.get("since") else "As of"
     return f"{words.lower() if arguments.get('lc') else words} {shown}"
 
@@ -198,6 +199,7 @@ def circa(arguments: dict[str, str], language: str) -> str:
 
 def century(arguments: dict[str, str], language: str) -> str:
     """`19` -> 19th century; `-1` -> 1st century BC. Template:Century."""
+    only_english(language)
     number = int(arguments.get("1", ""))
     return f"{ordinal_text(abs(number))} century" + (" BC" if number < 0 else "")
 
@@ -253,6 +255,7 @@ def age_in_days(arguments: dict[str, str], language: str) -> str:
 
 def age_in_years_and_days(arguments: dict[str, str], language: str) -> str:
     """`1989|7|23|2003|7|14` -> 13 years, 356 days. Template:Age in years and days."""
+    only_english(language)
     first, last = two_dates(arguments)
     years = years_between(first, last)
     days = (last - same_day(first, first.year + years)).days
@@ -264,6 +267,7 @@ def age_in_years_months_days(arguments: dict[str, str], language: str) -> str:
 
     Parts of 0 are left out.
     """
+    only_english(language)
     first, last = two_dates(arguments)
     months = (last.year - first.year) * 12 + last.month - first.month - (last.day < first.day)
     year, month = divmod(first.month - 1 + months, 12)

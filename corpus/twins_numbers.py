@@ -237,6 +237,12 @@ def ordinal_text(number: int) -> str:
     return f"{number}{ending}"
 
 
+def only_english(language: str) -> None:
+    """Raise ValueError for a template with English words in a wiki of another language: what it shows is not known."""
+    if language not in ("en", "simple"):
+        raise ValueError(f"the words of this template are not known in {language!r}")
+
+
 def first_integer(arguments: dict[str, str]) -> int:
     """The first argument as a whole number. Raises ValueError when it is none."""
     number = parse_number(arguments.get("1", ""))
@@ -274,17 +280,20 @@ def raised(arguments: dict[str, str], language: str) -> str:
 
 def ordinal(arguments: dict[str, str], language: str) -> str:
     """`2` -> 2nd. Template:Ordinal (English)."""
+    only_english(language)
     return ordinal_text(first_integer(arguments))
 
 
 def number_in_words(arguments: dict[str, str], language: str) -> str:
     """`121` -> one hundred and twenty-one. Template:Number to words; |case=u begins with a capital."""
+    only_english(language)
     words = in_words(first_integer(arguments))
     return words.capitalize() if arguments.get("case", "").lower().startswith("u") else words
 
 
 def ordinal_in_words(arguments: dict[str, str], language: str) -> str:
     """`21` -> twenty-first. Template:Ordinal to word."""
+    only_english(language)
     words = in_words(first_integer(arguments))
     begin, last = re.fullmatch(r"(.*?)(\w+)", words).groups()
     irregular = {"one": "first", "two": "second", "three": "third", "five": "fifth", "eight": "eighth", "nine": "ninth"}

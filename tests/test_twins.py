@@ -155,6 +155,7 @@ OTHER_LANGUAGES = [
     ("ja", "convert|90|km/h", "時速90キロメートル (56 mph)"),
     ("ja", "convert|5|to|6|km", "5から6キロメートル (3.1から3.7 mi)"),
     ("zh", "convert|180|km", "180公里（110英里）"),
+    ("zh", "convert|5|ft|11|in|m", "5英尺11英寸（1.80米）"),
     ("zh", "convert|10|t|lb", "10公吨（22,000磅）"),
     ("zh", "convert|180|km|abbr=on", "180 km（110 mi）"),
     ("vi", "convert|180|km", "180 kilômét (110 mi)"),
@@ -451,6 +452,12 @@ def test_a_twin_shows_what_the_page_of_its_template_says(call: str, expected: st
         assert shown(call) == expected
 
 
+@pytest.mark.parametrize("call", ["as_of|2010", "number_in_words|12", "ordinal|2", "century|19"])
+def test_english_words_are_not_shown_in_other_languages(call: str):
+    with pytest.raises(ValueError, match="not known in 'fr'"):
+        shown(call, "fr")
+
+
 def test_a_template_that_calls_the_lua_module_shows_its_twin():
     template = parse("{{#invoke:Convert|convert|abbr=on}}")
     expansion = Expansion({"Maß": template}.get, TWINS, "en", "Title")
@@ -480,6 +487,7 @@ def test_quotations_and_lists_are_lines_of_their_own(call: str, expected: str):
         ("de", "date|1809|2|12", "12. Februar 1809"),
         ("ja", "date|1809|2|12", "1809年2月12日"),
         ("fr", "date|1809|2", "février 1809"),
+        ("fa", "date|1809|2|12", "۱۲ فوریه ۱۸۰۹"),
         ("de", "langx|en|word", "Englisch: word"),
         ("ja", "langx|en|word", "英語：word"),
         ("de", "num|1234567,5", "1.234.567,5"),
