@@ -85,3 +85,10 @@ def test_a_reader_sees(language, wikitext, seen):
 def test_marks_of_languages_are_not_written_in_the_words_of_another_wiki(language):
     text = plain_text("Site {{he}}{{yue}}{{he icon}}, x.", templates=Templates(language))
     assert all(character.isascii() for character in text), text
+
+
+@pytest.mark.parametrize("language", ["ja", "zh", "vi", "ko"])
+def test_boxes_of_a_page_leave_no_line(language):
+    """Navigation and notices whose names look like words of a sentence, called with no unnamed argument."""
+    page = "a\n{{EU}}\n{{特殊文字|説明=b}}\n{{Chinese|t=中|p=c}}\n{{small}}\n"
+    assert plain_text(page, templates=Templates(language)) == "a"
