@@ -44,7 +44,7 @@ TABLE_MARK = re.compile(r"\n[ \t:*#;]*(\{\||\|\})")
 # Of a table without its end, or whose {| is in a template: lines of cells, and lines of headings beside such lines.
 HEADINGS = r"\n[ \t]*![^\n]*+"
 TABLE_ROW = re.compile(
-    rf"\n[ \t]*(?:\{{\||\|(?!\}}))[^\n]*+(?:{HEADINGS})*|\n[ \t]*![^\n!]*!![^\n]*|{HEADINGS}(?=\n[ \t]*[|!])"
+    rf"\n(?=[ \t{{|!])[ \t]*(?:(?:\{{\||\|(?!\}}))[^\n]*+(?:{HEADINGS})*|![^\n!]*!![^\n]*|![^\n]*+(?=\n[ \t]*[|!]))"
 )
 TABLE_END = re.compile(r"\|\}(?<=\n\|\})")  # without its beginning
 CONVERSION_END = re.compile(r"\}-")  # a rare character: three times as fast as `in`
@@ -60,11 +60,11 @@ VARIANT = r"\s*({})\s*:".format("|".join(VARIANTS))
 NEXT_VARIANT = r"(?:[^;=]*=>)?" + VARIANT.replace("(", "(?:")
 VARIANT_TEXTS = re.compile(rf"(?i)(?:^|;|=>){VARIANT}((?:[^;]++|;(?!\s*$|{NEXT_VARIANT}))*+)")
 
-PROTOCOL = "(?:(?:https?|s?ftps?|ircs?|news|nntp|mailto|gopher|telnet|git|svn|ssh|tel|sms|sips?|xmpp|urn|geo|mms):|//)"
+PROTOCOL = "(?i:(?:https?|s?ftps?|ircs?|news|nntp|mailto|gopher|telnet|git|svn|ssh|tel|sms|sips?|xmpp|urn|geo|mms):|//)"
 OF_ADDRESS = r"[^\s\[\]<>\"']*+"
-ADDRESS = rf"{PROTOCOL}(?://\[[\da-fA-F:.]+\])?{OF_ADDRESS}(?:'(?!'){OF_ADDRESS})*+[ \t|]*"
-EXTERNAL_LINK = re.compile(rf"(?i)\[{ADDRESS}([^\[\]\n]*)\]")
-EXTERNAL_LINK_WITH_BRACKET = re.compile(rf"(?i)\[{ADDRESS}([^\[\]\n]*+(?:\[(?!{PROTOCOL})[^\[\]\n]*+)*+)\]")
+ADDRESS = rf"(?=\w+:|//){PROTOCOL}(?://\[[\da-fA-F:.]+\])?{OF_ADDRESS}(?:'(?!'){OF_ADDRESS})*+[ \t|]*"
+EXTERNAL_LINK = re.compile(rf"\[{ADDRESS}([^\[\]\n]*)\]")
+EXTERNAL_LINK_WITH_BRACKET = re.compile(rf"\[{ADDRESS}([^\[\]\n]*+(?:\[(?!{PROTOCOL})[^\[\]\n]*+)*+)\]")
 # Links with these prefixes stand in the margin, not in the text; [[:fr:Mot]], [[wikt:mot]] and [[s:Mot]] are text.
 LANGUAGES = frozenset(
     """

@@ -15,7 +15,7 @@ from corpus.wikitext import HIDDEN, hidden_namespaces, is_redirect, plain_text
 WIKITEXT = {
     # templates
     "a {{cite|x}} b": "a b",
-    "a{{x|{{y|{{z}}}}|w}}b": "ab",
+    "a{{zz|{{y|{{z}}}}|w}}b": "ab",
     "a {{convert|20|mi|km}} b": "a 20 miles (32 km) b",
     "a {{convert|20|to|30|mi|km}} b": "a 20 to 30 miles (32 to 48 km) b",
     "{{lang|fr|mot}} {{lang-de|Wort}} {{transl|ar|ALA|kalima}}": "mot German: Wort kalima",
@@ -27,7 +27,7 @@ WIKITEXT = {
     "{{infobox\n| a = {{b}\n| c = d}}\n}}\nProse.": "Prose.",
     "{{Infobox\n| a = {{b}}\n| c = d\nProse.": "Infobox\nProse.",
     "a }} b {{c}}": "a b",
-    "a {{{1|b}}} {{{x|{{{2|''c''}}}}}} {{{d}}} {{lang|fr|{{{1|e}}}}} {{{!}} f": "a b c e f",
+    "a {{{1|b}}} {{{zz|{{{2|''c''}}}}}} {{{d}}} {{lang|fr|{{{1|e}}}}} {{{!}} f": "a b c e f",
     # tables
     "a\n{| class=x\n|-\n| b || c\n{|\n| d\n|}\n|}\ne": "a\n\ne",
     "a\n:{|\n! b\n|}c": "a\nc",
@@ -111,7 +111,7 @@ WIKITEXT = {
     "a '''b''": "a 'b",  # else the first behind a space
     "''a'''' '''''b''''''' c": "a'' b'' c",
     "'''a\nb c'''": "a\nb c",  # a line ends all marks
-    "a ''{{x}}'' b '''<ref/>''' c '''''{{x}}''''' d ''[[File:x]]''": "a b c d",
+    "a ''{{zz}}'' b '''<ref/>''' c '''''{{zz}}''''' d ''[[File:x]]''": "a b c d",
     "[[a|l'''Avare'']] ''[[b''c]]'' '''d'''": "l'Avare b''c d",
     "a'b 'c'": "a'b 'c'",
     # headings
@@ -124,21 +124,21 @@ WIKITEXT = {
     ": a\n:: b\n:* c": "a\nb\n- c",
     "; a : b\n; c\n: d\n;e :f": "a: b\nc\nd\ne: f",
     "a\n----\nb": "a\nb",
-    "* {{x}}\n* a": "- a",
-    "* {{x}}, \n* {{x}} – {{y}}.\n* ''{{x}}'' ({{y}})\n: ;\n* a": "- a",
-    "* {{x}}, a; b {{x}}; c": "- a; b; c",
+    "* {{zz}}\n* a": "- a",
+    "* {{zz}}, \n* {{zz}} – {{y}}.\n* ''{{zz}}'' ({{y}})\n: ;\n* a": "- a",
+    "* {{zz}}, a; b {{zz}}; c": "- a; b; c",
     "* , is a comma; b ; c": "- , is a comma; b ; c",  # written so
     "* ★\n* <math>,</math>": "- ★\n- $,$",
     # what removal leaves
-    "a ( ) b (, ) c ({{x}}) d": "a b c d",
-    "a ;) b (1950;{{x}}) :)": "a ;) b (1950) :)",
-    "a (b, {{x}}; {{y}}; {{z}}) c": "a (b) c",
-    "a ({{x}}; born 1950) b ({{x}}, {{y}}; 1950; {{z}})": "a (born 1950) b (1950)",
-    "北京（）是（，）城市（{{x}}，首都）": "北京是城市（首都）",
-    "東京（{{x}}；1900年、{{x}}）は({{x}}、江戸)。مدينة ({{x}}، عاصمة)": "東京（1900年）は(江戸)。مدينة (عاصمة)",
+    "a ( ) b (, ) c ({{zz}}) d": "a b c d",
+    "a ;) b (1950;{{zz}}) :)": "a ;) b (1950) :)",
+    "a (b, {{zz}}; {{y}}; {{z}}) c": "a (b) c",
+    "a ({{zz}}; born 1950) b ({{zz}}, {{y}}; 1950; {{z}})": "a (born 1950) b (1950)",
+    "北京（）是（，）城市（{{zz}}，首都）": "北京是城市（首都）",
+    "東京（{{zz}}；1900年、{{zz}}）は({{zz}}、江戸)。مدينة ({{zz}}، عاصمة)": "東京（1900年）は(江戸)。مدينة (عاصمة)",
     "f() a <ref>b</ref> , c <ref/> .": "f() a, c.",
-    "a「{{x}}」b «{{x}}» [{{x}}]": "ab",
-    "a 「{{x}}」 and 「」, int[] b[{{x}}]": "a 「」 and 「」, int[] b[]",  # the page is about brackets
+    "a「{{zz}}」b «{{zz}}» [{{zz}}]": "ab",
+    "a 「{{zz}}」 and 「」, int[] b[{{zz}}]": "a 「」 and 「」, int[] b[]",  # the page is about brackets
     "a {{b}} c\n d": "a c\nd",
     "a\n\n\n\n\nb": "a\n\n\n\n\nb",  # normalise does this
 }
