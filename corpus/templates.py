@@ -23,7 +23,7 @@ import xxhash
 
 from corpus.countries import country_name
 from corpus.expand import Expansion, Tree, expand, parse
-from corpus.parser_functions import VARIABLES
+from corpus.parser_functions import ERROR, VARIABLES
 from corpus.template_pages import TemplatePages
 from corpus.twins import TWINS
 from errors import one_line
@@ -240,9 +240,10 @@ class Templates:
             now=self.now,
         )
         try:
-            return expand(parse("{{" + inside + "}}"), {}, expansion)
+            shown = expand(parse("{{" + inside + "}}"), {}, expansion)
         except ValueError:  # Unknown, TooMuch, or a twin that cannot say
             return None
+        return None if ERROR.search(shown) else shown  # "Expression error: ..." is no sentence's word
 
     def find(self, name: str) -> Tree | None:
         """The parsed rule of a template that another one uses; None without one."""

@@ -131,3 +131,9 @@ def test_an_age_is_that_on_the_day_of_the_dump():
     ages = [rules.show(f"age|1969|{birthday}", "Title", alone=None) for birthday in ("04|30", "05|01", "05|02")]
     assert ages == ["47", "47", "46"]
     assert Templates("en").show("age|1969|04|30", "Title", alone=None) is None
+
+
+def test_what_shows_an_error_is_a_hole():
+    found = prose("It is {{ordinal|3}} or {{round|x}} here.", HIDDEN, Templates("en"), "Title")
+    assert found.text == "It is 3rd or here."
+    assert [hole.name for hole in found.holes] == ["round"]
