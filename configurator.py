@@ -14,6 +14,7 @@ import difflib
 import io
 import operator
 import os
+import shlex
 import sys
 import time
 import types
@@ -86,11 +87,19 @@ def load(cls: type[Config], argv: list[str], description: str | None = None) -> 
             key, value = split_argument(cls, argument)
             assignments = [(key, value, "command line")]
         else:
+            refuse_source(cls, argument)
             assignments = read_config_file(argument)
         for key, value, origin in assignments:
             cfg = assign(cfg, key, value, origin)
             origins[key] = origin
     return cfg, origins
+
+
+def refuse_source(cls: type, argument: str) -> None:
+    """Raise ValueError when a command that has a source gets a file, or a data set's name, that is no config."""
+    if "source" in typing.get_type_hints(cls) and Path(argument).suffix != ".py":
+        advice = f"what is to be read is given as --source={shlex.quote(argument)}, a pattern in quotes"
+        raise ValueError(f"{argument}: no config file, whose name ends in .py; {advice}")
 
 
 def split_argument(cls: type, argument: str) -> tuple[str, str]:

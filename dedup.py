@@ -22,7 +22,6 @@ import configurator  # before torch and the others: Ctrl-C during their import i
 
 # isort: split
 import functools
-import glob
 import json
 import shutil
 from dataclasses import dataclass
@@ -35,7 +34,7 @@ import pyarrow.parquet as pq
 
 import atomic
 from corpus.decontaminate import Evaluation, write_ngrams
-from corpus.documents import string_array
+from corpus.documents import changed_file, files_matching, state_of, string_array
 from corpus.minhash import BANDS, ROWS, SHINGLE, hash_shingles, join_words, squeeze
 from corpus.near import (
     Removals,
@@ -48,7 +47,7 @@ from corpus.near import (
     unpack_low,
 )
 from corpus.pool import ORPHANS_S, map_parts, stage
-from corpus.report import AGAINST, EXACT, KEPT, KINDS, NEAR, make_report, plot
+from corpus.report import AGAINST, EXACT, KEPT, KINDS, NEAR, found_probability, make_report, plot
 from corpus.sketches import (
     BYTES,
     CHARS,
@@ -61,7 +60,7 @@ from corpus.sketches import (
 )
 
 FEW_SHINGLES = 1 << 20  # up to so many, one process is faster than starting workers
-WORK_VERSION = 3  # of the files in out/work: those of another version are made anew
+WORK_VERSION = 4  # of the files in out/work: those of another version are made anew
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -81,6 +80,37 @@ class DedupConfig:
     threshold: float = 0.7  # exact Jaccard similarity at which a document is a duplicate
     against: str | None = None  # pattern of evaluation files: what shares an N-gram with a text of theirs is removed
     num_workers: int = 2  # processes
+
+
+# --- the threshold ---
+
+USUAL_RECALL = 0.95  # below, a note says how many of the pairs are found
+LEAST_RECALL = 0.05  # below, the threshold is refused
+
+
+def check_range(name: str, threshold: float) -> None:
+    """Raise ValueError for a threshold (the setting `name`) outside (0, 1]."""
+    if not 0 < threshold <= 1:
+        percent = f"; {threshold:g} % is {threshold / 100:g}" if 1 < threshold <= 100 else ""
+        raise ValueError(f"{name} ({threshold}) must be above 0 and at most 1; 0.7 is usual{percent}")
+
+
+def check_threshold(name: str, threshold: float) -> None:
+    """Raise ValueError for a threshold outside (0, 1], or so low that hardly a pair is found."""
+    check_range(name, threshold)
+    recall = found_probability(threshold)
+    if recall < LEAST_RECALL:
+        too_few = f"only {100 * recall:.1f} % of the pairs with this similarity are found by {BANDS} bands of {ROWS}"
+        raise ValueError(f"{name} ({threshold}) is too low: {too_few}; give 0.3 or more, 0.7 is usual")
+
+
+def threshold_note(name: str, threshold: float) -> str | None:
+    """What to print about a threshold below the steep part of the S-curve; None for a usual one."""
+    recall = found_probability(threshold)
+    if recall >= USUAL_RECALL:
+        return None
+    found = f"{100 * recall:.0f} % of the pairs whose similarity is just {threshold} are found"
+    return f"note: {name}={threshold} is below the S-curve's reach: {found} (docs/dedup.md)"
 
 
 # --- the work folder ---
@@ -369,10 +399,31 @@ def find_duplicates(
     outside (0, 1], when another process is writing to `out`, for two documents with the same id, and for evaluation
     files that cannot be read.
     """
-    if not 0 < threshold <= 1:
-        raise ValueError(f"threshold ({threshold}) must be above 0 and at most 1; 0.7 is usual")
+    check_range("threshold", threshold)
     with atomic.lock(out, ORPHANS_S, functools.partial(print, flush=True)):
-        return run_steps(parts, out, threshold, workers, against)
+        states = {str(path): state_of(path) for path in parts}
+        if against:
+            states |= states_of(against)
+        try:
+            return run_steps(parts, out, threshold, workers, against, states)
+        except (ValueError, OSError):
+            refuse_changed_files(states, out)  # why it cannot be read, perhaps
+            raise
+
+
+def states_of(against: str) -> dict[str, list[int]]:
+    """{path: state} of the files that the pattern `against` names on this disk."""
+    from corpus.sources import local_states  # here: the processes of the steps do not need it
+
+    return local_states(against)
+
+
+def refuse_changed_files(states: dict[str, list[int]], out: Path) -> None:
+    """Raise ValueError when a file is not in its state any more. What was made of it is deleted."""
+    changed = changed_file(states)
+    if changed is not None:
+        shutil.rmtree(out / "work", ignore_errors=True)
+        raise ValueError(f"{changed} while duplicates were looked for; run the same command again when it is complete")
 
 
 def run_steps(
@@ -381,8 +432,9 @@ def run_steps(
     threshold: float,
     workers: int,
     against: str | None,
+    states: dict[str, list[int]],
 ) -> dict[str, Any]:
-    """find_duplicates, in a folder that is locked."""
+    """find_duplicates, in a folder that is locked. states: of the files that are read, {path: state_of(path)}."""
     work = open_work_folder(parts, out, threshold, against)
     seconds: dict[str, float] = {}
 
@@ -405,6 +457,7 @@ def run_steps(
     compared = np.flatnonzero(is_first & ~too_short & ~overlaps_evaluation)
     near = find_near(documents, order, compared, threshold, work, workers, seconds)
 
+    refuse_changed_files(states, out)
     verdicts = judge(overlaps_evaluation, first, near.removals)
     evaluation = Evaluation(ngrams) if ngrams else None
     write_duplicates(out / "duplicates.parquet", documents, order, verdicts, evaluation)
@@ -454,16 +507,20 @@ def main(cfg: DedupConfig) -> None:
     """Find the duplicates of a set of document files."""
     if Path(cfg.source).is_dir() and cfg.source:
         raise ValueError(f"{cfg.source} is a folder; give a quoted pattern of its files: '{cfg.source}/*.parquet'")
-    parts = sorted(Path(path) for path in glob.glob(cfg.source))
+    parts = [Path(path) for path in files_matching(cfg.source)]
     if not parts or not cfg.out:
         raise ValueError("give --source='folder/*.parquet' (files that exist) and --out=folder")
     if cfg.num_workers < 1:
         raise ValueError(f"num_workers ({cfg.num_workers}) must be at least 1")
+    check_threshold("threshold", cfg.threshold)
     out = Path(cfg.out)
     refuse_data_folder(out)
     for path in parts:
         check_part(path)
 
+    note = threshold_note("threshold", cfg.threshold)
+    if note:
+        print(note, flush=True)
     report = find_duplicates(parts, out, cfg.threshold, cfg.num_workers, cfg.against)
     seconds = json.loads((out / "times.json").read_text(encoding="utf-8"))
     print_summary(report, seconds, cfg.out)

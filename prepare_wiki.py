@@ -10,6 +10,7 @@ Every stage writes complete files or none; the same command continues an interru
 import configurator  # before torch and the others: Ctrl-C during their import is one line too
 
 # isort: split
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -31,13 +32,13 @@ import numpy as np
 
 import atomic
 from corpus import yardsticks
-from corpus.clean import FILTERS, normalise, reason_to_drop
-from corpus.documents import Document, DocumentWriter, read_counts, read_documents
+from corpus.clean import FILTERS, check_scripts, normalise, reason_to_drop, script_names
+from corpus.documents import Document, DocumentWriter, changed_file, read_counts, read_documents
 from corpus.pages import make_pages
 from corpus.pool import ORPHANS_S, map_parts, read_cached, stage
-from corpus.sources import Piece, Rules, Truncated, cut_parts, describe, find_pieces, read_part
+from corpus.sources import Piece, Rules, Truncated, cut_parts, describe, find_pieces, local_states, read_part
 from corpus.templates import check_table, tables_hash
-from dedup import KINDS, find_duplicates
+from dedup import KINDS, check_threshold, find_duplicates, threshold_note
 from errors import read_json
 from shards import FORMAT_VERSION, Shards, join_parts, read_meta, token_dtype, verify
 from tokenizer import ENCODINGS, Tokenizer, from_tiktoken, train_bpe, train_characters
@@ -98,8 +99,8 @@ class PrepareConfig:
             raise ValueError(f"nothing to prepare: {advice}")
         if not 0 < self.val_fraction < 1:
             raise ValueError(f"val_fraction ({self.val_fraction}) must lie between 0 and 1; 0.01 is usual")
-        if not 0 < self.dedup_threshold <= 1:
-            raise ValueError(f"dedup_threshold ({self.dedup_threshold}) must be above 0 and at most 1; 0.7 is usual")
+        check_threshold("dedup_threshold", self.dedup_threshold)
+        self.check_filters()
         if self.shard_tokens < 1:
             raise ValueError(f"shard_tokens ({self.shard_tokens}) must be at least 1")
         if self.num_workers is not None and self.num_workers < 1:
@@ -113,6 +114,27 @@ class PrepareConfig:
         if self.tokenizer not in ("bpe", "char") and not Path(self.data_dir, "tokenizer.json").is_file():
             given_tokenizer(self.tokenizer)  # raises if there is none
 
+    def check_filters(self) -> None:
+        """Raise ValueError for settings of filters that drop every document, or none though they are on."""
+        if self.min_chars < 0:
+            raise ValueError(f"min_chars ({self.min_chars}) must be at least 0")
+        for name in ("max_list_chars", "max_repeated_lines", "min_script"):
+            share = getattr(self, name)
+            if share is not None and not 0 <= share <= 1:
+                percent = f"; {share:g} % is {share / 100:g}" if 1 < share <= 100 else ""
+                raise ValueError(f"{name} ({share}) is a share and must lie between 0 and 1{percent}")
+        scale = self.max_repeated_ngrams
+        if scale is not None and not 0 < scale < 10:
+            meaning = "a multiple of Gopher's limits (1.0); from 10 on nothing is dropped"
+            raise ValueError(f"max_repeated_ngrams ({scale}) must lie between 0 and 10: {meaning}")
+        if self.script is None:
+            return
+        check_scripts(self.script)
+        if self.min_script == 0:
+            raise ValueError("min_script (0) keeps every script; give a share such as 0.5, or no --script")
+        if self.english and "LATIN" not in script_names(self.script):
+            raise ValueError(f"english=True drops all that is not English, script={self.script} all that is; drop one")
+
 
 def main(cfg: PrepareConfig) -> None:
     """Run the stages that are not finished yet, or only compare the shards with their checksums."""
@@ -121,11 +143,15 @@ def main(cfg: PrepareConfig) -> None:
         return
 
     cfg.check()
+    note = threshold_note("dedup_threshold", cfg.dedup_threshold)
+    if note:
+        print_now(note)
     is_written = Path(cfg.data_dir, "documents.json").is_file()
+    states = local_states(cfg.source)
     pieces, identity = find_pieces(cfg.source, cfg.text_column, copy=not is_written)
-    print(f"{cfg.source}: {describe(pieces)}", flush=True)
+    print_now(f"{cfg.source}: {describe(pieces)}")
     with atomic.lock(cfg.data_dir, ORPHANS_S, print_now):
-        run_stages(cfg, pieces, identity)
+        run_stages(cfg, pieces, identity, states)
 
 
 def print_now(line: str) -> None:
@@ -133,8 +159,11 @@ def print_now(line: str) -> None:
     print(line, flush=True)
 
 
-def run_stages(cfg: PrepareConfig, pieces: list[Piece], identity: dict[str, Any]) -> None:
-    """Run the stages that are not finished yet. pieces, identity: from find_pieces. data_dir is locked."""
+def run_stages(cfg: PrepareConfig, pieces: list[Piece], identity: dict[str, Any], states: dict[str, list[int]]) -> None:
+    """Run the stages that are not finished yet. data_dir is locked.
+
+    pieces, identity: from find_pieces; states: of the source's files before that, from local_states.
+    """
     # --- what is to be done ---
     folder = Path(cfg.data_dir)
     workers = cfg.num_workers or os.cpu_count() or 1
@@ -149,11 +178,12 @@ def run_stages(cfg: PrepareConfig, pieces: list[Piece], identity: dict[str, Any]
     seconds: dict[str, float] = {}
 
     # --- documents ---
-    if has_dumps and not (folder / "documents.json").is_file():
-        with stage("pages", seconds):
-            pieces = make_dump_pages(cfg, pieces, folder, workers)
-    with stage("documents", seconds):
-        documents, documents_report = make_documents(cfg, pieces, folder, workers)
+    with unchanged_source(states, folder):
+        if has_dumps and not (folder / "documents.json").is_file():
+            with stage("pages", seconds):
+                pieces = make_dump_pages(cfg, pieces, folder, workers)
+        with stage("documents", seconds):
+            documents, documents_report = make_documents(cfg, pieces, folder, workers)
     if cfg.until == "documents":
         counts = documents_report["documents"]
         print(f"{counts['kept']:,} of {counts['in']:,} documents are kept, in {folder}/documents")
@@ -320,6 +350,36 @@ def difference(old: dict[str, Any], new: dict[str, Any]) -> str:
 
 
 # --- stage 1: documents ---
+
+
+@contextlib.contextmanager
+def unchanged_source(states: dict[str, list[int]], folder: Path) -> Iterator[None]:
+    """Raise ValueError when a file of the source changes in the block, in which it is read.
+
+    The documents made are deleted then: some are of the old file, some of the new one, or of halves of both. An error
+    in the block, such as a line that cannot be read, may come from the same change, which is the better reason.
+    """
+    was_done = (folder / "documents.json").is_file()  # nothing is read
+    try:
+        yield
+    except (ValueError, OSError):
+        if not was_done:
+            refuse_changed_source(states, folder)
+        raise
+    if not was_done:
+        refuse_changed_source(states, folder)
+
+
+def refuse_changed_source(states: dict[str, list[int]], folder: Path) -> None:
+    """Raise ValueError, and delete the documents, when a file of the source is not in its state any more."""
+    changed = changed_file(states)
+    if changed is None:
+        return
+    (folder / "documents.json").unlink(missing_ok=True)
+    for name in ("documents", "pages"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    advice = "run the same command again when the source is complete"
+    raise ValueError(f"{changed} while it was read; the documents made of it are deleted; {advice}")
 
 
 def own_table(cfg: PrepareConfig) -> Path | None:

@@ -3,6 +3,7 @@
 A filter is one function, marked with its name and its settings: see `drops`. Nothing here assumes spaces between words.
 """
 
+import difflib
 import functools
 import re
 import unicodedata
@@ -101,9 +102,22 @@ def reason_to_drop(title: str, text: str, cfg: object) -> str | None:
 
 # --- the filters ---
 
-# Characters of scripts that put no spaces between words: Thai, Lao, Burmese, Khmer, kana, Han. Each counts as a word.
-UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-UNSPACED += "\U00020000-\U0003ffff"
+# Characters of scripts that put no spaces between words. Each counts as a word. They are the blocks of the scripts
+# whose lines Unicode breaks without spaces (UAX 14: Line_Break SA, ID, CJ, AK or AS; but Hangul has spaces), and those
+# of Buginese and of Tibetan, which marks syllables.
+UNSPACED = (
+    "\u0e00-\u0fff"  # Thai, Lao, Tibetan
+    "\u1000-\u109f\u1780-\u17ff"  # Burmese, Khmer
+    "\u1950-\u1aaf\u1b00-\u1b7f\u1bc0-\u1bff"  # Tai Le, New Tai Lue, Buginese, Tai Tham; Balinese; Batak
+    "\u3040-\u312f\u31a0-\u31bf\u31f0-\u31ff"  # kana, Bopomofo
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # Han
+    "\ua000-\ua4cf\ua980-\uaadf\uff66-\uff9f"  # Yi; Javanese, Burmese, Cham, Tai Viet; narrow kana
+    "\U00011000-\U0001107f\U00011300-\U0001137f"  # Brahmi, Grantha
+    "\U00011700-\U0001174f\U00011900-\U0001195f"  # Ahom, Dives Akuru
+    "\U00011ee0-\U00011f5f"  # Makasar, Kawi
+    "\U00016fe0-\U0001b2ff"  # Tangut, Khitan, older kana, Nushu
+    "\U00020000-\U0003ffff"  # Han
+)
 WORD = re.compile(f"[{UNSPACED}]|[^\\s{UNSPACED}]+")
 
 # Gopher's rules (Rae et al. 2021, arXiv 2112.11446, tables A1 and A2): the largest shares of a text's characters that
@@ -117,6 +131,20 @@ LIST_LINE = re.compile(r"(?:[-*•#]+|[|!]+|\d+[.)])\s")
 MEANINGS = "disambiguation|Begriffsklärung|homonymie|desambiguación|disambigua"
 MEANINGS += "|значения|消歧义|消歧義|曖昧さ回避|동음이의"
 DISAMBIGUATION_TITLE = re.compile(rf"\((?:{MEANINGS})\)$")
+# What people write for a script whose letters have another name.
+OTHER_SCRIPT_NAMES = {
+    "HAN": "CJK",
+    "HANZI": "CJK",
+    "KANJI": "CJK",
+    "CHINESE": "CJK",
+    "JAPANESE": "CJK,HIRAGANA,KATAKANA",
+    "KOREAN": "HANGUL",
+    "ENGLISH": "LATIN",
+    "ROMAN": "LATIN",
+    "RUSSIAN": "CYRILLIC",
+    "HINDI": "DEVANAGARI",
+    "BURMESE": "MYANMAR",
+}
 REFERS = r"(?:may|can|could|might)(?: also| either)? (?:refer|relate) to|可以[指是]|可能[指是]|可[指為为]"
 DISAMBIGUATION = re.compile(rf"(?m)(?:[^\n]*\n+)?[^\n]{{0,200}}(?:{REFERS})[^\n]{{0,40}}[:：]\s*$")
 
@@ -234,10 +262,29 @@ def is_in_another_script(page: Page, script: str, min_script: float) -> bool:
 
 def script_share(text: str, scripts: str) -> float:
     """Share of the words that begin in scripts, as Unicode's names begin: 'LATIN', 'CJK,HIRAGANA,KATAKANA'."""
-    wanted = scripts.upper().split(",")
+    wanted = script_names(scripts)
     letters = Counter(word[0] for word in WORD.findall(text) if word[0].isalpha())
     inside = sum(count for letter, count in letters.items() if script_of(letter) in wanted)
     return inside / max(1, letters.total())
+
+
+def script_names(scripts: str) -> list[str]:
+    """The names in 'CJK, Hiragana': ["CJK", "HIRAGANA"]."""
+    return [name.strip().upper() for name in scripts.split(",")]
+
+
+def check_scripts(scripts: str) -> None:
+    """Raise ValueError for a name that no letter's name in Unicode begins with: every text would be dropped."""
+    letters = (chr(code) for code in range(0x110000) if chr(code).isalpha())
+    known = {unicodedata.name(letter, "").partition(" ")[0] for letter in letters}
+    for name in script_names(scripts):
+        if name in known and name:
+            continue
+        near = difflib.get_close_matches(name, sorted(known), n=1)
+        meant = OTHER_SCRIPT_NAMES.get(name) or (near[0] if near else None)
+        examples = "LATIN, CYRILLIC, ARABIC, DEVANAGARI, CJK, HANGUL"
+        advice = f"did you mean {meant}?" if meant else f"some that are: {examples} (None: every script)"
+        raise ValueError(f"script: '{name}' is no first word of letters' names in Unicode; {advice}")
 
 
 @functools.lru_cache(maxsize=1 << 16)

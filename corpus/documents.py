@@ -4,7 +4,9 @@ A part is the unit of work of the data stages: a pure function makes it, written
 of processes (pool.py) gives the same files and an interrupted run goes on with the parts that are missing.
 """
 
+import glob
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +32,40 @@ class Document:
     url: str
     text: str
     holes: tuple[Hole, ...] = ()  # of an article of a dump; not written
+
+
+# --- files that are read ---
+
+
+def state_of(path: str | Path) -> list[int]:
+    """The size of a file and when it was changed, in ns: whether it is still what it was."""
+    status = os.stat(path)
+    return [status.st_size, status.st_mtime_ns]
+
+
+def changed_file(states: dict[str, list[int]]) -> str | None:
+    """The first file whose state is another than in {path: state}, and how: "a.jsonl grew from 9 to 12 bytes"."""
+    for path, before in states.items():
+        try:
+            now = state_of(path)
+        except FileNotFoundError:
+            return f"{path} was deleted"
+        if now[0] > before[0]:
+            return f"{path} grew from {before[0]:,} to {now[0]:,} bytes"
+        if now != before:
+            return f"{path} was overwritten"
+    return None
+
+
+def files_matching(pattern: str) -> list[str]:
+    """The sorted files that a path or a pattern names. Either may hold brackets that are part of a name."""
+    found = [pattern] if os.path.exists(pattern) else glob.glob(pattern, recursive=True)
+    if not found:
+        found = glob.glob(pattern.replace("[", "[[]"), recursive=True)
+    return sorted(path for path in found if os.path.isfile(path))
+
+
+# --- ids ---
 
 
 def short_hash(text: str) -> str:

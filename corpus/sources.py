@@ -38,7 +38,7 @@ import errors
 from corpus import archives, dump, html_text, pydocs, remote
 from corpus.compressed import COMPRESSION, decompressed, open_compressed
 from corpus.copies import begin_anew, local_copy
-from corpus.documents import Document, read_counts, read_documents, short_hash
+from corpus.documents import Document, files_matching, read_counts, read_documents, short_hash, state_of
 from corpus.dump import Site
 from corpus.json_objects import read_objects
 from corpus.template_pages import TemplatePage, TemplatePages
@@ -713,19 +713,21 @@ def remote_files(source: str, copy: bool) -> list[tuple[Piece, list]]:
     return files
 
 
-def state_of(path: str) -> list[int]:
-    """The size of a file and when it was changed, in ns: whether it is still what it was."""
-    status = os.stat(path)
-    return [status.st_size, status.st_mtime_ns]
+def local_states(source: str) -> dict[str, list[int]]:
+    """{path: state} of the files of this disk that `source` names: what documents.changed_file looks at again.
+
+    Files at an address, on the hub, and those of packages are read from copies that nobody changes.
+    """
+    if source == "pydocs" or remote.is_address(source.removeprefix("file://")):
+        return {}
+    paths = files_matching(os.path.expanduser(source.removeprefix("file://")))
+    return {path: state_of(path) for path in paths}
 
 
 def find_files(source: str) -> list[str]:
     """The sorted paths that a path, a pattern, or a config of a data set on the hub stands for."""
     source = os.path.expanduser(source)
-    # A path may hold brackets and still be no pattern; a pattern may begin with a folder that has them in its name.
-    candidates = [source] if os.path.exists(source) else glob.glob(source, recursive=True)
-    if not candidates:
-        candidates = glob.glob(source.replace("[", "[[]"), recursive=True)
+    candidates = files_matching(source)
 
     hub_name = HUB.fullmatch(source)
     looks_like_a_file = Path(source).suffix in {*formats_by_suffix(), *COMPRESSION}

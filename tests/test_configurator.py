@@ -1,6 +1,7 @@
 """Settings: precedence, origins, and one line with its place for every mistake."""
 
 import os
+import shlex
 import subprocess
 import sys
 import textwrap
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 import configurator
 from configurator import describe, load, read_config_file
+from prepare_wiki import PrepareConfig
 
 REPO = Path(__file__).parents[1]
 
@@ -388,3 +390,12 @@ def test_a_reader_that_leaves_ends_a_script_in_silence():
     command = f"{sys.executable} {REPO}/sample.py --help | true"
     done = subprocess.run(command, shell=True, stderr=subprocess.PIPE, text=True, env=os.environ | {"COLUMNS": "60"})
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("argument", ["dump.xml.bz2", "texts/*.jsonl", "wikimedia/wikipedia/20231101.de", "a b.txt"])
+def test_a_source_without_its_key_is_answered_with_it(tmp_path, monkeypatch, argument):
+    monkeypatch.chdir(tmp_path)
+    Path("dump.xml.bz2").write_bytes(b"BZh91AY&SY")
+    with pytest.raises(ValueError) as error:
+        load(PrepareConfig, ["config/data_wiki_en.py", argument])
+    assert f"--source={shlex.quote(argument)}" in str(error.value) and "\n" not in str(error.value)

@@ -39,6 +39,7 @@ from benchmarks.dedup_quality import (
     write,
 )
 from corpus import minhash, near
+from corpus.clean import UNSPACED
 from corpus.minhash import BANDS, ROWS, SHINGLE
 from corpus.near import pack, unpack
 from dedup import KINDS, DedupConfig, find_duplicates, main
@@ -126,10 +127,35 @@ def test_whitespace_is_no_part_of_a_shingle_and_words_are_not_glued():
 
 @pytest.mark.parametrize(
     "text",
-    ["กขคงจฉ", "ကခဂဃငစ", "កខគឃងច", "ひらがなです", "カタカナデス", "丂丄丅丆丏丒", "𠀀𠀁𠀂𠀃𠀄𠀅", "豈更車賈滑串"],
+    ["กขคงจฉ", "ကခဂဃငစ", "កខគឃងច", "ひらがなです", "カタカナデス", "丂丄丅丆丏丒", "𠀀𠀁𠀂𠀃𠀄𠀅", "豈更車賈滑串"]
+    + [
+        "བོད་ཡིག་",
+        "ᥖᥭᥰᥖᥬᥳ",
+        "ᦅᧄᦺᦑᦅᧄ",
+        "ᨣᩴᩤᨾᩮᩬ",
+        "ᬩᬲᬩᬮᬶᬩ",
+        "ꦧꦱꦗꦮꦧꦱ",
+        "ꆈꌠꁱꂷꆈꌠ",
+        "ꪼꪕꪒꪾꪼꪕ",
+        "ｶﾀｶﾅﾓｼﾞ",
+        "\U00017000\U00017001" * 3,
+    ],
 )
 def test_a_character_of_a_script_without_spaces_counts_as_a_word(text):
     assert len(shingle_hashes(text)) == len(text) - SHINGLE + 1
+
+
+def test_unspaced_scripts_are_those_whose_lines_unicode_breaks_anywhere():
+    """The classes of UAX 14 from the package `regex`, for all letters but those of Hangul and the wide Latin ones."""
+    regex = pytest.importorskip("regex")
+    breaks = regex.compile(r"[\p{L}--[\p{Script=Hangul}\p{Script=Latin}]&&\p{Line_Break=%s}]", regex.V1).pattern
+    kinds = [regex.compile(breaks % kind, regex.V1) for kind in ("SA", "ID", "CJ", "AK", "AS")]
+    unspaced = re.compile(f"[{UNSPACED}]")
+    letters = [chr(code) for code in range(0x110000) if chr(code).isalpha()]
+    missing = [hex(ord(i)) for i in letters if not unspaced.match(i) and any(kind.match(i) for kind in kinds)]
+    assert [code for code in missing if not code.startswith("0x30")] == []  # signs between kana, words by themselves
+    first_bytes = {chr(code).encode("utf-8", "replace")[0] for code in range(0x110000) if unspaced.match(chr(code))}
+    assert not first_bytes & set(minhash.BYTES_OF_SPACED_TEXT)
 
 
 def test_a_script_with_spaces_is_cut_at_them():
@@ -700,8 +726,8 @@ def test_work_files_of_other_settings_or_files_are_made_anew(tmp_path, monkeypat
     if change == "version":
         header = tmp_path / "out/work/header.json"
         text = header.read_text()
-        assert '"version": 3' in text
-        header.write_text(text.replace('"version": 3', '"version": 2'))
+        assert '"version": 4' in text
+        header.write_text(text.replace('"version": 4', '"version": 2'))
     worked: list[tuple] = []
     note_sketches(monkeypatch, worked)
     report = find_duplicates([path], tmp_path / "out", threshold, 1)
@@ -755,6 +781,41 @@ def test_a_second_run_in_a_folder_is_refused_and_does_no_harm(tmp_path, monkeypa
     monkeypatch.setattr(dedup, step, with_a_second)
     assert find_duplicates([path], out, 0.7, 1) == expected
     assert made(out) == made(tmp_path / "alone") and len(calls) == 1
+
+
+@pytest.mark.parametrize("step", ["canonical_order", "find_near"])
+@pytest.mark.parametrize("name", ["in/1.parquet", "eval.jsonl"])
+@pytest.mark.parametrize("how", ["overwritten", "deleted"])
+def test_an_input_that_changes_meanwhile_is_refused_and_no_work_is_kept(tmp_path, monkeypatch, name, how, step):
+    documents = corpus(8, families=4)
+    paths = [write(tmp_path / f"in/{k}.parquet", {i: documents[i] for i in list(documents)[k::2]}) for k in range(2)]
+    (tmp_path / "eval.jsonl").write_text(json.dumps({"text": " ".join("abcdefghijklmnop")}) + "\n")
+    out, real = tmp_path / "out", getattr(dedup, step)
+
+    def after_a_change(*args):
+        path = tmp_path / name
+        if how == "deleted":
+            path.unlink()
+        else:
+            path.write_bytes(path.read_bytes()[:-1])
+        return real(*args)
+
+    with monkeypatch.context() as patch, pytest.raises(ValueError) as error:
+        patch.setattr(dedup, step, after_a_change)
+        find_duplicates(paths, out, 0.7, 1, against=f"{tmp_path}/eval.jsonl")
+    assert str(error.value).startswith(f"{tmp_path / name} was {how} while duplicates were looked for; run the same")
+    assert not list(out.glob("*"))
+
+
+@pytest.mark.parametrize("threshold, said", [(0.4, "23 % of the pairs"), (0.6, "87 % of the pairs"), (0.7, None)])
+def test_a_threshold_below_the_reach_of_the_curve_says_so(tmp_path, capsys, threshold, said):
+    path = write(tmp_path / "in [1]/a.parquet", {"a": TEXT})
+    main(DedupConfig(source=f"{path.parent}/*.parquet", out=str(tmp_path / "out"), threshold=threshold))
+    shown = capsys.readouterr().out
+    assert said in shown if said else "note:" not in shown
+    with pytest.raises(ValueError, match=r"threshold \(0.25\) is too low: only 2.4 % .* give 0.3 or more"):
+        main(DedupConfig(source=str(path), out=str(tmp_path / "none"), threshold=0.25))
+    assert not (tmp_path / "none").exists()
 
 
 # --- memory ---

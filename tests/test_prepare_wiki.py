@@ -620,6 +620,11 @@ OTHER = {field.name: "another" for field in dataclasses.fields(PrepareConfig) if
     "split_by": "file",
     "shard_tokens": 1000,
     "min_chars": 21,
+    "max_list_chars": 0.8,
+    "max_repeated_lines": 0.3,
+    "max_repeated_ngrams": 1.0,
+    "script": "LATIN",
+    "min_script": 0.6,
     "holes": "drop",
 }
 
@@ -778,6 +783,22 @@ def test_a_data_dir_that_is_a_file_is_refused(corpus, tmp_path):
             {"tokenizer": "gpt3"},
             "gpt3: no such tokenizer file, and not one of bpe, char, gpt2, cl100k_base, o200k_base",
         ),
+        ({"dedup_threshold": 0.2}, "0.2) is too low: only 0.8 % of the pairs with this similarity are found"),
+        ({"dedup_threshold": 70}, "at most 1; 0.7 is usual; 70 % is 0.7"),
+        ({"min_chars": -1}, "min_chars (-1) must be at least 0"),
+        ({"max_list_chars": 80}, "max_list_chars (80) is a share and must lie between 0 and 1; 80 % is 0.8"),
+        ({"max_list_chars": -0.1}, "max_list_chars (-0.1) is a share"),
+        ({"max_list_chars": float("nan")}, "max_list_chars (nan) is a share"),
+        ({"max_repeated_lines": 1.1}, "max_repeated_lines (1.1) is a share"),
+        ({"max_repeated_ngrams": 0}, "max_repeated_ngrams (0) must lie between 0 and 10"),
+        ({"max_repeated_ngrams": 80}, "max_repeated_ngrams (80) must lie between 0 and 10"),
+        ({"min_script": 50}, "min_script (50) is a share and must lie between 0 and 1; 50 % is 0.5"),
+        ({"min_script": 0, "script": "LATIN"}, "min_script (0) keeps every script"),
+        ({"script": "Cyrilic"}, "'CYRILIC' is no first word of letters' names in Unicode; did you mean CYRILLIC?"),
+        ({"script": "CJK,Kanji"}, "script: 'KANJI' is no first word of letters' names in Unicode; did you mean CJK?"),
+        ({"script": "CJK,"}, "script: '' is no first word"),
+        ({"script": ""}, "script: '' is no first word"),
+        ({"script": "CJK", "english": True}, "english=True drops all that is not English"),
         ({"source": ""}, "give --source=... and --data_dir=..."),
         ({"data_dir": ""}, "give --source=... and --data_dir=..."),
     ],
@@ -787,6 +808,76 @@ def test_settings_that_cannot_work_are_refused_before_anything_is_written(corpus
         main(PrepareConfig(**({"source": corpus[0], "data_dir": str(tmp_path / "data")} | SETTINGS | settings)))
     assert words in str(error.value)
     assert os.listdir(tmp_path) == []
+
+
+def test_names_of_scripts_may_have_spaces_and_any_case(tmp_path):
+    path = tmp_path / "in.jsonl"
+    texts = ["これはひらがなの文です", "漢字文字列", "an English text"]
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    settings = {"min_chars": 1, "until": "documents", "script": "CJK, hiragana"}
+    assert sorted(stored(prepare(path, tmp_path / "data", **settings)).values()) == sorted(texts[:2])
+
+
+def test_a_low_threshold_says_how_many_pairs_are_found(corpus, tmp_path, capsys):
+    for threshold, note in ((0.5, "55 % of the pairs whose similarity is just 0.5 are found"), (0.7, None)):
+        prepare(corpus[0], tmp_path / str(threshold), dedup_threshold=threshold, until="documents")
+        shown = capsys.readouterr().out
+        assert note in shown if note else "note:" not in shown
+
+
+# --- a source that changes while it is read ---
+
+
+def change(path: Path, how: str) -> str:
+    """Change a file; returns what is said of it."""
+    size = path.stat().st_size
+    if how == "deleted":
+        path.unlink()
+        return f"{path} was deleted"
+    if how == "grown":
+        with open(path, "a") as file:
+            file.write('{"text": "one more"}\n')
+        return f"{path} grew from {size:,} to {size + 21:,} bytes"
+    if how == "cut":
+        path.write_text('{"text": "cut')
+    else:
+        path.write_text(path.read_text())  # the same bytes, at another time
+        os.utime(path, ns=(1, 1))
+    return f"{path} was overwritten"
+
+
+@pytest.mark.parametrize("when", [1, 2, 3])
+@pytest.mark.parametrize("how", ["deleted", "grown", "cut", "overwritten"])
+def test_a_source_that_changes_while_it_is_read_is_refused_and_no_part_is_kept(tmp_path, monkeypatch, how, when):
+    """The second file changes before the first, second or third is read."""
+    make_corpus(tmp_path / "texts")
+    out, calls, real = tmp_path / "data", [], prepare_wiki.make_documents_part
+    said = []
+
+    def make_part(*args):
+        calls.append(args)
+        if len(calls) == when:
+            said.append(change(tmp_path / "texts/1.jsonl", how))
+        return real(*args)
+
+    monkeypatch.setattr(prepare_wiki, "make_documents_part", make_part)
+    message = refusal(tmp_path / "texts/*.jsonl", out)
+    assert message.startswith(said[0]) and "run the same command again when the source is complete" in message
+    assert os.listdir(out) == ["manifest.json"]
+
+    if how == "cut":
+        (tmp_path / "texts/1.jsonl").write_text('{"text": "a whole line at last"}\n')
+    prepare(tmp_path / "texts/*.jsonl", out)  # the same command goes on, with what is there now
+    assert tree(out).keys() >= {"meta.json", "documents.json"}
+
+
+def test_a_source_that_changes_after_it_was_read_is_not_looked_at(tmp_path, monkeypatch):
+    make_corpus(tmp_path / "texts")
+    real = prepare_wiki.make_duplicates
+    monkeypatch.setattr(
+        prepare_wiki, "make_duplicates", calls_once(real, lambda: change(tmp_path / "texts/1.jsonl", "grown"))
+    )
+    assert (prepare(tmp_path / "texts/*.jsonl", tmp_path / "data") / "meta.json").is_file()
 
 
 def bad_source(folder: Path, kind: str) -> tuple[str, dict]:
