@@ -26,7 +26,9 @@ PARAMETER = re.compile(r"\{\{\{(?<!\{\{\{\{)(?!\{)[^{}|\n]*+(?:\|([^{}]*+))?\}\}
 CODE = re.compile(r"(?i)<code\b[^<>]*>((?:[^<]++|<(?!/?code\b))*+)</code\s*>")
 NOTE_MARK = "\2"
 # Between these a note's mark stands in place of a space: "end.[1]Next". In scripts above U+0E00 words need none.
-GLUED_BY_NOTE = re.compile(r"\x02(?<=[A-Za-z\u00c0-\u0dff.,;:!?]\x02)\x02*(?=(?:\[\[|'')*[A-Za-z\u00c0-\u0dff])")
+GLUED_BY_NOTE = re.compile(
+    r"\x02(?<=[A-Za-z\u00c0-\u0dff.,;:!?\])'\"]\x02)\x02*(?=(?:\[\[|'')*[A-Za-z\u00c0-\u0dff]|\()"
+)
 BAR = "\x03"
 NO_MARKS = {"!": BAR, "=": "&#61;"}  # a bar and a sign that part and name no arguments of the call around them
 MATHS_MARKS = re.compile(r"\{(?=[{|])|\}(?=\})|\[(?=\[)|\](?=\])")

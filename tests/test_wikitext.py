@@ -42,6 +42,7 @@ WIKITEXT = {
     "a<ref>b</ref>, c<ref name=d />.": "a, c.",
     'a<ref name="x/y">b {{c}} <i>d</i></ref>e': "a e",
     "a.<ref>b</ref><ref name=c/>[[D]],<ref>e</ref>''f''; 北京<ref>g</ref>是 한<ref>h</ref>은": "a. D, f; 北京是 한은",
+    "[[a]]<ref>b</ref>[[c]] '''d'''<ref>e</ref>(f) [[東京]]<ref>g</ref>は": "a c d (f) 東京は",
     "a <ref>b c\n\nd<ref>e</ref> f": "a b c\n\nd f",
     "a<!-- [[b]] {{ -->c": "ac",
     "a <!-- b\n\nc": "a",  # to the end of the page
