@@ -7,7 +7,7 @@ import pytest
 
 from corpus.expand import Expansion, expand, parse
 from corpus.twins import TWINS
-from corpus.twins_convert import converted, unit_of, units
+from corpus.units import converted, unit_of, units
 
 
 def shown(call: str, language: str = "en") -> str:
