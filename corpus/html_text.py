@@ -11,7 +11,7 @@ PACKAGES = "trafilatura==2.3.1 lxml_html_clean==0.4.6"  # older pip does not fin
 TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
 BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 META_CHARSET = re.compile(rb"""<meta[^>]{0,200}charset\s*=\s*["']?([\w:.-]+)""", re.IGNORECASE)
-META_BYTES = 1 << 14  # the charset stands in the first bytes of a page
+LONGEST_HEAD = 1 << 14  # bytes or characters in which a page says that it is one, and its charset
 # What browsers read instead of the name that a page gives: the encoding that holds it (WHATWG, Encoding, 4.2).
 BROADER = {
     "ascii": "cp1252",
@@ -47,7 +47,7 @@ def decode(page: bytes) -> str:
         except UnicodeDecodeError:
             pass
 
-    match = META_CHARSET.search(page, 0, META_BYTES)
+    match = META_CHARSET.search(page, 0, LONGEST_HEAD)
     if match:
         try:
             name = codecs.lookup(match[1].decode()).name
@@ -76,5 +76,8 @@ def main_text(page: str) -> tuple[str, str]:
 
     match = TITLE.search(page)
     title = " ".join(html.unescape(match[1]).split()) if match else ""
-    text = trafilatura.extract(collapse_blanks(page), include_comments=False)
+    page = collapse_blanks(page)
+    text = trafilatura.extract(page, include_comments=False)
+    if text is None and "<html" not in page[:LONGEST_HEAD].lower():  # a lone <p> is nothing to it
+        text = trafilatura.extract(f"<html><body>{page}</body></html>", include_comments=False)
     return title, text or ""

@@ -150,7 +150,8 @@ def copy_here(files: list[RemoteFile]) -> list[str]:
     if missing:
         needed = sum(file.size_bytes or 0 for file in missing)
         check_room(missing[0].address, needed)
-        print(f"copying {len(missing)} files, {needed / 1e6:,.1f} MB, to {copies_folder()}", flush=True)
+        files_missing = "1 file" if len(missing) == 1 else f"{len(missing):,} files"
+        print(f"copying {files_missing}, {needed / 1e6:,.1f} MB, to {copies_folder()}", flush=True)
     return [copy_file(file) for file in files]
 
 

@@ -567,7 +567,7 @@ def split_archive(piece: Piece, text_column: str | None) -> Iterator[Piece]:
         held = f"only {unknown}" if unknown else "no files"
         raise ValueError(f"{piece.where}: the archive holds {held}; known formats are {', '.join(kinds)}")
     if not_read:
-        announce(f"{piece.where}: {not_read.total()} files of unknown formats are not read: {unknown}")
+        announce(f"{piece.where}: of unknown formats and not read: {not_read.total()} ({unknown})")
 
 
 def plain_tar(piece: Piece) -> str:
@@ -771,7 +771,8 @@ def describe(pieces: list[Piece]) -> str:
         sizes[piece.kind, piece.path, piece.member] += piece.size_bytes
     kinds = Counter(kind for kind, _, _ in sizes)
     formats = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
-    return f"{len(sizes):,} files, {sum(sizes.values()) / 1e6:,.1f} MB: {formats}"
+    files = "1 file" if len(sizes) == 1 else f"{len(sizes):,} files"
+    return f"{files}, {sum(sizes.values()) / 1e6:,.1f} MB: {formats}"
 
 
 def format_of(origin: str, path: str | None = None) -> str:

@@ -94,7 +94,7 @@ def test_addresses_give_the_documents_of_the_same_files_on_this_disk(tmp_path, m
 def test_a_file_is_copied_once_and_anew_when_it_changes(memory, capsys):
     memory.pipe("/bucket/a.jsonl", rows(5, "old"))
     _, first = find_pieces("memory://bucket/*.jsonl")
-    assert capsys.readouterr().out == f"copying 1 files, 0.0 MB, to {copies_folder()}\n"
+    assert capsys.readouterr().out == f"copying 1 file, 0.0 MB, to {copies_folder()}\n"
     assert find_pieces("memory://bucket/*.jsonl")[1] == first == json.loads(json.dumps(first))
     assert [document.text for document in read("memory://bucket/*.jsonl")] == [f"old {i}" for i in range(5)]
     assert capsys.readouterr().out == ""
@@ -102,7 +102,7 @@ def test_a_file_is_copied_once_and_anew_when_it_changes(memory, capsys):
     memory.pipe("/bucket/a.jsonl", rows(5, "new"))  # as many bytes
     assert find_pieces("memory://bucket/*.jsonl")[1] != first
     assert [document.text for document in read("memory://bucket/*.jsonl")] == [f"new {i}" for i in range(5)]
-    assert capsys.readouterr().out.count("copying 1 files") == 1
+    assert capsys.readouterr().out.count("copying 1 file") == 1
 
 
 def test_files_of_one_name_are_not_taken_for_each_other(memory):

@@ -448,6 +448,13 @@ def test_pages_in_old_encodings_say_which(tmp_path, encoding, text):
     assert (document.text, document.title) == (text, text)
 
 
+def test_a_piece_of_a_page_is_read_too(tmp_path):
+    pytest.importorskip("trafilatura", reason="pip install -r requirements-dev.txt")
+    (tmp_path / "a.html").write_text("<p>The rain falls on\nthe roof.</p>")
+    (document,) = read(tmp_path / "a.html")
+    assert (document.text, document.title) == ("The rain falls on the roof.", "a.html")
+
+
 def test_web_pages_without_their_packages_name_the_line_to_type(tmp_path, monkeypatch):
     (tmp_path / "a.html").write_text("<p>text")
     monkeypatch.setitem(sys.modules, "trafilatura", None)
@@ -543,7 +550,7 @@ def test_what_is_no_text_in_an_archive_is_left_out_and_told(tmp_path, capsys):
     files = {"a.txt": b"a", "logo.png": b"\x89PNG", "b/LICENSE": b"", "__MACOSX/._a.txt": b"\0", "b/.hidden.txt": b"h"}
     zipped(tmp_path / "t.zip", files)
     assert [document.text for document in read(tmp_path / "t.zip")] == ["a"]
-    assert capsys.readouterr().out == f"{tmp_path}/t.zip: 2 files of unknown formats are not read: .png, b/LICENSE\n"
+    assert capsys.readouterr().out == f"{tmp_path}/t.zip: of unknown formats and not read: 2 (.png, b/LICENSE)\n"
 
 
 @pytest.mark.parametrize("name", ["../../up.txt", "/etc/absolute.txt", "a/../../b.txt"])
