@@ -54,12 +54,24 @@ COMPUTED = re.compile(r"#expr|#time|age|death[ -]date|inflation|format ?price|cu
 # Their words in letters are units and options; they are numbers or nothing.
 NUMERIC = re.compile(r"convert|cvt|val|frac|sfrac|formatnum|nts|pop density|inflation|e|10\^")
 # Their arguments say how many spaces.
-SPACES = re.compile(r"(?:(?:thin |hair |em |en )?spaces?|nbsp|nbs|nb|thinsp|hsp|emsp|ensp|pad|gap|indent)\d*")
+SPACES = re.compile(r"(?:(?:thin |hair |em |en )?spaces?|nbsp|nbs|nb|thinsp|hsp|emsp|ensp|pad|gap|indent|in)\d*")
 FUNCTIONS = "formatnum|uc|lc|ucfirst|lcfirst|plural|padleft|padright|urlencode|int|grammar|gender"
 FUNCTION = re.compile(rf"(#\w+|{FUNCTIONS}):(.*)", re.S)
 SILENT_FUNCTION = re.compile(r"#tag|#invoke|defaultsort|displaytitle|#if.*|#switch|#seo|#coordinates")
 DASHES = re.compile(r"(?:spaced |en|em|n|m| )*(?:ndash|mdash|dash|dashb|snd)b?|·|•|\*|dot|bull|bullet|middot|slash")
-TEXT_NAMES = {"text", "quote", "content", "1", "2", "3", "4", "5", "6"}  # named arguments that a reader sees
+TEXT_NAMES = {
+    "text",
+    "quote",
+    "content",
+    "alt",
+    "label",
+    "1",
+    "2",
+    "3",
+    "4",
+    "5",
+    "6",
+}  # named arguments that a reader sees
 
 DROPPED_TAGS = set(
     "ref references table gallery timeline imagemap score templatedata mapframe maplink graph hiero "
@@ -79,6 +91,7 @@ GAP = 120  # letters that a call near the place may have become
 SHORT = 10  # if it is not found by these, by so many
 LIST_MARKS = " \t*#:;-–—.,()"
 
+SIGN = re.compile("[\u2100-\u2bff\U0001d100-\U0001f9ff]")
 WORD = re.compile(r"[^\W\d_]+")
 NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 
@@ -86,7 +99,7 @@ NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 
 STRAY = {
     "apostrophes": re.compile(r"''+|(?<!\S)'(?!\S)"),
-    "space before a mark": re.compile(r"(?<=\w) +[,;:.!?](?=\s|$)(?!\.)", re.M),
+    "space before a mark": re.compile(r"(?<=[\w†]) +[,;:.!?](?=[\s†]|$)(?!\.)", re.M),
     "mark after a bracket": re.compile(r"[(（] *[,;:、，；：]|[,;、，；] *[)）]"),
     "two marks": re.compile(r",\s*,|, *\.(?!\.)|; *[.;,]|、、|，，|、。|，。"),
     "empty brackets": re.compile(r"(?<!\w)\( *\)|（ *）|\[ *\]"),
@@ -223,6 +236,11 @@ class Article:
         visible = [call for call in inner if not SILENT.match(call.name)]
         numbers = " ".join(" ".join(call.numbers + call.words) for call in visible)
         return re.sub(r"https?://\S+", "", CALLS.sub(" ", text)) + " " + numbers
+
+    def words_of(self, mark: str) -> str:
+        """What the call that stands as `mark` may show."""
+        call = self.calls[ord(mark) - CALL]
+        return "" if is_silent(call) else " ".join(call.words)
 
     def with_calls(self, text: str) -> str:
         """A piece of self.text with the wikitext of its calls, on one line."""
@@ -432,10 +450,11 @@ def template_holes(title: str, article: Article, ours: Text, counts: Counts) -> 
             continue
 
         between = ours.letters[slice(*place)]
-        farther = ours.letters[place[0] : ours.farthest_end(place, all_letters[last:], 2 * size)]
+        farther = ours.letters[place[0] : ours.farthest_end(place, all_letters[last:], 2 * size + 40 * len(calls))]
         for call, kind in judged:
             lost = what_is_lost(call, between)
-            if lost and what_is_lost(call, farther):
+            is_sign = lost == "words" and SIGN.search(ours.raw_between(*place))  # {{music|flat}} is ♭
+            if lost and not is_sign and what_is_lost(call, farther):
                 yield Hole(lost if kind == "sentence" else "items", call.name, title, source, ours.around(*place))
 
         left = article.text[start - 1 : start]
@@ -459,7 +478,7 @@ def holds_items(call: Call) -> bool:
 
 def what_is_lost(call: Call, between: str) -> str | None:
     """ "numbers" or "words", when nothing that the call holds is among the letters at its place."""
-    if COMPUTED.fullmatch(call.name):
+    if COMPUTED.fullmatch(call.name) or "output" in call.source:
         has_number = any(character.isdigit() for character in between)
     else:
         has_number = any((number.lstrip("0") or "0") in between for number in call.numbers)
@@ -495,20 +514,30 @@ def tag_holes(title: str, article: Article, ours: Text) -> Iterator[Hole]:
 
 def mark_holes(title: str, article: Article, wikitext: str, ours: str) -> Iterator[Hole]:
     """Marks in our text that the author did not write, by kind."""
-    ours = re.sub(r"\$[^$\n]+\$", "$", ours) if "<math" in wikitext else ours
-    for match in EXEMPT.finditer(wikitext):
-        code = html.unescape(match[2]).strip()
-        ours = ours.replace(code, "X") if len(code) > 3 else ours
-    theirs = article.text
-    for mark in (BREAK, ANY):
-        theirs = theirs.replace(mark, "\n")
-    theirs = CALLS.sub("X", theirs.replace(NOTE, "X"))
+    ours = without_code(ours, wikitext)
+    theirs = CALLS.sub("X", article.text.replace(NOTE, "†").replace(BREAK, "\n").replace(ANY, "\n"))
+    theirs = re.sub(r"[^\S\n]", " ", theirs)  # no-break spaces
     for name, pattern in {"markup": MARKS, **STRAY}.items():
         found = list(pattern.finditer(ours))
         written = len(pattern.findall(theirs)) if name != "markup" else 0
         for match in found[: max(0, len(found) - written)]:
             around = ours[max(0, match.start() - 60) : match.end() + 60].replace("\n", "⏎")
             yield Hole("marks", name, title, match[0].replace("\n", "⏎"), around)
+
+
+def without_code(ours: str, wikitext: str) -> str:
+    """Our text with an X for each line of code and each formula, in which any mark may stand."""
+    if "<math" in wikitext:
+        ours = re.sub(r"\$[^$\n]+\$", "X", ours)
+    for match in EXEMPT.finditer(wikitext):
+        for line in html.unescape(match[2]).split("\n"):
+            code = line.strip()
+            is_long = len(code) > 3
+            if is_long:
+                ours = ours.replace(code, "X")
+            elif code and not code.isalnum():
+                ours = ours.replace(f" {code} ", " X ")
+    return ours
 
 
 def subject_hole(title: str, article: Article, ours: str) -> Hole | None:
@@ -528,7 +557,8 @@ def subject_hole(title: str, article: Article, ours: str) -> Hole | None:
         return Hole("subject", "begins oddly", title, article.with_calls(source[:150]), lead[:150])
 
     name = letters(re.sub(r"\s*[(（].*", "", title))[0]
-    in_source = name in letters(article.with_calls(source[:400]))[0]
+    beginning = CALLS.sub(lambda match: article.words_of(match[0]), source[:400])
+    in_source = name in letters(beginning)[0]
     if name and in_source and name not in shown[:400]:
         return Hole("subject", "without its name", title, article.with_calls(source[:150]), lead[:150])
     return None
