@@ -20,7 +20,7 @@ import configurator
 from benchmarks.wikitext_reference import pages
 from corpus.expand import Expansion, expand, parse
 from corpus.learn import CALL, LINK, SKIPPED, Standing, is_sentence, look_at_article, most_used, rules_by_standing
-from corpus.templates import Templates, canonical
+from corpus.templates import Page, Templates, canonical
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,10 @@ class LearntConfig:
 def calls_in_sentences(wikitext: str) -> Iterator[str]:
     """What stands between the braces of each call that learning looks at."""
     for line in SKIPPED.sub("", wikitext).split("\n"):
-        if "{{" in line and is_sentence(LINK.sub(r"\1", line)):
-            for match in CALL.finditer(line):
+        for match in CALL.finditer(line):
+            before = LINK.sub(r"\1", line[: match.start()])
+            after = LINK.sub(r"\1", line[match.end() :])
+            if is_sentence(before, after):
                 yield match[0][2:-2]
 
 
@@ -64,7 +66,7 @@ def report(path: str, language: str, show: int) -> None:
     texts = [wikitext for _, wikitext in pages(path)]
     found: dict[str, Standing] = {}
     for wikitext in texts:
-        look_at_article(wikitext, found)
+        look_at_article(wikitext, lambda name: False, found)
     rules = rules_by_standing([most_used(found)])
     templates = Templates(language)
 
@@ -72,7 +74,7 @@ def report(path: str, language: str, show: int) -> None:
     differences: Counter = Counter()
     for wikitext in texts:
         for inside in calls_in_sentences(wikitext):
-            wanted = templates.show(inside, "", alone=False)
+            wanted = templates.show(inside, Page("", ""), alone=False)
             if wanted is None:
                 continue
             name = canonical(inside.partition("|")[0])

@@ -14,7 +14,7 @@ from functools import cached_property
 
 import numpy as np
 
-LINE_ENDS = re.compile("\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
+LINE_ENDS = re.compile("[\r\x0b\x0c\x85\u2028\u2029]")
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff]")  # all but tab and newline; and the byte-order mark
 BLANK_LINES = re.compile(r"\n{3,}")
 
@@ -25,11 +25,13 @@ def normalise(text: str) -> str:
     Indentation and inner spaces stay. Lone surrogates, which no UTF-8 file can hold, become '?'.
     """
     text = text.encode("utf-8", "replace").decode("utf-8")
-    text = LINE_ENDS.sub("\n", text)
+    text = LINE_ENDS.sub("\n", text.replace("\r\n", "\n"))
     text = CONTROLS.sub("", text)
     text = unicodedata.normalize("NFC", text)
     text = "\n".join(line.rstrip() for line in text.split("\n"))
-    return BLANK_LINES.sub("\n\n", text).strip("\n")
+    if "\n\n\n" in text:
+        text = BLANK_LINES.sub("\n\n", text)
+    return text.strip("\n")
 
 
 # --- how filters are registered ---

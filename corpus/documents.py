@@ -90,8 +90,8 @@ def string_array(values: list[str]) -> pa.Array:
 class DocumentWriter:
     """Writes documents to one parquet file in bounded memory; `counts` go into the file's metadata on close."""
 
-    def __init__(self, path: str | Path):
-        self.writer = pq.ParquetWriter(path, SCHEMA, compression="zstd")
+    def __init__(self, path: str | Path, compression: str = "zstd"):
+        self.writer = pq.ParquetWriter(path, SCHEMA, compression=compression)
         self.rows: list[Document] = []
         self.waiting_bytes = 0
 

@@ -61,6 +61,8 @@ def settle(text: str, kept: Kept, show: Callable[[str, bool], str | None]) -> st
 
     show(inside, alone): the text of {{inside}}, in which calls of its arguments may wait; None: not known.
     """
+    if not any(isinstance(entry, Call) for entry in kept):
+        return text
     unknown: set[int] = set()  # numbers of calls that stay
     for _ in range(MOST_LEVELS):
         lines = text.split("\n")

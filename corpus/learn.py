@@ -11,7 +11,7 @@ the code of a language, count together as Sp-*, too.
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from corpus.clean import UNSPACED
@@ -19,7 +19,6 @@ from corpus.templates import canonical
 
 LEAST_USES = 3  # in sentences; of fewer nothing is learnt
 MOST_NAMES = 2_000  # that one part of a dump reports
-FIRST_PARTS = 16  # of a dump, which are all looked at; then every fourth is
 NOTE_SHARE = 0.5  # of the calls, from which a template is a note
 USUAL_SHARE = 0.7  # of the calls, from which something counts as their habit
 
@@ -48,20 +47,32 @@ class Standing:
     measures: int = 0  # whose first argument is a number, and the second short: a unit
 
 
-def is_looked_at(part_number: int) -> bool:
-    """Whether the calls in this part of a dump count: those of a long dump need not all be counted."""
-    return part_number < FIRST_PARTS or part_number % 4 == 0
+def look_at_article(wikitext: str, known: Callable[[str], bool], found: dict[str, Standing]) -> None:
+    """Add the calls in the sentences of an article to `found`, which is by canonical name.
+
+    known: whether a table has a rule for a canonical name; such calls are passed over.
+    """
+    notes: list[tuple[int, int]] | None = None  # from where to where notes and comments go
+    for match in CALL.finditer(wikitext):
+        name = canonical(match[1])
+        if known(name):
+            continue
+        if notes is None:
+            notes = [note.span() for note in SKIPPED.finditer(wikitext)]
+        if any(start < match.start() < end for start, end in notes):
+            continue
+
+        start = wikitext.rfind("\n", 0, match.start()) + 1
+        end = wikitext.find("\n", match.end())
+        before = without_notes(wikitext[start : match.start()])
+        after = without_notes(wikitext[match.end() : end if end >= 0 else len(wikitext)])
+        if is_sentence(before, after):
+            look_at(match[2], before, after, found.setdefault(name, Standing()))
 
 
-def look_at_article(wikitext: str, found: dict[str, Standing]) -> None:
-    """Add the calls in the sentences of an article to `found`, which is by canonical name."""
-    if "{{" not in wikitext:
-        return
-    for line in SKIPPED.sub("", wikitext).split("\n"):
-        if "{{" in line:
-            line = LINK.sub(r"\1", line)
-            if is_sentence(line):
-                look_at(line, found)
+def without_notes(text: str) -> str:
+    """A part of a line without notes, and with the words that links show."""
+    return LINK.sub(r"\1", SKIPPED.sub("", text))
 
 
 def most_used(found: Mapping[str, Standing]) -> dict[str, list[int]]:
@@ -70,27 +81,26 @@ def most_used(found: Mapping[str, Standing]) -> dict[str, list[int]]:
     return {name: list(dataclasses.astuple(found[name])) for name in by_uses[:MOST_NAMES]}
 
 
-def is_sentence(line: str) -> bool:
-    """Whether a line has words beside its calls, and is no part of a table or of a call of several lines."""
-    is_part = line.lstrip().startswith(("|", "!", "{|"))
-    return not is_part and LETTERS.search(CALL.sub("", line)) is not None
+def is_sentence(before: str, after: str) -> bool:
+    """Whether a call stands beside words, `before` or `after` it on its line, and in no table or longer call."""
+    is_part = before.lstrip().startswith(("|", "!", "{|"))
+    others = CALL.sub("", before + after)
+    return not is_part and LETTERS.search(others) is not None
 
 
-def look_at(line: str, found: dict[str, Standing]) -> None:
-    """Count the calls in a line."""
-    for match in CALL.finditer(line):
-        name, rest = match.groups()
-        arguments = [argument.strip() for argument in rest.split("|")[1:] if not NAMED.match(argument)]
-        first = arguments[0] if arguments else ""
-        second = arguments[1] if len(arguments) > 1 else ""
+def look_at(arguments: str, before: str, after: str, standing: Standing) -> None:
+    """Count a call with these arguments, "|a|b", between `before` and `after`."""
+    linked = LINK.sub(r"\1", arguments)
+    unnamed = [argument.strip() for argument in linked.split("|")[1:] if not NAMED.match(argument)]
+    first = unnamed[0] if unnamed else ""
+    second = unnamed[1] if len(unnamed) > 1 else ""
 
-        standing = found.setdefault(canonical(name), Standing())
-        standing.uses += 1
-        standing.notes += is_note(line[: match.start()], rest, line[match.end() :])
-        standing.firsts += LETTERS.search(first) is not None
-        standing.seconds += LETTERS.search(second) is not None
-        standing.codes += CODE.fullmatch(first) is not None
-        standing.measures += NUMBER.fullmatch(first) is not None and UNIT.fullmatch(second) is not None
+    standing.uses += 1
+    standing.notes += is_note(before, arguments, after)
+    standing.firsts += LETTERS.search(first) is not None
+    standing.seconds += LETTERS.search(second) is not None
+    standing.codes += CODE.fullmatch(first) is not None
+    standing.measures += NUMBER.fullmatch(first) is not None and UNIT.fullmatch(second) is not None
 
 
 def is_note(before: str, arguments: str, after: str) -> bool:

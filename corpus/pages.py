@@ -5,13 +5,15 @@ In folder/pages, of each part of a dump, and then of all:
     part_00000.parquet        its articles: id, title, url, wikitext; and how many pages are something else
     templates_00000.parquet   its Template pages: wiki, name, target of a redirect, wikitext
     templates.sqlite          the Template pages of all parts
-    learnt.json               rules for templates that no page and no table knows (corpus/learn.py)
+    learnt.json               rules for templates that no table knows (corpus/learn.py)
+    tables.json               what the tables were
 
 A dump is decompressed once. The work can be interrupted and goes on with the parts that are missing.
 """
 
 import functools
 import itertools
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,10 +21,12 @@ from pathlib import Path
 
 import atomic
 from corpus.documents import Document, DocumentWriter, read_counts, read_documents
-from corpus.learn import Standing, is_looked_at, look_at_article, most_used, rules_by_standing
+from corpus.learn import Standing, look_at_article, most_used, rules_by_standing
 from corpus.pool import map_parts
-from corpus.sources import Piece, Rules, Truncated, cut_parts, read_dump_pages
+from corpus.sources import Piece, Rules, Truncated, cut_parts, read_dump_pages, templates_of
 from corpus.template_pages import TemplatePage, write_template_pages
+from corpus.templates import tables_hash
+from errors import read_json
 
 
 def make_pages(pieces: list[Piece], folder: Path, workers: int, rules: Rules, allow_truncated: bool) -> list[Piece]:
@@ -33,6 +37,7 @@ def make_pages(pieces: list[Piece], folder: Path, workers: int, rules: Rules, al
     if not any(piece.kind == "xml" for piece in pieces):
         return pieces
 
+    forget_other_tables(folder / "pages")
     made: list[Piece] = []
     parts: list[Path] = []
     for is_dump, run in itertools.groupby(pieces, key=lambda piece: piece.kind == "xml"):
@@ -51,37 +56,46 @@ def make_pages(pieces: list[Piece], folder: Path, workers: int, rules: Rules, al
     return [replace(piece, rules=rules) if piece.kind == "pages" else piece for piece in made]
 
 
-def page_jobs(dumps: list[Piece], folder: Path, first: int) -> Iterator[tuple[tuple[Piece, int, Path], int]]:
-    """Yield ((the piece to read, its number, the path to write), its bytes). A piece is a part by itself."""
+def forget_other_tables(folder: Path) -> None:
+    """Delete pages for which rules were learnt beside other tables than those of today."""
+    tables = {"tables": tables_hash(None)}
+    path = folder / "tables.json"
+    if folder.is_dir() and (not path.is_file() or read_json(path) != tables):
+        shutil.rmtree(folder)
+    atomic.write_json(path, tables)
+
+
+def page_jobs(dumps: list[Piece], folder: Path, first: int) -> Iterator[tuple[tuple[Piece, Path], int]]:
+    """Yield ((the piece to read, the path to write), its bytes). A piece of a dump is a part by itself."""
     for number, (piece,) in enumerate(cut_parts(dumps), first):
-        yield (piece, number, folder / f"part_{number:05d}.parquet"), piece.size_bytes
+        yield (piece, folder / f"part_{number:05d}.parquet"), piece.size_bytes
 
 
-def make_part(allow_truncated: bool, job: tuple[Piece, int, Path]) -> Piece:
+def make_part(allow_truncated: bool, job: tuple[Piece, Path]) -> Piece:
     """Write the pages of one piece, unless they are there; returns the piece that reads them.
 
     What is written is a pure function of the piece.
     """
-    piece, number, path = job
+    piece, path = job
     made = replace(piece, path=str(path), kind="pages", size_bytes=0, span=None, block=None, failure="")
     if path.is_file():
         return replace(made, size_bytes=path.stat().st_size)
 
+    is_known = templates_of(piece.site, Rules()).is_known
     kinds: Counter = Counter()
     failure = ""
     standings: dict[str, Standing] = {}
     templates_path = path.with_name(path.name.replace("part_", "templates_"))
     with atomic.new_file(path) as temporary, atomic.new_file(templates_path) as templates_temporary:
-        templates = DocumentWriter(templates_temporary)
-        articles = DocumentWriter(temporary)
+        templates = DocumentWriter(templates_temporary, compression="lz4")
+        articles = DocumentWriter(temporary, compression="lz4")
         try:
             for page in read_dump_pages(piece):
                 if isinstance(page, TemplatePage):
                     kinds["other_namespace"] += 1
                     templates.add(Document(piece.site.prefix, page.name, page.target, page.body))
                 elif isinstance(page, Document):
-                    if is_looked_at(number):
-                        look_at_article(page.text, standings)
+                    look_at_article(page.text, is_known, standings)
                     articles.add(page)
                 else:
                     kinds[page] += 1

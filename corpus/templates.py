@@ -106,9 +106,48 @@ def check_table(path: Path) -> None:
 
 
 def table_paths() -> list[Path]:
-    """The files of all languages, English first: names that two of them have mean what the first says."""
-    paths = sorted(TABLES.glob("*.txt"))
-    return sorted(paths, key=lambda path: path.stem != "en")
+    """The files of all languages."""
+    return sorted(TABLES.glob("*.txt"))
+
+
+# Wikis without a table of their own that use the names of another one.
+SAME_NAMES = {
+    "simple": "en",
+    "nb": "no",
+    "nn": "no",
+    "yue": "zh",
+    "zh-yue": "zh",
+    "wuu": "zh",
+    "gan": "zh",
+    "lzh": "zh",
+}
+
+# Short names mean other things in other languages, so the table of another one counts only in pages of its script.
+# English names are everywhere; those of other languages in Latin script count in their own wikis only.
+SCRIPTS = {
+    "Chinese characters, kana, Hangul": ("\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af", ("ja", "zh", "ko")),
+    "Cyrillic": ("\u0400-\u04ff", ("ru", "uk", "bg", "sr")),
+    "Arabic": ("\u0600-\u06ff", ("ar", "fa")),
+    "Hebrew": ("\u0590-\u05ff", ("he",)),
+    "Greek": ("\u0370-\u03ff", ("el",)),
+    "Devanagari": ("\u0900-\u097f", ("hi",)),
+    "Bengali": ("\u0980-\u09ff", ("bn",)),
+    "Tamil": ("\u0b80-\u0bff", ("ta",)),
+    "Thai": ("\u0e00-\u0e7f", ("th",)),
+}
+LETTERS = {script: re.compile(f"[{letters}]") for script, (letters, _) in SCRIPTS.items()}
+OTHER_THAN_LATIN = re.compile("[" + "".join(letters for letters, _ in SCRIPTS.values()) + "]")
+LOOKED_AT = 4_000  # characters of a page
+SCRIPT_SHARE = 0.1  # of these: a page in Japanese has much markup in Latin letters
+
+
+def main_script(wikitext: str) -> str:
+    """The key of SCRIPTS in which a page is written; "" for Latin and scripts that are not there."""
+    begin = wikitext[:LOOKED_AT]
+    others = "".join(OTHER_THAN_LATIN.findall(begin))
+    if len(others) <= SCRIPT_SHARE * len(begin):
+        return ""
+    return max(LETTERS, key=lambda script: len(LETTERS[script].findall(others)))
 
 
 def tables_hash(own_table: Path | None) -> str:
@@ -146,17 +185,23 @@ class Templates:
         learnt: {canonical name: wikitext}. own_table: a file of the user's, before all others. namespaces: lower-case
         names that {{Template:name}} may begin with. now: the date of the dump.
         """
-        paths = table_paths()
-        own = [own_table] if own_table is not None else []
-        of_language = [path for path in paths if path.stem == language]
-        self.tables = [read_table(path) for path in (*own, *of_language)]
-        self.other_tables = [read_table(path) for path in paths if path not in of_language]
+        by_language = {path.stem: read_table(path) for path in table_paths()}
+        own_language = SAME_NAMES.get(language, language)
+        of_language = [by_language[own_language]] if own_language in by_language else []
+        own = [read_table(own_table)] if own_table is not None else []
+        self.tables = [*own, *of_language]
+        english = [by_language["en"]] if "en" in by_language and own_language != "en" else []
+        self.other_tables = {"": english}  # by main script of the page
+        for script, (_, languages) in SCRIPTS.items():
+            others = [by_language[name] for name in languages if name in by_language and name != own_language]
+            self.other_tables[script] = [*english, *others]
         self.language = language
         self.pages = pages
         self.learnt = learnt or {}
         self.namespaces = namespaces
         self.now = now
         self.rules = functools.lru_cache(maxsize=1 << 14)(self._rules)
+        self.is_known = functools.lru_cache(maxsize=1 << 14)(self._is_known)
         self.tree = functools.lru_cache(maxsize=1 << 14)(parse)
 
     def bare(self, name: str) -> str:
@@ -166,8 +211,16 @@ class Templates:
             return rest
         return name
 
-    def _rules(self, name: str) -> tuple[Rule, ...]:
-        """The rules for a name as it is written, the best first. If one cannot say what is shown, the next may."""
+    def _is_known(self, key: str) -> bool:
+        """Whether a table has a rule for a canonical name."""
+        others = [table for tables in self.other_tables.values() for table in tables]
+        return first_rule([*self.tables, *others], [key]) is not None
+
+    def _rules(self, name: str, script: str) -> tuple[Rule, ...]:
+        """The rules for a name as it is written, the best first. If one cannot say what is shown, the next may.
+
+        script: in which the page is written, from `main_script`.
+        """
         name = self.bare(name)
         page = self.pages.page(name) if self.pages is not None else None
         keys = [canonical(name)]
@@ -175,7 +228,7 @@ class Templates:
             keys.append(canonical(page.name))  # where its redirects lead
 
         own = first_rule(self.tables, keys)
-        other = first_rule(self.other_tables, keys)
+        other = first_rule(self.other_tables[script], keys)
         if own == "" or own is None and other == "":
             return (Rule("", anywhere=True),)  # a note or a picture, which the page of this wiki would show
 
@@ -195,17 +248,17 @@ class Templates:
                 rules.append(Rule(learnt, anywhere=False))
         return tuple(rules)
 
-    def show(self, inside: str, title: str, alone: bool | None) -> str | None:
-        """The wikitext that {{inside}} shows in the article `title`.
+    def show(self, inside: str, page: "Page", alone: bool | None) -> str | None:
+        """The wikitext that {{inside}} shows in an article.
 
         alone: whether it stands alone on its line; None: that is not known yet. None is returned when no rule can say
         what is shown, or, for alone=None, when it depends on the place.
         """
         name = inside.partition("|")[0]
-        rules = self.rules(name)
+        rules = self.rules(name, page.script)
         is_function = "#" in name or ":" in name or name.strip() in VARIABLES
         if is_function and not rules:
-            return self.expanded(inside, title, self.find)  # {{#if:...}}, {{formatnum:18}}, {{PAGENAME}}
+            return self.expanded(inside, page, lambda used: self.find(used, page))  # {{#if:...}}, {{formatnum:18}}
 
         for rule in rules:
             if alone is None and not rule.anywhere:
@@ -214,28 +267,28 @@ class Templates:
                 continue
             if not rule.wikitext:
                 return ""
-            shown = self.by_rule(rule, inside, title)
+            shown = self.by_rule(rule, inside, page)
             if shown is not None:
                 return shown
         return None
 
-    def by_rule(self, rule: Rule, inside: str, title: str) -> str | None:
+    def by_rule(self, rule: Rule, inside: str, page: "Page") -> str | None:
         """What {{inside}} shows by this rule; None when that cannot be said."""
         tree = self.tree(rule.wikitext)
         name = canonical(inside.partition("|")[0])
 
         def find(used: str) -> Tree | None:
-            return tree if canonical(used) == name else self.find(used)
+            return tree if canonical(used) == name else self.find(used, page)
 
-        return self.expanded(inside, title, find)
+        return self.expanded(inside, page, find)
 
-    def expanded(self, inside: str, title: str, find: Callable[[str], Tree | None]) -> str | None:
+    def expanded(self, inside: str, page: "Page", find: Callable[[str], Tree | None]) -> str | None:
         """{{inside}} with the rules that `find` gives; None when that cannot be said."""
         expansion = Expansion(
             find=find,
             twins=TWINS,
             language=self.language,
-            title=title,
+            title=page.title,
             budget=BUDGET,
             now=self.now,
         )
@@ -245,10 +298,18 @@ class Templates:
             return None
         return None if ERROR.search(shown) else shown  # "Expression error: ..." is no sentence's word
 
-    def find(self, name: str) -> Tree | None:
+    def find(self, name: str, page: "Page") -> Tree | None:
         """The parsed rule of a template that another one uses; None without one."""
-        rules = self.rules(name)
+        rules = self.rules(name, page.script)
         return self.tree(rules[0].wikitext) if rules else None
+
+
+@dataclass(frozen=True)
+class Page:
+    """What of an article decides what its templates show."""
+
+    title: str
+    script: str  # from `main_script`
 
 
 def first_rule(tables: Iterable[Table], keys: Iterable[str]) -> str | None:

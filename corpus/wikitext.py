@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from corpus.holes import MARK, Call, Hole, Kept, find_holes, settle
-from corpus.templates import Templates
+from corpus.templates import Page, Templates, main_script
 
 # In the order of the steps. All work is linear: the body of an element ends at the next opening of the same name and
 # attributes end at the next "<", so no search for an end that is missing crosses the page. (A comment without its end
@@ -27,7 +27,7 @@ CODE = re.compile(r"(?i)<code\b[^<>]*>((?:[^<]++|<(?!/?code\b))*+)</code\s*>")
 NOTE_MARK = "\2"
 # Between these a note's mark stands in place of a space: "end.[1]Next". In scripts above U+0E00 words need none.
 GLUED_BY_NOTE = re.compile(
-    r"\x02(?<=[A-Za-z\u00c0-\u0dff.,;:!?\])'\"]\x02)\x02*(?=(?:\[\[|'')*[A-Za-z\u00c0-\u0dff]|\()"
+    r"\x02(?<=[A-Za-z\u00c0-\u0dff.,;:!?\])'\"]\x02)\x02*(?=(?:\[\[|'')*(?![։،؛؟۔।॥])[A-Za-z\u00c0-\u0dff]|\()"
 )
 BAR = "\x03"
 NO_MARKS = {"!": BAR, "=": "&#61;"}  # a bar and a sign that part and name no arguments of the call around them
@@ -185,17 +185,19 @@ def prose(wikitext: str, hidden: frozenset[str], templates: Templates, title: st
     it; only a comment goes on to the end of the page, as in MediaWiki. Time is linear.
     """
     text = "\n" + wikitext.replace("\0", "").replace(BAR, "") + "\n"
+    page = Page(title, main_script(wikitext))
     kept: Kept = []  # \0number\0 stands for an entry: text that no later step may touch, or a call of a template
 
     # elements, templates, tables
     text = MANY_APOSTROPHES.sub(literal_apostrophes, text)
     text = parameters(text)
     text = without_elements(text, kept)
-    text = nested(text, "{{", "}}", lambda inside: template(inside, templates, title, kept))
+    text = nested(text, "{{", "}}", lambda inside: template(inside, templates, page, kept))
+    text = GLUED_BY_NOTE.sub(" ", text).replace(NOTE_MARK, "")
     text = text.replace(BAR, "|")
     text = CODE.sub(lambda match: keep(restore(inline(TAG.sub("", match[1]), hidden), kept), kept), text)
     text = without_tables(text)
-    text = settle(text, kept, lambda inside, alone: template_in_place(inside, alone, templates, title, kept))
+    text = settle(text, kept, lambda inside, alone: template_in_place(inside, alone, templates, page, kept))
 
     # conversion marks, links, characters
     # the switches are upper-case in every script that has case; __init__ is a word
@@ -330,21 +332,25 @@ def new_line(inside: str) -> str:
     return "\n"
 
 
-def template(inside: str, templates: Templates, title: str, kept: Kept) -> str:
-    """What {{inside}} shows; a mark that points into `kept` if the line where it stands decides that."""
+def template(inside: str, templates: Templates, page: Page, kept: Kept) -> str:
+    """What {{inside}} shows; a mark that points into `kept` if the line where it stands decides that.
+
+    What shows nothing may stand as a note does, in the place of a space: see GLUED_BY_NOTE.
+    """
+    inside = inside.replace(NOTE_MARK, "")
     name = inside.strip()
     if name in NO_MARKS:
         return NO_MARKS[name]
-    shown = templates.show(inside, title, alone=None)
+    shown = templates.show(inside, page, alone=None)
     if shown is None:
         kept.append(Call(inside))
         return f"\0{len(kept) - 1}\0"
-    return shown
+    return shown or NOTE_MARK
 
 
-def template_in_place(inside: str, alone: bool, templates: Templates, title: str, kept: Kept) -> str | None:
+def template_in_place(inside: str, alone: bool, templates: Templates, page: Page, kept: Kept) -> str | None:
     """The text that {{inside}} shows: what stands in the rule's elements and tables is not text. None: not known."""
-    shown = templates.show(inside, title, alone)
+    shown = templates.show(inside, page, alone)
     if not shown:
         return shown
     shown = without_elements(shown, kept)

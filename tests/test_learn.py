@@ -25,11 +25,16 @@ SENTENCES = {
 }
 
 
+def nothing_is_known(name: str) -> bool:
+    """No table has a rule."""
+    return False
+
+
 @pytest.mark.parametrize("sentence", SENTENCES)
 def test_what_the_place_and_the_arguments_tell(sentence):
     found: dict[str, Standing] = {}
     for _ in range(3):
-        look_at_article(sentence, found)
+        look_at_article(sentence, nothing_is_known, found)
     assert rules_by_standing([most_used(found)]) == SENTENCES[sentence]
 
 
@@ -37,7 +42,7 @@ def test_the_parts_of_a_dump_count_together_and_two_calls_tell_nothing():
     parts = []
     for _ in range(3):
         found: dict[str, Standing] = {}
-        look_at_article("Er las {{Werk|Faust}} nie.", found)
+        look_at_article("Er las {{Werk|Faust}} nie.", nothing_is_known, found)
         parts.append(most_used(found))
     assert rules_by_standing(parts[:2]) == {}
     assert rules_by_standing(parts) == {"werk": "{{{1}}}"}
@@ -46,5 +51,11 @@ def test_the_parts_of_a_dump_count_together_and_two_calls_tell_nothing():
 def test_a_habit_decides_not_a_single_call():
     found: dict[str, Standing] = {}
     for text in ["Er las {{Werk|Faust}} nie."] * 7 + ["Er las.{{Werk|Faust}} Nie."] * 3:
-        look_at_article(text, found)
+        look_at_article(text, nothing_is_known, found)
     assert rules_by_standing([most_used(found)]) == {"werk": "{{{1}}}"}
+
+
+def test_what_a_table_knows_is_not_learnt():
+    found: dict[str, Standing] = {}
+    look_at_article("Er las {{Werk|Faust}} und {{Titel|Egmont}} nie.", lambda name: name == "werk", found)
+    assert list(found) == ["titel"]

@@ -97,6 +97,11 @@ def test_calls_in_arguments_are_settled_where_they_are_shown(rules_of):
     assert result.holes == []
 
 
+def test_words_are_not_glued_where_a_silent_template_stood(rules_of):
+    rules = rules_of({"en": "cn =\nshow = {{{1}}}"})
+    assert shown("Said so.{{cn}}Next {{show|a{{cn}}}}b, {{#if:{{cn}}|x|y}}.", rules) == "Said so. Next ab, y."
+
+
 # --- holes ---
 
 
@@ -189,3 +194,15 @@ def test_a_table_of_ones_own_comes_before_all_others(tmp_path):
     path.write_text("nowrap = mine\n", encoding="utf-8")
     assert shown("a {{nowrap|b}}", Templates("en", own_table=path)) == "a mine"
     assert plain_text("a {{nowrap|b}}") == "a b"
+
+
+def test_names_of_another_language_count_only_in_pages_of_its_script(rules_of):
+    rules = rules_of({"ja": "en = {{{1}}}", "fr": "x = ×", "ru": "en = русский", "xx": "own = 1"})
+    assert shown("しかし、「{{en|I am happy.}}」と言う。", rules) == "しかし、「I am happy.」と言う。"
+    assert shown("Он сказал: {{en|I am happy.}}", rules) == "Он сказал: русский"
+    assert shown("He said, {{en|I am happy.}}, {{x}} {{own}}", rules) == "He said, 1"
+
+
+@pytest.mark.parametrize("language, table", [("simple", "en"), ("nn", "no"), ("zh-yue", "zh")])
+def test_a_wiki_without_a_table_may_use_that_of_another(language, table):
+    assert Templates(language).tables == Templates(table).tables
