@@ -132,7 +132,7 @@ def test_an_age_is_that_on_the_day_of_the_dump():
         rules.show(f"age|1969|{birthday}", Page("Title", ""), alone=None) for birthday in ("04|30", "05|01", "05|02")
     ]
     assert ages == ["47", "47", "46"]
-    assert Templates("en").show("age|1969|04|30", Page("Title", ""), alone=None) is None
+    assert Templates("en").show("age|1969|04|30", page, alone=None) is None
 
 
 def test_what_shows_an_error_is_a_hole():
