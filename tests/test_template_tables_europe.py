@@ -128,9 +128,9 @@ def test_a_rule_that_cannot_say_what_is_shown_is_not_replaced_by_that_of_another
 
 def test_an_age_is_that_on_the_day_of_the_dump():
     rules = Templates("en", now=date(2016, 5, 1))
-    ages = [
-        rules.show(f"age|1969|{birthday}", Page("Title", ""), alone=None) for birthday in ("04|30", "05|01", "05|02")
-    ]
+    page = Page("Title", "")
+    birthdays = ("04|30", "05|01", "05|02")
+    ages = [rules.show(f"age|1969|{birthday}", page, alone=None) for birthday in birthdays]
     assert ages == ["47", "47", "46"]
     assert Templates("en").show("age|1969|04|30", page, alone=None) is None
 
