@@ -50,7 +50,9 @@ KINDS = ("numbers", "words", "items", "glued", "marks", "subject")
 
 SILENT_FILE = Path(__file__).with_name("holes_silent.txt")
 # The arguments of these are computed with: any digit at their place will do.
-COMPUTED = re.compile(r"#expr|#time|age|death[ -]date|inflation|format ?price|currency|.*\d ?years? ago|.* to .*")
+COMPUTED = re.compile(
+    r"#expr|#time|current\w+|local\w+|age|death[ -]date|inflation|format ?price|currency|.*\d ?years? ago|.* to .*"
+)
 # Their words in letters are units and options; they are numbers or nothing.
 NUMERIC = re.compile(r"convert|cvt|val|frac|sfrac|formatnum|nts|pop density|inflation|e|10\^")
 # Their arguments say how many spaces.
@@ -158,9 +160,10 @@ def silent_names(path: Path = SILENT_FILE) -> re.Pattern:
 class Article:
     """The prose of an article's wikitext, with a character for each template call, and the calls."""
 
-    def __init__(self, wikitext: str, hidden: frozenset[str]) -> None:
+    def __init__(self, wikitext: str, hidden: frozenset[str], title: str = "") -> None:
         import mwparserfromhell
 
+        self.title = title
         self.hidden = hidden
         self.calls: list[Call] = []
         tree = mwparserfromhell.parse(wikitext)
@@ -222,6 +225,10 @@ class Article:
 
         if SPACES.fullmatch(name):
             shown = []  # how many spaces
+        elif name in ("pagename", "fullpagename"):
+            shown = [self.title]
+        elif re.fullmatch("current(?:year|month|day|week)", name):
+            shown = ["0"]  # any digit will do
         text = unicodedata.normalize("NFKC", " ".join(shown))
         numbers = tuple(re.sub(r"\D", "", number) for number in NUMBER.findall(text))
         words = tuple(word.casefold() for word in WORD.findall(text))
@@ -466,6 +473,8 @@ def template_holes(title: str, article: Article, ours: Text, counts: Counts) -> 
 
 def is_silent(call: Call) -> bool:
     """Whether a call shows nothing in a sentence."""
+    if call.name.startswith("coor"):
+        return re.search(r"display\s*=\s*(?:title|t)\s*[|}]", call.source) is not None  # above the page, not here
     return bool(SILENT.match(call.name) or SILENT_FUNCTION.fullmatch(call.name))
 
 
@@ -584,7 +593,7 @@ def our_texts(path: str, code: Path) -> dict[str, str]:
 
 def article_holes(title: str, wikitext: str, ours: str, hidden: frozenset[str], counts: Counts) -> Iterator[Hole]:
     """The holes of one article; `counts` is told how many calls were looked at."""
-    article = Article(wikitext, hidden)
+    article = Article(wikitext, hidden, title)
     text = Text(ours)
     yield from template_holes(title, article, text, counts)
     yield from tag_holes(title, article, text)

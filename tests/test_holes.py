@@ -27,6 +27,7 @@ HOLES = [
     ),
     ("numbers", "It is {{formatnum:1234567}} old.", "It is old.", "It is 1,234,567 old."),
     ("numbers", "One {{frac|1|2}} of the area.", "One of the area.", "One ½ of the area."),
+    ("numbers", "It lies at {{coord|57|18|N|4|27|W}} there.", "It lies at there.", "It lies at 57°18′N 4°27′W there."),
     ("words", "The word ({{lang-de|Wort}}) is short.", "The word is short.", "The word (German: Wort) is short."),
     (
         "words",
@@ -79,6 +80,7 @@ def test_every_kind_of_hole_is_seen_and_nothing_where_there_is_none(kind, wikite
         ("Before.\n{| class=x\n| {{cvt|3|m}} wide\n|}\nAfter.", "Before.\n\nAfter."),
         ("The mean , as he wrote , is it.", "The mean , as he wrote , is it."),  # the author's own marks
         ("Of {{cvt|3|m}} and {{cvt|3|m}} length.", "Of 3 m and 3 m length."),
+        ("It is {{coord|57|18|N|4|27|W|display=title}} there.", "It is there."),
         ("The {{HMS|Ajax|22|6}} sailed.", "The HMS Ajax sailed."),  # 22 and 6 are options
         ("* {{lang-lv|Allāhs}}\n* {{lang-mt|Alla}}\n* Alla and more", "- Allāhs\n- Alla\n- Alla and more"),
     ],
