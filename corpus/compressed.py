@@ -17,7 +17,7 @@ import pyarrow as pa
 COMPRESSION = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 # Compressed bytes that are read at once. Of bz2 few: a damaged place costs the blocks (100 to 900 kB of text) that end
 # in the same bytes. Nearly always that is the damaged block alone, which is left out: its checksum is wrong.
-READ_BYTES = {"gzip": 1 << 16, "bz2": 1 << 9, "zstd": 1 << 16}
+READ_BYTES = {"gzip": 1 << 16, "bz2": 1 << 11, "zstd": 1 << 16}
 WRITE_BYTES = 1 << 18  # decompressed at once, of gzip: few bytes can hold gigabytes of zeros
 SIPS = 1 << 18  # compressed bytes before a damaged place of a .zst file, which are read again one by one
 
