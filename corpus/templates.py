@@ -280,7 +280,11 @@ class Templates:
         def find(used: str) -> Tree | None:
             return tree if canonical(used) == name else self.find(used, page)
 
-        return self.expanded(inside, page, find)
+        shown = self.expanded(inside, page, find)
+        is_one_item = shown is not None and shown.startswith("\n") and shown.count("\n") == 1
+        if rule.anywhere and is_one_item:
+            return shown[1:]  # {{IPA|*ʄ}} is no list, as it would be on a page that shows *ʄ without a tag around it
+        return shown
 
     def expanded(self, inside: str, page: "Page", find: Callable[[str], Tree | None]) -> str | None:
         """{{inside}} with the rules that `find` gives; None when that cannot be said."""

@@ -25,6 +25,9 @@ ELEMENT = re.compile(rf"(?i){COMMENT}|<({NAMES})\b[^<>]*+(?:(?<=/)>|>((?:[^<]++|
 PARAMETER = re.compile(r"\{\{\{(?<!\{\{\{\{)(?!\{)[^{}|\n]*+(?:\|([^{}]*+))?\}\}\}")
 CODE = re.compile(r"(?i)<code\b[^<>]*>((?:[^<]++|<(?!/?code\b))*+)</code\s*>")
 NOTE_MARK = "\2"
+SOURCE_MARK = "\4"  # a citation: a template that shows nothing here, with several named arguments
+SOURCED_ITEM = re.compile(r"\n[*#:;]+[ \t]*\x04[^\n]*")  # the remark behind a citation is of no use without it
+NAMED_ARGUMENTS = 3  # as many has every citation, and no flag or anchor
 # Between these a note's mark stands in place of a space: "end.[1]Next". In scripts above U+0E00 words need none.
 GLUED_BY_NOTE = re.compile(
     r"\x02(?<=[A-Za-z\u00c0-\u0dff.,;:!?\])'\"]\x02)\x02*(?=(?:\[\[|'')*(?![։،؛؟۔।॥])[A-Za-z\u00c0-\u0dff]|\()"
@@ -193,6 +196,7 @@ def prose(wikitext: str, hidden: frozenset[str], templates: Templates, title: st
     text = parameters(text)
     text = without_elements(text, kept)
     text = nested(text, "{{", "}}", lambda inside: template(inside, templates, page, kept))
+    text = SOURCED_ITEM.sub("", text).replace(SOURCE_MARK, NOTE_MARK)
     text = GLUED_BY_NOTE.sub(" ", text).replace(NOTE_MARK, "")
     text = text.replace(BAR, "|")
     text = CODE.sub(lambda match: keep(restore(inline(TAG.sub("", match[1]), hidden), kept), kept), text)
@@ -337,7 +341,7 @@ def template(inside: str, templates: Templates, page: Page, kept: Kept) -> str:
 
     What shows nothing may stand as a note does, in the place of a space: see GLUED_BY_NOTE.
     """
-    inside = inside.replace(NOTE_MARK, "")
+    inside = inside.replace(NOTE_MARK, "").replace(SOURCE_MARK, "")
     name = inside.strip()
     if name in NO_MARKS:
         return NO_MARKS[name]
@@ -345,7 +349,9 @@ def template(inside: str, templates: Templates, page: Page, kept: Kept) -> str:
     if shown is None:
         kept.append(Call(inside))
         return f"\0{len(kept) - 1}\0"
-    return shown or NOTE_MARK
+    if shown:
+        return shown
+    return SOURCE_MARK if inside.count("=") >= NAMED_ARGUMENTS else NOTE_MARK
 
 
 def template_in_place(inside: str, alone: bool, templates: Templates, page: Page, kept: Kept) -> str | None:

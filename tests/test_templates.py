@@ -154,6 +154,22 @@ def test_lists_in_column_templates_stay_lists(rules_of):
     )
 
 
+def test_a_list_mark_that_a_table_shows_within_a_line_begins_no_item(rules_of):
+    rules = rules_of({"en": "ipa = {{{1}}}\nlist = {{{1}}}"})
+    assert shown("The sound {{ipa|*ʄ}} is rare.", rules) == "The sound *ʄ is rare."
+    assert shown("Two:{{list|\n* a\n* b\n}}", rules) == "Two:\n- a\n- b"
+
+
+def test_the_remark_behind_a_citation_goes_with_it_and_what_stands_behind_a_flag_stays(rules_of):
+    rules = rules_of({"en": "cite book, flagicon, anchor ="})
+    items = [
+        "* {{cite book|title=A|author=B|year=1}} For the general reader.",
+        "* {{flagicon|FR|size=1}} France",
+        "* {{anchor|a}} Text. {{cite book|title=A|author=B|year=1}}",
+    ]
+    assert shown("Two.\n" + "\n".join(items), rules) == "Two.\n- France\n- Text."
+
+
 # --- tables ---
 
 
