@@ -181,7 +181,7 @@ def run_stages(cfg: PrepareConfig, pieces: list[Piece], identity: dict[str, Any]
     with unchanged_source(states, folder):
         if has_dumps and not (folder / "documents.json").is_file():
             with stage("pages", seconds):
-                pieces = make_dump_pages(cfg, pieces, folder, workers)
+                pieces = make_dump_pages(cfg, pieces, identity, folder, workers)
         with stage("documents", seconds):
             documents, documents_report = make_documents(cfg, pieces, folder, workers)
     if cfg.until == "documents":
@@ -387,7 +387,9 @@ def own_table(cfg: PrepareConfig) -> Path | None:
     return Path(cfg.templates).expanduser() if cfg.templates is not None else None
 
 
-def make_dump_pages(cfg: PrepareConfig, pieces: list[Piece], folder: Path, workers: int) -> list[Piece]:
+def make_dump_pages(
+    cfg: PrepareConfig, pieces: list[Piece], identity: dict[str, Any], folder: Path, workers: int
+) -> list[Piece]:
     """The pieces, with those of dumps as files in folder/pages that know what the templates show."""
     table = own_table(cfg)
     rules = Rules(
@@ -395,7 +397,7 @@ def make_dump_pages(cfg: PrepareConfig, pieces: list[Piece], folder: Path, worke
         tables=tables_hash(table),
         keep_holes=cfg.holes == "keep",
     )
-    return make_pages(pieces, folder, workers, rules, cfg.allow_truncated)
+    return make_pages(pieces, folder, workers, rules, identity, cfg.allow_truncated)
 
 
 def make_documents(

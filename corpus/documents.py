@@ -32,6 +32,7 @@ class Document:
     url: str
     text: str
     holes: tuple[Hole, ...] = ()  # of an article of a dump; not written
+    edited: str = ""  # the day of its last edit, "2023-11-01", of an article of a dump; not written
 
 
 # --- files that are read ---

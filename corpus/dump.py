@@ -308,7 +308,8 @@ def article_or_kind(page: ElementTree.Element, site: Site) -> Document | Templat
     if page.find("redirect") is not None or is_redirect(text):  # dumps before 2012 say it in the text only
         return "redirect"
     url = f"{site.base}/{quote(title.replace(' ', '_'))}" if site.base else ""
-    return Document(f"{site.prefix}{page.findtext('id')}", title, url, text)
+    edited = (page.findtext("revision/timestamp") or "").strip()[:10]
+    return Document(f"{site.prefix}{page.findtext('id')}", title, url, text, edited=edited)
 
 
 def template_page(page: ElementTree.Element, title: str, text: str) -> TemplatePage:

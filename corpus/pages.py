@@ -5,8 +5,8 @@ In folder/pages, of each part of a dump, and then of all:
     part_00000.parquet        its articles: id, title, url, wikitext; and how many pages are something else
     templates_00000.parquet   its Template pages: wiki, name, target of a redirect, wikitext
     templates.sqlite          the Template pages of all parts
-    learnt.json               rules for templates that no table knows (corpus/learn.py)
-    tables.json               what the tables were
+    learnt.json               rules for templates that no table knows (corpus/learn.py), and the day of the last edit
+    begun.json                from which source and beside which tables all this was made
 
 A dump is decompressed once. The work can be interrupted and goes on with the parts that are missing.
 """
@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import atomic
 from corpus.documents import Document, DocumentWriter, read_counts, read_documents
@@ -29,15 +30,17 @@ from corpus.templates import tables_hash
 from errors import read_json
 
 
-def make_pages(pieces: list[Piece], folder: Path, workers: int, rules: Rules, allow_truncated: bool) -> list[Piece]:
+def make_pages(
+    pieces: list[Piece], folder: Path, workers: int, rules: Rules, identity: dict[str, Any], allow_truncated: bool
+) -> list[Piece]:
     """The pieces, with a file in folder/pages in the place of each part of a dump. Without dumps nothing is done.
 
-    rules: what else says what templates show.
+    rules: what else says what templates show. identity: of the source, from find_pieces.
     """
     if not any(piece.kind == "xml" for piece in pieces):
         return pieces
 
-    forget_other_tables(folder / "pages")
+    forget_others(folder / "pages", {"source": identity, "tables": tables_hash(None)})
     made: list[Piece] = []
     parts: list[Path] = []
     for is_dump, run in itertools.groupby(pieces, key=lambda piece: piece.kind == "xml"):
@@ -56,13 +59,12 @@ def make_pages(pieces: list[Piece], folder: Path, workers: int, rules: Rules, al
     return [replace(piece, rules=rules) if piece.kind == "pages" else piece for piece in made]
 
 
-def forget_other_tables(folder: Path) -> None:
-    """Delete pages for which rules were learnt beside other tables than those of today."""
-    tables = {"tables": tables_hash(None)}
-    path = folder / "tables.json"
-    if folder.is_dir() and (not path.is_file() or read_json(path) != tables):
+def forget_others(folder: Path, begun: dict[str, Any]) -> None:
+    """Delete pages that were read from another source, or for which rules were learnt beside other tables."""
+    path = folder / "begun.json"
+    if folder.is_dir() and (not path.is_file() or read_json(path) != begun):
         shutil.rmtree(folder)
-    atomic.write_json(path, tables)
+    atomic.write_json(path, begun)
 
 
 def page_jobs(dumps: list[Piece], folder: Path, first: int) -> Iterator[tuple[tuple[Piece, Path], int]]:
@@ -84,6 +86,7 @@ def make_part(allow_truncated: bool, job: tuple[Piece, Path]) -> Piece:
     is_known = templates_of(piece.site, Rules()).is_known
     kinds: Counter = Counter()
     failure = ""
+    newest = ""
     standings: dict[str, Standing] = {}
     templates_path = path.with_name(path.name.replace("part_", "templates_"))
     with atomic.new_file(path) as temporary, atomic.new_file(templates_path) as templates_temporary:
@@ -96,6 +99,7 @@ def make_part(allow_truncated: bool, job: tuple[Piece, Path]) -> Piece:
                     templates.add(Document(piece.site.prefix, page.name, page.target, page.body))
                 elif isinstance(page, Document):
                     look_at_article(page.text, is_known, standings)
+                    newest = max(newest, page.edited)
                     articles.add(page)
                 else:
                     kinds[page] += 1
@@ -104,7 +108,8 @@ def make_part(allow_truncated: bool, job: tuple[Piece, Path]) -> Piece:
                 raise Truncated(f"{error}; --allow_truncated=True keeps what comes before") from None
             failure = str(error)
         templates.close({})
-        articles.close({"kinds": kinds, "failure": failure, "standings": most_used(standings)})
+        counts = {"kinds": kinds, "failure": failure, "newest": newest, "standings": most_used(standings)}
+        articles.close(counts)
     return replace(made, size_bytes=path.stat().st_size)
 
 
@@ -115,8 +120,9 @@ def write_rules(parts: list[Path], folder: Path) -> None:
             temporary.unlink(missing_ok=True)
             write_template_pages(temporary, template_pages(parts))
     if not (folder / "learnt.json").is_file():
-        of_parts = (read_counts(part)["standings"] for part in parts)
-        atomic.write_json(folder / "learnt.json", rules_by_standing(of_parts))
+        rules = rules_by_standing(read_counts(part)["standings"] for part in parts)
+        newest = max((read_counts(part)["newest"] for part in parts), default="")
+        atomic.write_json(folder / "learnt.json", {"rules": rules, "newest": newest})
 
 
 def template_pages(parts: list[Path]) -> Iterator[tuple[str, TemplatePage]]:

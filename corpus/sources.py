@@ -514,7 +514,7 @@ def as_prose(article: Document, piece: Piece) -> Document:
 def templates_of(site: Site, rules: Rules) -> Templates:
     """What the templates of a dump show."""
     pages = None
-    learnt = {}
+    learnt: dict[str, Any] = {"rules": {}, "newest": ""}
     if rules.pages:
         folder = Path(rules.pages)
         pages = TemplatePages(folder / "templates.sqlite", site.prefix)
@@ -522,10 +522,10 @@ def templates_of(site: Site, rules: Rules) -> Templates:
     return Templates(
         language=site.language,
         pages=pages,
-        learnt=learnt,
+        learnt=learnt["rules"],
         own_table=Path(rules.own_table) if rules.own_table else None,
         namespaces=site.template_names,
-        now=site.date,
+        now=site.date or dump.day(learnt["newest"].replace("-", "")),
     )
 
 

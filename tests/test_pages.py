@@ -150,6 +150,33 @@ def test_an_interrupted_run_goes_on_with_the_pages_that_are_there(dump, tmp_path
     assert without_manifest == {name: data for name, data in tree(whole).items() if name != "manifest.json"}
 
 
+def test_pages_of_another_state_of_the_source_are_read_anew(dump, tmp_path, monkeypatch):
+    """Interrupted before any document was made, the folder may be given another source."""
+    source = dump()
+    real = prepare_wiki.make_documents_part
+    monkeypatch.setattr(prepare_wiki, "make_documents_part", lambda cfg, job: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        documents(source, tmp_path / "out")
+    monkeypatch.setattr(prepare_wiki, "make_documents_part", real)
+    monkeypatch.setitem(ARTICLES, "Tal", "Das Tal ist anders.")
+    dump()
+    assert texts(documents(source, tmp_path / "out"))["Tal"] == "Das Tal ist anders."
+
+
+def test_a_dump_without_a_date_in_its_name_is_of_its_newest_edit(tmp_path):
+    edited = "<revision><timestamp>{}T00:00:00Z</timestamp>"
+    text = page(1, "Alter", "Es ist {{CURRENTYEAR}}, also {{age|1969|07|20}} Jahre her.")
+    other = page(2, "Neu", "Später geändert, aber ohne Vorlagen.")
+    pages = [
+        text.replace("<revision>", edited.format("2016-05-01")),
+        other.replace("<revision>", edited.format("2017-08-01")),
+    ]
+    path = tmp_path / "slice.xml"
+    path.write_text("".join([HEAD, *pages, TAIL]), encoding="utf-8")
+    folder = documents(path, tmp_path / "out")
+    assert stored(folder)["dewiki/slice/1"] == "Es ist 2017, also 48 Jahre her."
+
+
 def test_two_wikis_do_not_share_their_templates(tmp_path):
     path = tmp_path / "templates.sqlite"
     write_template_pages(path, [("a/", TemplatePage("X", "of a", "")), ("b/", TemplatePage("X", "of b", ""))])
