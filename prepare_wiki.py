@@ -13,15 +13,12 @@ import configurator  # before torch and the others: Ctrl-C during their import i
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import importlib.metadata
-import itertools
 import json
 import os
 import platform
 import shlex
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -33,10 +30,12 @@ import numpy as np
 import atomic
 from corpus import yardsticks
 from corpus.clean import FILTERS, check_scripts, normalise, reason_to_drop, script_names
-from corpus.documents import Document, DocumentWriter, changed_file, read_counts, read_documents
+from corpus.documents import Document, DocumentWriter, changed_file, read_counts
+from corpus.manifest import fixed_settings, read_manifest, refuse_changes, write_manifest
 from corpus.pages import make_pages
 from corpus.pool import ORPHANS_S, map_parts, read_cached, stage
 from corpus.sources import Piece, Rules, Truncated, cut_parts, describe, find_pieces, local_states, read_part
+from corpus.split import Splitter, fraction, source_file
 from corpus.templates import check_table, tables_hash
 from dedup import KINDS, check_threshold, find_duplicates, threshold_note
 from errors import read_json
@@ -48,7 +47,6 @@ EXAMPLES = 20  # of what each filter dropped, in the report
 EXAMPLE_CHARS = 300
 SKIPPED = ("other_namespace", "redirect", "damaged")  # what a dump has beside articles
 SPLITS = ("train", "val")
-BESIDE_DATA = ("README.md", "lock")  # what a folder may hold before it is begun
 HOLES_SHOWN = 100  # templates in the report
 HOLES_IN_SUMMARY = 5
 PACKAGES = ("numpy", "pyarrow", "tokenizers", "tiktoken", "xxhash")  # whose versions are noted
@@ -268,85 +266,32 @@ FIXED_BY = {
     "tokenizer.json": ("tokenizer", "vocab_size", "val_fraction", "split_by"),
     "*.bin": ("shard_tokens",),
 }
-
-
 FROM_DOCUMENTS = ("documents", "documents.json", "dedup", "tokenizer.json", "tokenizer_config.json", "tokens")
-
-
-def fixed_settings(folder: Path) -> set[str]:
-    """The settings on which a finished file depends."""
-    fixed: set[str] = set()
-    if any(folder.glob("documents/part_*.parquet")):
-        later = {key for keys in FIXED_BY.values() for key in keys}
-        fixed |= settings(PrepareConfig()).keys() - later
-    for pattern, keys in FIXED_BY.items():
-        if any(folder.glob(pattern)):
-            fixed |= set(keys)
-    return fixed
 
 
 def check_manifest(folder: Path, cfg: PrepareConfig, identity: dict[str, Any], tables: str | None) -> None:
     """Write folder/manifest.json. Refuse what contradicts a finished file: other settings, or a source that changed.
 
-    A setting that no finished file depends on may change, so that the remedy an error names can be typed as it is.
-
     tables: the hash of the tables of what templates show, for dumps. A complete folder may have been made with others.
     """
-    path = folder / "manifest.json"
-    manifest = {"settings": settings(cfg), "source": identity, "template_tables": tables}
-    if path.is_file():
-        begun = read_json(path)
-        # A setting that is newer than the folder had, in effect, its default.
-        begun["settings"] = settings(PrepareConfig()) | begun["settings"]
-        refuse_changes(folder, begun, manifest)
-        if begun == {"command": begun["command"], **manifest} or (folder / "meta.json").is_file():
-            return
-    else:
-        others = [entry for entry in folder.iterdir() if entry.name not in BESIDE_DATA and entry.suffix != ".tmp"]
-        if others:
-            raise ValueError(f"{folder} holds other files and no manifest.json; give an empty or new --data_dir")
-    command = " ".join(quote_argument(argument) for argument in sys.argv)
-    atomic.write_json(path, {"command": f"python {command}", **manifest})
+    new = {"settings": settings(cfg), "source": identity, "template_tables": tables}
+    begun = read_manifest(folder, settings(PrepareConfig()))
+    if begun is not None:
+        fixed = fixed_settings(folder, new["settings"], "documents/part_*.parquet", FIXED_BY)
+        refuse_changes(folder, begun, new, fixed)
+        if "source" in fixed:
+            refuse_other_tables(folder, begun, tables)
+    write_manifest(folder, begun, new)
 
 
-def refuse_changes(folder: Path, begun: dict[str, Any], manifest: dict[str, Any]) -> None:
-    """Raise ValueError when a setting or the source is not what finished files of `folder` were made from."""
-    fixed = fixed_settings(folder)
-    ways_out = f"give the earlier settings, or another --data_dir, or delete {folder} to make it again"
-    for key, value in manifest["settings"].items():
-        before = begun["settings"][key]
-        if key in fixed and before != value:
-            raise ValueError(f"{folder} was begun with {key}={before!r}, not {value!r}; {ways_out}")
-    if "source" in fixed and begun["source"] != manifest["source"]:
-        change = difference(begun["source"], manifest["source"])
-        raise ValueError(f"{folder} was begun from another state of the source ({change}); {ways_out}")
-
+def refuse_other_tables(folder: Path, begun: dict[str, Any], tables: str | None) -> None:
+    """Raise ValueError when the documents of an unfinished folder were made with other tables."""
     is_complete = (folder / "meta.json").is_file()
-    if "source" in fixed and not is_complete and begun.get("template_tables") != manifest["template_tables"]:
-        made = [folder / name for name in FROM_DOCUMENTS if (folder / name).exists()]
-        remedy = f"rm -r {' '.join(shlex.quote(str(path)) for path in made)}"
-        raise ValueError(f"the tables of what templates show changed since {folder} was begun; read anew: {remedy}")
-
-
-def quote_argument(argument: str) -> str:
-    """An argument as it is typed in a shell: --source='a b', not '--source=a b'."""
-    key, equals, value = argument.partition("=")
-    if equals and key.startswith("--"):
-        return key + equals + shlex.quote(value)
-    return shlex.quote(argument)
-
-
-def difference(old: dict[str, Any], new: dict[str, Any]) -> str:
-    """The first entry in which two source identities differ: "files: a.jsonl [9, 1] -> absent"."""
-    for kind in new:  # files, packages, template_tables
-        old_entries = old.get(kind) or {}
-        new_entries = new[kind]
-        for name in {**old_entries, **new_entries}:
-            before = old_entries.get(name, "absent")
-            after = new_entries.get(name, "absent")
-            if before != after:
-                return f"{kind}: {name} {before} -> {after}"
-    return "source"
+    if is_complete or begun.get("template_tables") == tables:
+        return
+    made = [folder / name for name in FROM_DOCUMENTS if (folder / name).exists()]
+    remedy = f"rm -r {' '.join(shlex.quote(str(path)) for path in made)}"
+    raise ValueError(f"the tables of what templates show changed since {folder} was begun; read anew: {remedy}")
 
 
 # --- stage 1: documents ---
@@ -538,102 +483,6 @@ def make_duplicates(cfg: PrepareConfig, documents: list[Path], folder: Path, wor
         find_duplicates(documents, out, cfg.dedup_threshold, workers, cfg.against)
     shutil.rmtree(out / "work", ignore_errors=True)  # left when killed right after the report
     return read_json(out / "report.json")
-
-
-# --- the split ---
-
-
-def source_file(document_id: str) -> str:
-    """The file that an id names, its part before '#'. Raises ValueError for the source's own ids, which name none."""
-    name, hash_mark, _ = document_id.rpartition("#")
-    if not hash_mark:
-        advice = "set --id_column=None (and give an empty --data_dir if documents are there already)"
-        raise ValueError(f"split_by=file needs ids that name a file, not '{document_id}'; {advice}")
-    return name
-
-
-def fraction(key: str) -> float:
-    """A number in [0, 1) hashed from `key`."""
-    digest = hashlib.sha256(key.encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
-
-
-def removed_ids(path: Path) -> frozenset[str]:
-    """The ids in a duplicates.parquet."""
-    return frozenset(document_id for (document_id,) in read_documents(path, ("id",)))
-
-
-@dataclass(frozen=True)
-class Splitter:
-    """Which part of a kept document goes to which split.
-
-    By id or by file a document goes to validation when a hash, a number in [0, 1), is below val_fraction.
-
-    By position all kept texts are one stream of characters, and validation is its end. With val_fraction = 0.25 and
-
-        part 0: "abcd", "efg"      part 1: "hij"      part 2: "kl"          the stream is abcdefghijkl
-
-    validation begins at character int(12 * 0.75) = 9. The parts start at characters 0, 7 and 10. So the document of
-    part 1 is cut after 9 - 7 = 2 characters: "hi" is for training, "j" for validation. It ends in validation.
-    """
-
-    by: str
-    val_fraction: float
-    folder: Path
-
-    def kept(self, path: Path, columns: tuple[str, ...] = ("id", "text")) -> Iterator[tuple]:
-        """`columns`, of which the id is the first, of the documents of a part that dedup left."""
-        removed = read_cached(removed_ids, self.folder / "dedup/duplicates.parquet")
-        return (row for row in read_documents(path, columns) if row[0] not in removed)
-
-    def is_val(self, document_id: str) -> bool:
-        """Whether a document is for validation, by the hash of its id or of its file."""
-        key = source_file(document_id) if self.by == "file" else document_id
-        return fraction(key) < self.val_fraction
-
-    def starts(self, paths: list[Path]) -> list[int]:
-        """By position: the character of the stream at which each part starts, and at last the length of the stream.
-
-        Else all are 0, and nothing is read.
-        """
-        if self.by != "position":
-            return [0] * (len(paths) + 1)
-        chars = [sum(len(text) for _, text in self.kept(path)) for path in paths]
-        return list(itertools.accumulate(chars, initial=0))
-
-    def cut(self, chars: int) -> int:
-        """By position: the character of the stream, of `chars` in all, at which validation begins."""
-        return int(chars * (1 - self.val_fraction))
-
-    def check(self, paths: list[Path]) -> None:
-        """Raise ValueError when a split would be empty."""
-        if self.by == "position":
-            chars = self.starts(paths)[-1]
-            if not 0 < self.cut(chars) < chars:
-                raise ValueError(f"one split of {chars} characters is empty; change val_fraction ({self.val_fraction})")
-            return
-        sides = Counter(self.is_val(document_id) for path in paths for (document_id,) in self.kept(path, ("id",)))
-        if len(sides) < 2:
-            full, empty, remedy = ("val", "train", "lower") if True in sides else ("train", "val", "raise")
-            one_sided = f"all {sides.total()} documents fell into the {full} split and none into {empty}"
-            raise ValueError(f"{one_sided}; {remedy} --val_fraction ({self.val_fraction}), or add text")
-
-    def pieces(self, path: Path, start: int, cut: int) -> Iterator[tuple[str, str, bool]]:
-        """Yield (split, text, whether the document ends there) for the kept documents of a part.
-
-        start: where the part starts in the stream; cut: where validation begins. Both only for by="position".
-        """
-        for document_id, text in self.kept(path):
-            if self.by != "position":
-                yield ("val" if self.is_val(document_id) else "train"), text, True
-                continue
-
-            train_chars = min(max(0, cut - start), len(text))
-            if train_chars > 0:
-                yield "train", text[:train_chars], train_chars == len(text)
-            if train_chars < len(text):
-                yield "val", text[train_chars:], True
-            start += len(text)
 
 
 # --- stage 3: the tokenizer ---

@@ -19,16 +19,24 @@ CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff]")  # all but tab and 
 BLANK_LINES = re.compile(r"\n{3,}")
 
 
-def normalise(text: str) -> str:
-    """Return `text` in Unicode NFC, with \\n line ends, no control characters and at most one blank line in a row.
+def one_form(text: str) -> str:
+    """Return `text` in Unicode NFC, with \\n line ends and no control characters.
 
-    Indentation and inner spaces stay. Lone surrogates, which no UTF-8 file can hold, become '?'.
+    Lone surrogates, which no UTF-8 file can hold, become '?'.
     """
     text = text.encode("utf-8", "replace").decode("utf-8")
     text = LINE_ENDS.sub("\n", text.replace("\r\n", "\n"))
     text = CONTROLS.sub("", text)
-    text = unicodedata.normalize("NFC", text)
-    text = "\n".join(line.rstrip() for line in text.split("\n"))
+    return unicodedata.normalize("NFC", text)
+
+
+def normalise(text: str) -> str:
+    """Return `text` in one_form, with at most one blank line in a row and no blanks at the ends of lines.
+
+    Indentation and inner spaces stay.
+    """
+    lines = one_form(text).split("\n")
+    text = "\n".join(line.rstrip() for line in lines)
     if "\n\n\n" in text:
         text = BLANK_LINES.sub("\n\n", text)
     return text.strip("\n")
