@@ -171,6 +171,9 @@ def run_stages(cfg: PrepareConfig, pieces: list[Piece], identity: dict[str, Any]
     if (folder / "meta.json").is_file():
         print(summary(folder))
         print(f"{folder} is complete; delete it to make it again")
+        note = other_tables_note(folder, tables)
+        if note:
+            print(note)
         remove_work(folder)  # left when killed right after meta.json
         return
     seconds: dict[str, float] = {}
@@ -185,7 +188,9 @@ def run_stages(cfg: PrepareConfig, pieces: list[Piece], identity: dict[str, Any]
     if cfg.until == "documents":
         counts = documents_report["documents"]
         print(f"{counts['kept']:,} of {counts['in']:,} documents are kept, in {folder}/documents")
-        print(f"what was dropped, with examples: {folder}/documents.json")
+        holes = documents_report.get("holes")  # of dumps only
+        dropped = "what was dropped" if holes is None else f"what was dropped, and {holes['in_sentences']:,} holes"
+        print(f"{dropped}, with examples: {folder}/documents.json")
         return
 
     # --- duplicates ---
@@ -294,6 +299,14 @@ def refuse_other_tables(folder: Path, begun: dict[str, Any], tables: str | None)
     raise ValueError(f"the tables of what templates show changed since {folder} was begun; read anew: {remedy}")
 
 
+def other_tables_note(folder: Path, tables: str | None) -> str | None:
+    """What to say when the dump of a complete folder was read with other tables of what templates show."""
+    made_with = read_json(folder / "manifest.json").get("template_tables")
+    if tables is None or made_with == tables:
+        return None
+    return f"it was made before --templates, or a table of the repository, changed: rm -r {shlex.quote(str(folder))}"
+
+
 # --- stage 1: documents ---
 
 
@@ -359,7 +372,8 @@ def make_documents(
         if not counts["kept"]:
             shutil.rmtree(folder / "documents")  # nothing finished: the settings may change
             dropped = ", ".join(f"{counts[name]} {name}" for name in FILTERS if counts[name])
-            nothing_left = f"no document left of {counts['in']} ({dropped}); check the source, the filters"
+            reasons = f" ({dropped})" if dropped else ""
+            nothing_left = f"no document left of {counts['in']}{reasons}; check the source, the filters"
             raise ValueError(f"--source={cfg.source}: {nothing_left}")
         report = {"parts": len(paths), "documents": counts, "dropped": examples}
         if any(piece.kind == "pages" for piece in pieces):
@@ -607,7 +621,8 @@ def summary(folder: Path) -> str:
 
     def add(name: str, value: int, whole: int | None = None) -> None:
         share = f"{100 * value / whole:>8.1f} %" if whole else ""
-        lines.append(f"{name:<36}{value:>14,}{share}")
+        label = name if len(name) <= 36 else name[:33] + "..."
+        lines.append(f"{label:<36}{value:>14,}{share}")
 
     for name in SKIPPED:
         if counts[name]:

@@ -86,7 +86,7 @@ def one_line_for(address: str) -> Iterator[None]:
     except Exception as error:
         while error.__cause__ is not None:  # fsspec calls a web server that does not answer a missing file
             error = error.__cause__
-        if isinstance(error, FileNotFoundError):
+        if isinstance(error, FileNotFoundError) or getattr(error, "status", None) == 404:
             raise ValueError(f"{address}: no such file there") from None
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST_REASON]
         advice = f"check the address, your rights and the network; the same command goes on: {copies_folder()} keeps"

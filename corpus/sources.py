@@ -405,7 +405,10 @@ def check_columns(path: str, columns: list[str], text_column: str | None) -> Non
         return
     names = ", ".join(columns)
     if text_column not in columns:
-        raise ValueError(f"{path}: no column '{text_column}' (columns: {names}); set --text_column")
+        advice = "set --text_column"
+        if len(columns) == 1 and text_column in re.split("[;,\t|]", names):
+            advice = "another delimiter is used: .csv wants commas, .tsv tabs; save it so, or rename it"
+        raise ValueError(f"{path}: no column '{text_column}' (columns: {names}); {advice}")
     if columns.count(text_column) > 1:
         raise ValueError(f"{path}: two columns are named '{text_column}' (columns: {names}); rename one")
 
@@ -783,6 +786,9 @@ def format_of(origin: str, path: str | None = None) -> str:
     kinds = formats_by_suffix()
     suffix = format_suffix(path or origin)
     if suffix not in kinds:
+        if remote.is_address(origin) and "." not in os.path.basename(path or origin):
+            advice = f"where it lists its files, a quoted pattern such as '{origin.rstrip('/')}/*.jsonl'"
+            raise ValueError(f"{origin}: a folder, or a page; give a file by its full address, or {advice}")
         known = ", ".join([*kinds, *COMPRESSION])
         raise ValueError(f"{origin}: unknown format; known are {known}; rename it, or narrow the pattern")
     return kinds[suffix]
@@ -865,14 +871,18 @@ def make_document(piece: Piece, row: int, fields: dict, text_column: str, id_col
     """A row of a file as a document. Without an id of its own it gets one made of its place and content."""
     if text_column not in fields:
         keys = ", ".join(sorted(fields)) or "none"
-        raise ValueError(f"{piece.path}: row {row} has no '{text_column}' (keys: {keys}); set --text_column")
+        of_rows = [key for key, value in fields.items() if holds_rows(value)]
+        advice = "set --text_column"
+        if of_rows:
+            advice = f"'{of_rows[0]}' holds rows: write them to a file of their own, one JSON object a line"
+        raise ValueError(f"{piece.path}: row {row} has no '{text_column}' (keys: {keys}); {advice}")
     text = fields[text_column]
     if text is None:
         text = ""  # dropped as empty
     if not isinstance(text, str):
         kind = type(text).__name__
         advice = "set --text_column"
-        if isinstance(text, list) and text and isinstance(text[0], dict):
+        if holds_rows(text):
             advice = "it holds rows: write them to a file of their own, one JSON object a line"
         raise ValueError(f"{piece.path}: row {row}: '{text_column}' is no text but {kind}; {advice}")
 
@@ -884,6 +894,11 @@ def make_document(piece: Piece, row: int, fields: dict, text_column: str, id_col
     title = str(fields.get("title") or "")
     url = str(fields.get("url") or "")
     return storable(Document(document_id, title, url, text))
+
+
+def holds_rows(value: object) -> bool:
+    """Whether a field is an array of objects, as in {"data": [{"text": "..."}]}."""
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
 
 
 def storable(document: Document) -> Document:

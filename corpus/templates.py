@@ -12,6 +12,7 @@ What none of them knows shows nothing. In a sentence that leaves a hole, which i
 Rules of 2, 3 and 5 are not used for templates that stand alone on their line: infoboxes, messages, navigation.
 """
 
+import difflib
 import functools
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -64,6 +65,8 @@ class Table:
 
 def read_table(path: Path) -> Table:
     """The rules of a file like template_tables/en.txt. Raises ValueError with the place of a line that is none."""
+    if not path.exists():
+        raise ValueError(f"{path}: no such file of templates; write lines such as: name, other name = wikitext")
     with one_line(f"{path}: cannot be read as text: ", OSError, UnicodeDecodeError):
         content = path.read_text(encoding="utf-8")
     return parse_table(path, content)
@@ -97,12 +100,17 @@ def parse_table(path: Path, content: str) -> Table:
 
 
 def check_table(path: Path) -> None:
-    """Raise ValueError for a file with a line that is no rule, or that calls a Python twin that is not there."""
+    """Raise ValueError for a file with a line that is no rule, has an open brace, or calls a twin that is not there."""
     table = read_table(path)
     for name, rule in [*table.names.items(), *table.prefixes.items()]:
+        opened, closed = rule.count("{"), rule.count("}")
+        if opened != closed:
+            raise ValueError(f"{path}: {name}: {opened} braces are opened and {closed} closed in: {rule}")
         for twin in TWIN.findall(rule):
             if twin not in TWINS:
-                raise ValueError(f"{path}: {name}: no Python twin '{twin}'; there are {', '.join(sorted(TWINS))}")
+                near = difflib.get_close_matches(twin, TWINS, n=1)
+                advice = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(sorted(TWINS))}"
+                raise ValueError(f"{path}: {name}: no Python twin '{twin}'; {advice}")
 
 
 def table_paths() -> list[Path]:

@@ -94,6 +94,7 @@ def test_holes_are_reported_dropped_or_filled_by_a_line_in_a_file(dump, tmp_path
     source = dump()
     folder = documents(source, tmp_path / "keep")
     report = json.loads((folder / "documents.json").read_text())
+    assert f"what was dropped, and 2 holes, with examples: {folder}/documents.json" in capsys.readouterr().out
     assert report["holes"]["in_sentences"] == 2
     assert list(report["holes"]["templates"]) == ["Unbekannt", "nur eigen"]
 
@@ -120,12 +121,28 @@ def test_documents_made_with_other_tables_are_not_mixed(dump, tmp_path):
     assert texts(prepare(source, folder, **settings))["Berg"].startswith("Der Berg ist 1234 m hoch. Er heißt b so.")
 
 
+def test_of_a_complete_folder_is_said_that_the_tables_changed(dump, tmp_path, capsys):
+    settings = {"min_chars": 1, "val_fraction": 0.5, "vocab_size": 260}
+    source = dump()
+    folder = prepare(source, tmp_path / "out", **settings)
+    prepare(source, folder, **settings)
+    assert capsys.readouterr().out.endswith("is complete; delete it to make it again\n")
+
+    table = tmp_path / "own.txt"
+    table.write_text("unbekannt = a\n", encoding="utf-8")
+    before = tree(folder)
+    prepare(source, folder, templates=str(table), **settings)
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == f"it was made before --templates, or a table of the repository, changed: rm -r {folder}"
+    assert tree(folder) == before
+
+
 def test_a_bad_table_is_refused_before_anything_is_read(dump, tmp_path):
     table = tmp_path / "own.txt"
     table.write_text("a line without a rule\n", encoding="utf-8")
     assert "own.txt:1" in refusal(dump(), tmp_path / "out", templates=str(table))
     assert not list(tmp_path.glob("out/*"))
-    assert "none.txt: cannot be read as text: [Errno 2]" in refusal(
+    assert "none.txt: no such file of templates; write lines" in refusal(
         dump(), tmp_path / "out", templates=str(tmp_path / "none.txt")
     )
 

@@ -171,7 +171,8 @@ def test_a_copy_of_another_version_is_never_continued(memory, monkeypatch):
             "memory://bucket",
             "memory://bucket is a folder; give a quoted pattern of its files, such as 'memory://bucket/*",
         ),
-        ("memory://bucket/*", "memory:///bucket/b.odd: unknown format; known are .jsonl"),
+        ("memory://bucket/page", "memory:///bucket/page: a folder, or a page; give a file by its full address, or"),
+        ("memory://bucket/*.o*", "memory:///bucket/b.odd: unknown format; known are .jsonl"),
         ("memory://bucket/a.jsonl", "memory:///bucket/a.jsonl: line 2 cannot be read"),
         ("memory://bucket/c.zip", "memory:///bucket/c.zip/x.jsonl: line 1 cannot be read"),
         ("nosuch://bucket/*", "nosuch://bucket/*: nosuch:// is not known; known are https://, s3://, gs://, hf:// and"),
@@ -185,6 +186,7 @@ def test_what_cannot_be_had_is_one_line(memory, source, complaint):
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr("x.jsonl", "no json")
     memory.pipe({"/bucket/a.jsonl": b'{"text": "a"}\nno', "/bucket/b.odd": b"b", "/bucket/c.zip": archive.getvalue()})
+    memory.pipe("/bucket/page", b"<html>")
     message = refusal(source)
     assert message.startswith(complaint), message
     if "odd" in complaint:

@@ -202,6 +202,8 @@ def test_a_table_without_its_text_column_lists_the_columns_before_anything_is_re
             assert str(error.value) == f"{path}: {complaint}"
         else:
             assert len(find_pieces(str(path), text_column)[0]) == 1
+    path.write_text("id;text\n1;a, b\n")  # as spreadsheets write where the comma is the decimal point
+    assert "(columns: id;text); another delimiter is used: .csv wants commas, .tsv tabs" in refusal(path)
     path.write_text("text,id,text\na,1,b\n")
     assert refusal(path).startswith(f"{path}: two columns are named 'text'")
 
@@ -296,9 +298,10 @@ def test_objects_are_what_json_reads_and_every_cut_is_noticed(monkeypatch, rows,
         ('[{"text": "a"}, {"text": "b', "damaged after 1 objects: the file ends inside an object"),
         ('[{"text": "a"}, {"text": "b"}', "damaged after 2 objects: the file ends inside its array"),
         ('{"text": [{"text": "a"}]}', "row 0: 'text' is no text but list; it holds rows: write them to a file of"),
-        ('{"data": [{"text": "a"}]}', "row 0 has no 'text' (keys: data); set --text_column"),
+        ('{"data": [{"text": "a"}]}', "row 0 has no 'text' (keys: data); 'data' holds rows: write them to a file of"),
+        ('{"data": ["a"]}', "row 0 has no 'text' (keys: data); set --text_column"),
     ],
-    ids=["number", "strings", "words", "colon", "comma", "behind", "deep", "cut", "open", "rows", "wrapped"],
+    ids=["number", "strings", "words", "colon", "comma", "behind", "deep", "cut", "open", "rows", "wrapped", "other"],
 )
 def test_a_json_file_that_cannot_be_read_is_one_line_with_its_place(
     tmp_path, monkeypatch, content, complaint, part_bytes

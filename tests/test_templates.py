@@ -190,7 +190,9 @@ def test_every_table_can_be_read_and_every_rule_expanded():
         ("a b c", ":1: no ' = ' between names and rule"),
         ("# comment\n\na = b\nx, A = c", ":4: 'a' has a rule already"),
         ("a, = c", ":1: an empty name"),
-        ("a = {{#python:unheard_of}}", ": a: no Python twin 'unheard_of'"),
+        ("a = {{#python:unheard_of}}", ": a: no Python twin 'unheard_of'; there are age, "),
+        ("a = {{#python:convrt}}", ": a: no Python twin 'convrt'; did you mean 'convert'?"),
+        ("a = {{#if:{{{1|}}}|x}", ": a: 6 braces are opened and 5 closed in: {{#if:{{{1|}}}|x}"),
     ],
 )
 def test_a_line_that_is_no_rule_is_named(tmp_path, lines, problem):
