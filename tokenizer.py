@@ -8,6 +8,7 @@ fast_encode.py has the engines that are faster than `tokenizers`; tokenizer_file
 files. docs/tokenizer.md explains both.
 """
 
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -46,6 +47,7 @@ from tokenizer_files import (
 )
 
 END_OF_TEXT = "<|endoftext|>"
+TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"  # of a message in a conversation, by ChatML
 USUAL_ENDS = (END_OF_TEXT, "</s>", "<|end_of_text|>")  # what ends a text when no file says so
 
 # tiktoken's encodings: name -> (pattern that cuts like tiktoken's own, id of <|endoftext|>)
@@ -166,6 +168,7 @@ class Tokenizer:
         bos: the id that every prompt begins with, or None.
         start: the first id when there is no prompt: bos, else end_of_text (in training it stands before each document).
         json: the text of tokenizer.json.
+        named: special tokens that the files name, as text: {"eos_token": "</s>"}.
         special: what tokenizer_config.json has to say for the same ids: special tokens by name, and, where the folder
             adds tokens or changes their flags, added_tokens_decoder.
     """
@@ -182,6 +185,7 @@ class Tokenizer:
 
         flags_in_file = flags_by_id(self.hf)
         names = add_folder_tokens(self.hf, settings)
+        self.named = dict(names)
         self.vocab_size = max(self.hf.get_vocab().values(), default=-1) + 1
         self.split_special_tokens = settings.split_special_tokens
 
@@ -241,6 +245,29 @@ class Tokenizer:
         if max(prompt.ids) >= self.vocab_size:
             raise ValueError(f"its post-processor adds id {max(prompt.ids)}, the largest is {self.vocab_size - 1}")
         return prompt.ids[0] if prompt.special_tokens_mask[0] else None
+
+    def with_special_tokens(self, tokens: Sequence[str]) -> "Tokenizer":
+        """This tokenizer, with these special tokens as well: those that it lacks get the next ids.
+
+        All other ids stay. Raises ValueError where the next id is taken, which a vocabulary with holes can cause.
+        """
+        added = self.hf.get_added_tokens_decoder().values()
+        missing = [token for token in tokens if token not in {have.content for have in added if have.special}]
+        if not missing:
+            return self
+
+        grown = HFTokenizer.from_str(self.hf.to_str())
+        before = {i: token for token, i in grown.get_vocab().items()}
+        grown.add_special_tokens(missing)
+        for token in missing:
+            i = grown.token_to_id(token)
+            if before.get(i, token) != token:
+                raise ValueError(f"{token!r} cannot be added to the tokenizer: its id {i} is that of {before[i]!r:.40}")
+
+        names = {key: value for key, value in self.special.items() if key.endswith("_token")}
+        split = self.split_special_tokens
+        settings = FolderSettings(names=names, eos_ids=sorted(self.stops), split_special_tokens=split)
+        return Tokenizer(grown.to_str(), settings)
 
     def same(self, other: "Tokenizer") -> bool:
         """Whether both turn every document into the same ids, its end included."""
@@ -348,15 +375,44 @@ class Tokenizer:
         (The class LlamaTokenizer of transformers 5 does not use the file's own steps: it loses a space before the first
         word, which SentencePiece and this keep.)
         """
-        return self._encode(replace_lone_surrogates(text), prompt=True)
+        return self._encode(replace_lone_surrogates(text), special=True, frame=True)
 
-    def _encode(self, text: str, prompt: bool = False) -> list[int]:
-        """Ids by `tokenizers`."""
+    def encode_rendered(self, text: str) -> list[int]:
+        """Token ids of what a chat template wrote: special tokens that the text spells count, none is added."""
+        text = replace_lone_surrogates(text)
+        if self._special_cuts is None or any(token in text for token in self._non_special_spellings):
+            return self._encode(text, special=True)
+
+        # "<s>Hi</s>" -> "", "<s>", "Hi", "</s>", "": each second piece is a special token
+        ids: list[int] = []
+        for number, piece in enumerate(self._special_cuts.split(text)):
+            if number % 2 == 1:
+                ids.append(self.hf.token_to_id(piece))
+            elif piece:
+                ids.extend(np.asarray(self._encode_fast(piece)).tolist())
+        return ids
+
+    @cached_property
+    def _special_cuts(self) -> re.Pattern[str] | None:
+        """Finds special tokens in a text, the longest first; None where `tokenizers` has to do it.
+
+        What stands between two special tokens may be encoded alone where the fast engines may: nothing in their
+        tokenizers depends on what came before. Tokens that swallow spaces, or are whole words only, are not cut here.
+        """
+        special = [token for token in self.hf.get_added_tokens_decoder().values() if token.special]
+        is_plain = not any(t.lstrip or t.rstrip or t.single_word or t.normalized for t in special)
+        if not is_plain or self.fast is None or self.split_special_tokens or self._special_words:
+            return None
+        longest_first = sorted((token.content for token in special), key=len, reverse=True)
+        return re.compile(f"({'|'.join(map(re.escape, longest_first))})")
+
+    def _encode(self, text: str, special: bool = False, frame: bool = False) -> list[int]:
+        """Ids by `tokenizers`. special: special tokens that the text spells count; frame: the file's own are added."""
         # a document that spells <|endoftext|> does not end there
-        self.hf.encode_special_tokens = not prompt or self.split_special_tokens
+        self.hf.encode_special_tokens = not special or self.split_special_tokens
         try:
             with one_line("the tokenizer cannot encode this text: "):
-                return self.hf.encode(text, add_special_tokens=prompt).ids
+                return self.hf.encode(text, add_special_tokens=frame).ids
         except ValueError:
             known = self.hf.get_vocab()
             unknown = sorted(set(text) - known.keys())
