@@ -505,11 +505,16 @@ def refuse_data_folder(out: Path) -> None:
 
 def main(cfg: DedupConfig) -> None:
     """Find the duplicates of a set of document files."""
-    if Path(cfg.source).is_dir() and cfg.source:
-        raise ValueError(f"{cfg.source} is a folder; give a quoted pattern of its files: '{cfg.source}/*.parquet'")
+    if not cfg.source or not cfg.out:
+        raise ValueError("give --source='folder/*.parquet' and --out=folder")
+    folder = Path(cfg.source)
+    if folder.is_dir():
+        of_data = folder / "documents"  # a folder of prepare_wiki.py is given
+        pattern = (of_data if of_data.is_dir() else folder) / "*.parquet"
+        raise ValueError(f"{folder} is a folder; give a quoted pattern of its files: '{pattern}'")
     parts = [Path(path) for path in files_matching(cfg.source)]
-    if not parts or not cfg.out:
-        raise ValueError("give --source='folder/*.parquet' (files that exist) and --out=folder")
+    if not parts:
+        raise ValueError(f"{cfg.source}: no such file; give a quoted pattern such as 'parts/*.parquet'")
     if cfg.num_workers < 1:
         raise ValueError(f"num_workers ({cfg.num_workers}) must be at least 1")
     check_threshold("threshold", cfg.threshold)

@@ -953,3 +953,15 @@ def test_without_arguments_the_command_says_what_to_give(tmp_path):
     )
     assert done.returncode == 1 and done.stderr.count("\n") == 1
     assert done.stderr.startswith("error: give --source=") and "--out" in done.stderr
+
+
+def test_a_source_that_is_no_file_is_named_with_a_pattern_that_works(tmp_path):
+    (tmp_path / "data/documents").mkdir(parents=True)
+    for source, complaint in (
+        (tmp_path / "none/*.parquet", "none/*.parquet: no such file"),
+        (tmp_path / "data", f"of its files: '{tmp_path}/data/documents/*.parquet'"),
+        (tmp_path / "data/documents", f"of its files: '{tmp_path}/data/documents/*.parquet'"),
+    ):
+        with pytest.raises(ValueError) as error:
+            main(DedupConfig(source=str(source), out=str(tmp_path / "out")))
+        assert complaint in str(error.value)
