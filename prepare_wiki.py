@@ -95,6 +95,8 @@ class PrepareConfig:
         if not self.source or not self.data_dir:
             advice = "give --source=... and --data_dir=..., or a file such as config/data_pydocs.py"
             raise ValueError(f"nothing to prepare: {advice}")
+        if Path(self.data_dir).is_file():
+            raise ValueError(f"data_dir ({self.data_dir}) is a file; give a folder, such as data/mine")
         if not 0 < self.val_fraction < 1:
             raise ValueError(f"val_fraction ({self.val_fraction}) must lie between 0 and 1; 0.01 is usual")
         check_threshold("dedup_threshold", self.dedup_threshold)
@@ -148,6 +150,9 @@ def main(cfg: PrepareConfig) -> None:
     states = local_states(cfg.source)
     pieces, identity = find_pieces(cfg.source, cfg.text_column, copy=not is_written)
     print_now(f"{cfg.source}: {describe(pieces)}")
+    is_for_dumps = cfg.templates is not None or cfg.holes == "drop"
+    if is_for_dumps and not any(piece.kind == "xml" for piece in pieces):
+        print_now("note: --templates and --holes change nothing here: they are for dumps, which have wikitext")
     with atomic.lock(cfg.data_dir, ORPHANS_S, print_now):
         run_stages(cfg, pieces, identity, states)
 

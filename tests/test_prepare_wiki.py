@@ -138,6 +138,15 @@ def refusal(source: str | Path, out: Path, **settings) -> str:
     return str(error.value)
 
 
+def test_settings_of_dumps_are_said_to_change_nothing_for_other_sources(tmp_path, capsys):
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"text": "Some words of a text."}\n')
+    prepare(source, tmp_path / "plain", until="documents", min_chars=1)
+    assert "note:" not in capsys.readouterr().out
+    prepare(source, tmp_path / "drop", until="documents", min_chars=1, holes="drop")
+    assert "note: --templates and --holes change nothing here" in capsys.readouterr().out
+
+
 # --- what is written ---
 
 
@@ -801,6 +810,7 @@ def test_a_data_dir_that_is_a_file_is_refused(corpus, tmp_path):
         ({"script": "CJK", "english": True}, "english=True drops all that is not English"),
         ({"source": ""}, "give --source=... and --data_dir=..."),
         ({"data_dir": ""}, "give --source=... and --data_dir=..."),
+        ({"data_dir": __file__}, f"data_dir ({__file__}) is a file; give a folder"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_before_anything_is_written(corpus, tmp_path, settings, words):
