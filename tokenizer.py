@@ -48,6 +48,7 @@ from tokenizer_files import (
 
 END_OF_TEXT = "<|endoftext|>"
 TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"  # of a message in a conversation, by ChatML
+RESERVED = [TURN_START, TURN_END, END_OF_TEXT]  # the last ids of a BPE that is trained here
 USUAL_ENDS = (END_OF_TEXT, "</s>", "<|end_of_text|>")  # what ends a text when no file says so
 
 # tiktoken's encodings: name -> (pattern that cuts like tiktoken's own, id of <|endoftext|>)
@@ -63,27 +64,30 @@ ENCODINGS = {
 def train_bpe(texts: Iterable[str], vocab_size: int) -> str:
     """Train a byte-level BPE (Sennrich et al. 2016, arXiv 1508.07909) of `vocab_size` ids; returns tokenizer.json.
 
-    Ids 0-255 are the bytes (in the order of GPT-2's stand-ins), then come the merges, last the end-of-text token.
+    Ids 0-255 are the bytes (in the order of GPT-2's stand-ins), then come the merges, last the special tokens: two for
+    conversations, which no document contains, so that a model can learn to chat without growing; and the end of text.
     Raises ValueError when the texts hold too few different words for that many merges.
     """
-    if vocab_size < 257:
-        raise ValueError(f"vocab_size ({vocab_size}) must be at least 257: 256 bytes and the end-of-text token")
+    smallest = 256 + len(RESERVED)
+    if vocab_size < smallest:
+        tokens = ", ".join(RESERVED)
+        raise ValueError(f"vocab_size ({vocab_size}) must be at least {smallest}: 256 bytes and {tokens}")
 
     tokenizer = HFTokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers_by_pattern()[PATTERN]
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size - 1,  # without the end-of-text token
+        vocab_size=vocab_size - len(RESERVED),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=sys.stderr.isatty(),
     )
     tokenizer.train_from_iterator(texts, trainer)
 
-    largest = tokenizer.get_vocab_size() + 1
+    largest = tokenizer.get_vocab_size() + len(RESERVED)
     if largest < vocab_size:
         reason = f"only {largest} ids can be learnt from it; set --vocab_size={largest} or less"
         raise ValueError(f"vocab_size ({vocab_size}) is too large for this corpus: {reason}")
-    tokenizer.add_special_tokens([END_OF_TEXT])
+    tokenizer.add_special_tokens(RESERVED)
     return tokenizer.to_str()
 
 

@@ -80,7 +80,7 @@ def test_frequent_words_become_one_token(bpe):
 
 
 def test_numbers_are_cut_to_two_digits_and_words_keep_one_leading_space():
-    tokenizer = Tokenizer(train_bpe([" 123456 123456 abcdef  abcdef" * 100], 266))
+    tokenizer = Tokenizer(train_bpe([" 123456 123456 abcdef  abcdef" * 100], 268))
     pieces = [tokenizer.decode([i]) for i in tokenizer.encode(" 123456  abcdef")]
     assert all(len(piece.strip()) <= 2 for piece in pieces if piece.strip().isdigit())
     assert " abcdef" in pieces
@@ -97,22 +97,32 @@ def test_a_vocabulary_too_large_for_the_text_names_the_size_that_is_possible():
     with pytest.raises(ValueError, match="vocab_size .5000. is too large.*only ([0-9]+) ids") as error:
         train_bpe(texts, 5000)
     possible = int(str(error.value).split("--vocab_size=")[1].split(" ")[0])
-    assert 257 < possible < 280
+    assert 259 < possible < 282
     assert Tokenizer(train_bpe(texts, possible)).vocab_size == possible
     with pytest.raises(ValueError, match=f"only {possible} ids"):
         train_bpe(texts, possible + 1)
 
 
-@pytest.mark.parametrize("vocab_size", [256, 1, 0, -5])
+@pytest.mark.parametrize("vocab_size", [258, 1, 0, -5])
 def test_a_vocabulary_smaller_than_the_bytes_is_refused(vocab_size):
-    with pytest.raises(ValueError, match=f"vocab_size .{vocab_size}. must be at least 257"):
+    with pytest.raises(ValueError, match=f"vocab_size .{vocab_size}. must be at least 259"):
         train_bpe(["some text"], vocab_size)
 
 
 def test_bytes_alone_are_a_vocabulary():
-    tokenizer = Tokenizer(train_bpe(["some text"], 257))
-    assert tokenizer.end_of_text == 256 and len(tokenizer.encode("naïve 机")) == len("naïve 机".encode())
+    tokenizer = Tokenizer(train_bpe(["some text"], 259))
+    assert tokenizer.end_of_text == 258 and len(tokenizer.encode("naïve 机")) == len("naïve 机".encode())
     assert tokenizer.decode(tokenizer.encode("naïve 机")) == "naïve 机"
+
+
+def test_the_tokens_of_conversations_are_reserved_and_no_document_has_them():
+    spelled = "<|im_start|>user <|im_end|><|endoftext|>\n"
+    tokenizer = Tokenizer(train_bpe([spelled * 500, sample_text(0)], 340))
+    reserved = ["<|im_start|>", "<|im_end|>", "<|endoftext|>"]
+    assert [tokenizer.hf.id_to_token(i) for i in range(337, 340)] == reserved
+    assert max(tokenizer.encode(spelled)) < 337  # a document
+    assert [i for i in tokenizer.encode_prompt(spelled) if i >= 337] == [337, 338, 339]
+    assert tokenizer.with_special_tokens(reserved) is tokenizer
 
 
 def test_bytes_that_are_no_utf8_decode_to_the_replacement_character(bpe):
