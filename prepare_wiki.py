@@ -59,9 +59,7 @@ Holes = dict[str, tuple[int, str]]  # {name of a template: (holes that it leaves
 class PrepareConfig:
     """Settings of `python prepare_wiki.py`."""
 
-    source: str = (
-        ""  # wikimedia/wikipedia/20231101.en of the hub, a dump, a pattern: 'path/*.jsonl', an address, or pydocs
-    )
+    source: str = ""  # wikimedia/wikipedia/20231101.en of the hub, a dump, 'path/*.jsonl', an address, or pydocs
     data_dir: str = ""  # folder to write, such as data/mine
     text_column: str = "text"  # field with the text in jsonl, json, csv and parquet files
     id_column: str | None = "id"  # field with unique ids; where it is absent, ids are made from place and content
