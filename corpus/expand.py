@@ -36,6 +36,8 @@ MARKS = {
     "{": re.compile(rf"{OPENING}|\}}\}}\}}?|\||\n=*|="),
 }
 CLOSING = {"{": "}}", "[": "]]", "-{": "}-"}
+# Of the calls in articles nine in ten: no other construct and no heading in it. It is parsed five times as fast.
+FLAT_CALL = re.compile(r"\{\{((?:[^{}\[<\n]++|\n(?!=))*+)\}\}")
 BLOCK_MARKS = ("{|", "*", "#", ":", ";")  # what begins with these begins a line of its own
 LONGEST_TITLE = 255  # characters, MediaWiki's bytes
 COLON = re.compile("[:：]")
@@ -61,7 +63,8 @@ class TooMuch(ValueError):
 # --- what a tree is made of ---
 
 
-@dataclass(frozen=True, slots=True)
+# Trees are shared and never changed. `frozen=True` would say so, but making a node would take four times as long.
+@dataclass(slots=True)
 class Parameter:
     """{{{name|default}}}; default is None where there is no bar."""
 
@@ -69,7 +72,7 @@ class Parameter:
     default: "Tree | None"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Argument:
     """`name=value` between two bars, or `value` alone, whose name is None."""
 
@@ -77,7 +80,7 @@ class Argument:
     value: "Tree"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Call:
     """{{name|argument|...}}: a template, a variable, or a function, whose first argument is then part of the name."""
 
@@ -237,6 +240,10 @@ def parse(wikitext: str) -> Tree:
     Marks pair as in MediaWiki's preprocessor: three braces before two, and what is open inside hides what is outside,
     so that the bars of [[a|b]] and -{a|b}- part no arguments. What is not closed stays text. Time is linear.
     """
+    flat = FLAT_CALL.fullmatch(wikitext)
+    if flat:
+        return (flat_call(flat[1]),)
+
     found: list[Node] = []  # outside all constructs
     stack: list[Opened] = []
     closings = Closings(wikitext)
@@ -303,6 +310,22 @@ def parse(wikitext: str) -> Tree:
         found.append(opened.prefix)
         found += opened.as_text(opened.count)
     return joined(found)
+
+
+def flat_call(inside: str) -> Call:
+    """The call {{inside}}, where `inside` matches FLAT_CALL: "cvt|180|km|abbr=on"."""
+    title, *parts = inside.split("|")
+    arguments = []
+    for part in parts:
+        before, equals, behind = part.partition("=")
+        name, value = (text_tree(before), behind) if equals else (None, part)
+        arguments.append(Argument(name, text_tree(value)))
+    return Call(text_tree(title), tuple(arguments), begins_line=False)
+
+
+def text_tree(text: str) -> Tree:
+    """The tree of a text without marks."""
+    return (text,) if text else ()
 
 
 def where_next(stack: list[Opened], count: int, found: list[Node]) -> list[Node]:

@@ -24,9 +24,7 @@ USUAL_SHARE = 0.7  # of the calls, from which something counts as their habit
 
 # Possessive, as nothing else can match: three times as fast as "<!--.*?-->" and the like.
 COMMENT = r"<!--(?:[^-]++|-(?!->))*+-->"
-SKIPPED = re.compile(
-    rf"(?i){COMMENT}|<(ref|math|nowiki|gallery)\b[^<>]*(?:/>|>(?:[^<]++|<(?!/\1\s*>))*+</\1\s*>)"
-)
+SKIPPED = re.compile(rf"(?i){COMMENT}|<(ref|math|nowiki|gallery)\b[^<>]*(?:/>|>(?:[^<]++|<(?!/\1\s*>))*+</\1\s*>)")
 CALL = re.compile(r"\{\{([^{}|#:\n]++)((?:\|[^{}]*+)?+)\}\}")  # without calls in its arguments
 LINK = re.compile(r"\[\[(?:[^\[\]|]*\|)?([^\[\]]*)\]\]")
 NAMED = re.compile(r"\s*[\w -]+=")

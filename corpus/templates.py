@@ -264,8 +264,10 @@ class Templates:
         """
         name = inside.partition("|")[0]
         rules = self.rules(name, page.script)
-        is_function = "#" in name or ":" in name or name.strip() in VARIABLES
-        if is_function and not rules:
+        if not rules:
+            is_function = "#" in name or ":" in name or name.strip() in VARIABLES
+            if not is_function:
+                return None
             return self.expanded(inside, page, lambda used: self.find(used, page))  # {{#if:...}}, {{formatnum:18}}
 
         for rule in rules:

@@ -10,7 +10,17 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
 
-from corpus.twins_numbers import NUMBER, digits, grouped, in_words, mixed_fraction, parse_number, power_of_ten, rounded
+from corpus.twins_numbers import (
+    NUMBER,
+    digits,
+    grouped,
+    in_words,
+    mixed_fraction,
+    parse_number,
+    power_of_ten,
+    rounded,
+    ten_to,
+)
 from corpus.units import Unit, american, converted, unit_of, unknown_unit
 
 ENGLISH = ("en", "simple")  # whose readers see the names of units.txt
@@ -203,9 +213,9 @@ def output_codes(text: str) -> list[str]:
 def floor_log10(value: Fraction) -> int:
     """The power of ten of the first digit: 0 for 5, 2 for 160, -2 for 0.05."""
     guess = math.floor(math.log10(value))
-    if Fraction(10) ** (guess + 1) <= value:
+    if ten_to(guess + 1) <= value:
         return guess + 1
-    return guess - 1 if Fraction(10) ** guess > value else guess
+    return guess - 1 if ten_to(guess) > value else guess
 
 
 def default_precision(amount: Amount, source: Unit, target: Unit, result: Fraction, is_composite: bool) -> int:

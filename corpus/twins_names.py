@@ -115,7 +115,9 @@ def chem(arguments: dict[str, str], language: str) -> str:
     pieces: list[str] = []
     for place in range(1, 60):
         piece = arguments.get(str(place), "").strip()
-        if re.fullmatch(r"\d*(?:''n''|n)?[+−-]|[+−-]\d*", piece.replace("&minus;", "−")):
+        if not piece:
+            pieces.append("")
+        elif re.fullmatch(r"\d*(?:''n''|n)?[+−-]|[+−-]\d*", piece.replace("&minus;", "−")):
             pieces.append(superscript(piece.replace("&minus;", "−")))
         elif piece.isdigit() and not any(pieces):  # the mass of a kind of atom
             pieces.append(superscript(piece))

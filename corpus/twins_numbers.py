@@ -5,6 +5,7 @@ Fractions stand with the fraction slash that readers see, 1⁄2, and a space beh
 one it would be thirty-one halves.
 """
 
+import functools
 import math
 import re
 from collections.abc import Callable
@@ -19,6 +20,7 @@ COMMA_DECIMAL = re.compile(r"[+−-]?(?:\d{1,3}(?:[. ]\d{3})+|\d+),\d+")  # 1.23
 PLAIN = re.compile(r"([+−-]?)(\d*)(?:\.(\d*))?(?:[eE]([+−-]?\d{1,3}))?")
 MIXED = re.compile(r"([+−-]?)(?:(\d+)(?:\s*\+\s*|\s*-\s*|\s+))?(\d+)(?:/{1,2}|⁄)(\d+)")
 VULGAR = {"½": "1/2", "⅓": "1/3", "⅔": "2/3", "¼": "1/4", "¾": "3/4", "⅛": "1/8", "⅜": "3/8", "⅝": "5/8", "⅞": "7/8"}
+HALF = Fraction(1, 2)
 SUPERSCRIPTS = str.maketrans("0123456789+-−()=n", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻⁽⁾⁼ⁿ")
 SUBSCRIPTS = str.maketrans("0123456789+-−()", "₀₁₂₃₄₅₆₇₈₉₊₋₋₍₎")
 
@@ -46,8 +48,9 @@ class Number:
 def parse_number(text: str, language: str = "en") -> Number:
     """The number in a text: 1,234.5, −3, 1.5e6, 1/2, 3+1/2, 3½. Raises ValueError when it holds anything else."""
     cleaned = text.replace("&minus;", "−").replace("&nbsp;", " ").replace("&#8722;", "−").strip()
-    for sign, fraction in VULGAR.items():
-        cleaned = cleaned.replace(sign, f" {fraction}").strip()
+    if not cleaned.isascii():
+        for sign, fraction in VULGAR.items():
+            cleaned = cleaned.replace(sign, f" {fraction}").strip()
 
     mixed = MIXED.fullmatch(cleaned)
     if mixed:
@@ -69,9 +72,18 @@ def parse_number(text: str, language: str = "en") -> Number:
     ten = int((exponent or "0").replace("−", "-"))
     if abs(ten) > 200:
         raise ValueError(f"a number too large to show: {text[:40]!r}")
-    size = Fraction(f"{whole or 0}.{behind or 0}") * Fraction(10) ** ten
+    behind = behind or ""
+    size = Fraction(int(whole + behind), 10 ** len(behind))
+    if ten:
+        size *= ten_to(ten)
     written = (whole.lstrip("0") or "0") + (f".{behind}" if behind else "")
-    return Number(-size if sign in ("-", "−") and sign else size, written, len(behind or ""), ten)
+    return Number(-size if sign in ("-", "−") and sign else size, written, len(behind), ten)
+
+
+@functools.lru_cache(maxsize=1000)  # powers of fractions are slow
+def ten_to(exponent: int) -> Fraction:
+    """A power of ten."""
+    return Fraction(10) ** exponent
 
 
 def grouped(number: str, language: str = "en", mark: str | None = None) -> str:
@@ -91,8 +103,7 @@ def digits(number: str, language: str) -> str:
 
 def rounded(value: Fraction, precision: int) -> str:
     """`value`, not negative, with so many digits behind the point; halves go up. Negative: zeros before it."""
-    scale = Fraction(10) ** precision
-    whole = math.floor(value * scale + Fraction(1, 2))
+    whole = math.floor(value * ten_to(precision) + HALF)
     if precision <= 0:
         return str(whole * 10**-precision)
     text = str(whole).rjust(precision + 1, "0")

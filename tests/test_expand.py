@@ -1,6 +1,7 @@
 """Templates are expanded as MediaWiki does it. Expectations are worked by hand from its help pages."""
 
 import bz2
+import itertools
 import re
 import xml.etree.ElementTree as ET
 
@@ -222,6 +223,15 @@ def test_the_budget_is_that_of_all_calls_together():
     with pytest.raises(TooMuch):
         for _ in range(10):
             expand(tree, {}, expansion)
+
+
+def test_a_call_by_itself_is_parsed_as_one_in_a_longer_text():
+    """Flat calls have a parser of their own, which longer texts do not use."""
+    pieces = ["a", " b", "|", "=", "\n", "\n==", "}", "]]", "<b>", "[["]
+    for length in range(5):
+        for inside in itertools.product(pieces, repeat=length):
+            call = "{{" + "".join(inside) + "}}"
+            assert (*parse(call), *parse("{{z}}")) == parse(call + "{{z}}"), call
 
 
 @pytest.mark.parametrize(
