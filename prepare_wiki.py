@@ -380,7 +380,7 @@ def make_documents(
             raise ValueError(f"--source={cfg.source}: {nothing_left}")
         report = {"parts": len(paths), "documents": counts, "dropped": examples}
         if any(piece.kind == "pages" for piece in pieces):
-            report["holes"] = holes_report(holes)
+            report["holes"] = holes_report(holes, cfg.holes)
         atomic.write_json(done, report)
 
     report = read_json(done)
@@ -459,14 +459,15 @@ def count_holes(document: Document, holes: Holes) -> None:
         holes[hole.name] = (count + 1, example)
 
 
-def holes_report(holes: Holes) -> dict[str, Any]:
-    """The number of holes, and the templates that leave the most, with an example each."""
+def holes_report(holes: Holes, setting: str) -> dict[str, Any]:
+    """The number of holes, whether their sentences were kept, and the templates that leave most, with an example."""
     by_count = sorted(holes, key=lambda name: (-holes[name][0], name))
     templates = {}
     for name in by_count[:HOLES_SHOWN]:
         count, example = holes[name]
         templates[name] = {"count": count, "example": example}
-    return {"in_sentences": sum(count for count, _ in holes.values()), "templates": templates}
+    in_sentences = sum(count for count, _ in holes.values())
+    return {"in_sentences": in_sentences, "sentences": setting, "templates": templates}
 
 
 def no_counts() -> Counter:
@@ -641,7 +642,8 @@ def summary(folder: Path) -> str:
     add("  kept", duplicates["kept"], counts["kept"])
     holes = report.get("holes")  # of dumps only
     if holes is not None:
-        add("holes in sentences, of templates", holes["in_sentences"])
+        kept = holes["sentences"] == "keep"
+        add(f"holes in {'sentences' if kept else 'dropped sentences'}", holes["in_sentences"])
         for name, of_template in list(holes["templates"].items())[:HOLES_IN_SUMMARY]:
             add(f"  {{{{{name}}}}}", of_template["count"])
     add("bytes kept", duplicates["bytes"] - duplicates["bytes_removed"])

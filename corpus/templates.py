@@ -15,7 +15,7 @@ Rules of 2, 3 and 5 are not used for templates that stand alone on their line: i
 import difflib
 import functools
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -24,13 +24,14 @@ import xxhash
 
 from corpus.countries import country_name
 from corpus.expand import Expansion, Tree, expand, parse
-from corpus.parser_functions import ERROR, VARIABLES
+from corpus.parser_functions import ERROR, FUNCTIONS, VARIABLES
 from corpus.template_pages import TemplatePages
 from corpus.twins import TWINS
 from errors import one_line
 
 TABLES = Path(__file__).with_name("template_tables")
 BUDGET = 50_000  # nodes that one call in an article may expand
+FUNCTION = re.compile(r"\{\{\s*(#\w+):")
 TWIN = re.compile(r"\{\{#python:\s*([^|{}]*?)\s*[|}]")
 
 
@@ -100,17 +101,25 @@ def parse_table(path: Path, content: str) -> Table:
 
 
 def check_table(path: Path) -> None:
-    """Raise ValueError for a file with a line that is no rule, has an open brace, or calls a twin that is not there."""
+    """Raise ValueError for a file with a line that is no rule, has an open brace, or calls what is not there."""
     table = read_table(path)
     for name, rule in [*table.names.items(), *table.prefixes.items()]:
         opened, closed = rule.count("{"), rule.count("}")
         if opened != closed:
             raise ValueError(f"{path}: {name}: {opened} braces are opened and {closed} closed in: {rule}")
         for twin in TWIN.findall(rule):
-            if twin not in TWINS:
-                near = difflib.get_close_matches(twin, TWINS, n=1)
-                advice = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(sorted(TWINS))}"
-                raise ValueError(f"{path}: {name}: no Python twin '{twin}'; {advice}")
+            refuse_unknown(f"{path}: {name}: no Python twin", twin, TWINS)
+        for function in FUNCTION.findall(rule):
+            refuse_unknown(f"{path}: {name}: no parser function", function.lower(), FUNCTIONS)
+
+
+def refuse_unknown(complaint: str, name: str, known: Collection[str]) -> None:
+    """Raise ValueError for a name that is none of the known ones."""
+    if name in known:
+        return
+    near = difflib.get_close_matches(name, known, n=1)
+    advice = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(sorted(known))}"
+    raise ValueError(f"{complaint} '{name}'; {advice}")
 
 
 def table_paths() -> list[Path]:
