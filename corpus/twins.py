@@ -9,24 +9,38 @@ then the sentence has a hole. A table of templates calls them: {{#python:convert
     twins_dates.py        dates, ages
     twins_languages.py    words of other languages, pronunciation
     twins_names.py        ships, elements, places, lists, quotations
+    twins_arguments.py    how all of them read their arguments
 """
 
-from collections.abc import Callable
-
+from corpus.twins_arguments import Twin
 from corpus.twins_convert import convert, cvt
 from corpus.twins_dates import DATES
 from corpus.twins_languages import LANGUAGES
 from corpus.twins_names import NAMES
 from corpus.twins_numbers import NUMBERS
 
-Twin = Callable[[dict[str, str], str], str]
-
-TWINS: dict[str, Twin] = {"convert": convert, "cvt": cvt} | NUMBERS | DATES | LANGUAGES | NAMES
+MEASURES: dict[str, Twin] = {"convert": convert, "cvt": cvt}
+TWINS = MEASURES | NUMBERS | DATES | LANGUAGES | NAMES
 
 # Functions of Lua modules, which templates of many wikis call under names of their own: {{#invoke:Convert|convert}}.
-MODULES = {"convert/convert": "convert", "val/main": "val", "coordinates/coord": "coord", "zh/zh": "zh"}
-MODULES |= {"lang/lang": "native", "lang/langx": "langx", "lang/transl": "native", "nihongo/nihongo": "nihongo"}
-MODULES |= {"nihongo/nihongo3": "nihongo3", "ordinal/ordinal": "ordinal", "date table sorting/main": "date_sorting"}
-MODULES |= {"list/horizontal": "hlist", "list/unbulleted": "unbulleted_list", "list/bulleted": "unbulleted_list"}
-MODULES |= {"list/ordered": "ordered_list", "wpships utilities/ship": "ship", "wpships utilities/sclass": "ship_class"}
-TWINS |= {function: TWINS[twin] for function, twin in MODULES.items()}
+MODULES = {
+    "convert/convert": "convert",
+    "val/main": "val",
+    "coordinates/coord": "coord",
+    "zh/zh": "zh",
+    "lang/lang": "native",
+    "lang/langx": "langx",
+    "lang/transl": "native",
+    "nihongo/nihongo": "nihongo",
+    "nihongo/nihongo3": "nihongo3",
+    "ordinal/ordinal": "ordinal",
+    "date table sorting/main": "date_sorting",
+    "list/horizontal": "hlist",
+    "list/unbulleted": "unbulleted_list",
+    "list/bulleted": "unbulleted_list",
+    "list/ordered": "ordered_list",
+    "wpships utilities/ship": "ship",
+    "wpships utilities/sclass": "ship_class",
+}
+for function, twin in MODULES.items():
+    TWINS[function] = TWINS[twin]

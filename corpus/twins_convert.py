@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
 
+from corpus.twins_arguments import ENGLISH, Arguments
 from corpus.twins_numbers import (
     NUMBER,
+    Number,
     digits,
     grouped,
+    half_up,
     in_words,
     mixed_fraction,
     parse_number,
@@ -23,45 +26,143 @@ from corpus.twins_numbers import (
 )
 from corpus.units import Unit, american, converted, unit_of, unknown_unit
 
-ENGLISH = ("en", "simple")  # whose readers see the names of units.txt
-LOCAL = ("ja", "ko", "vi", "zh")  # whose readers see the names that CLDR has; in other languages the symbols are shown
-CLDR_NAMES = {"US gallon": "gallon", "imperial gallon": "gallon-imperial", "US fluid ounce": "fluid-ounce"}
-CLDR_NAMES |= {"tonne": "tonne", "US pint": "pint", "US quart": "quart", "imperial pint": "pint-imperial"}
-CLDR_NAMES |= {"pound per square inch": "pound-force-per-square-inch", "standard atmosphere": "atmosphere"}
+# Readers of ENGLISH see the names of units.txt, those of LOCAL the names that CLDR has; all others see symbols.
+LOCAL = ("ja", "ko", "vi", "zh")
+CLDR_NAMES = {
+    "US gallon": "gallon",
+    "imperial gallon": "gallon-imperial",
+    "US fluid ounce": "fluid-ounce",
+    "tonne": "tonne",
+    "US pint": "pint",
+    "US quart": "quart",
+    "imperial pint": "pint-imperial",
+    "pound per square inch": "pound-force-per-square-inch",
+    "standard atmosphere": "atmosphere",
+}
 
-POWERS = {"3": "thousand", "6": "million", "9": "billion", "12": "trillion", "15": "quadrillion"}  # of e6km2
+# The powers of ten of e6km2.
+POWERS = {
+    "3": "thousand",
+    "6": "million",
+    "9": "billion",
+    "12": "trillion",
+    "15": "quadrillion",
+}
 
 # Two or three units that are shown as one measure: 5 ft 11 in.
-COMPOSITE = {"ftin": "ft in", "ydft": "yd ft", "ydftin": "yd ft in", "ydin": "yd in", "mift": "mi ft", "miyd": "mi yd"}
-COMPOSITE |= {"mich": "mi chain", "stlb": "st lb", "lboz": "lb oz", "stlboz": "st lb oz", "LTcwt": "LT cwt"}
-COMPOSITE |= {"ftin-": "ft in", "hmin": "h min"}
+COMPOSITE = {
+    "ftin": "ft in",
+    "ydft": "yd ft",
+    "ydftin": "yd ft in",
+    "ydin": "yd in",
+    "mift": "mi ft",
+    "miyd": "mi yd",
+    "mich": "mi chain",
+    "stlb": "st lb",
+    "lboz": "lb oz",
+    "stlboz": "st lb oz",
+    "LTcwt": "LT cwt",
+    "ftin-": "ft in",
+    "hmin": "h min",
+}
 
 # What may stand between two numbers: written -> (with names of units, with symbols of units).
-RANGES = {"to": (" to ", " to "), "-": ("–", "–"), "–": ("–", "–"), "—": ("–", "–"), "&ndash;": ("–", "–")}
-RANGES |= {"to-": (" to ", "–"), "to(-)": (" to ", "–"), "and": (" and ", " and "), "&": (" and ", " and ")}
-RANGES |= {"and(-)": (" and ", "–"), "and-": (" and ", "–"), "or": (" or ", " or "), "or(-)": (" or ", "–")}
-RANGES |= {"or-": (" or ", "–"), ",": (", ", ", "), ", and": (", and ", ", and "), ", or": (", or ", ", or ")}
-RANGES |= {"by": (" by ", " by "), "by(x)": (" by ", " × "), "x": (" by ", " × "), "*": (" by ", " × ")}
-RANGES |= {"xx": (" × ", " × "), "×": (" × ", " × "), "+/-": (" ± ", " ± "), "±": (" ± ", " ± "), "+": (" + ", " + ")}
-RANGES |= {"to about": (" to about ", " to about "), "and about": (" and about ", " and about ")}
-RANGES |= {"&plusmn;": (" ± ", " ± "), "&times;": (" × ", " × "), "+-": (" ± ", " ± "), "/": ("/", "/")}
-RANGES |= {", to": (", to ", ", to "), "till": (" till ", " till "), "over": (" over ", " over ")}
-# The same in other languages, by the English words.
-LOCAL_WORDS = {
-    "ja": {" to ": "から", " and ": "と", " or ": "または"},
-    "zh": {" to ": "至", " and ": "和", " or ": "或"},
+RANGES = {
+    "to": (" to ", " to "),
+    "-": ("–", "–"),
+    "–": ("–", "–"),
+    "—": ("–", "–"),
+    "&ndash;": ("–", "–"),
+    "to-": (" to ", "–"),
+    "to(-)": (" to ", "–"),
+    "and": (" and ", " and "),
+    "&": (" and ", " and "),
+    "and(-)": (" and ", "–"),
+    "and-": (" and ", "–"),
+    "or": (" or ", " or "),
+    "or(-)": (" or ", "–"),
+    "or-": (" or ", "–"),
+    ",": (", ", ", "),
+    ", and": (", and ", ", and "),
+    ", or": (", or ", ", or "),
+    "by": (" by ", " by "),
+    "by(x)": (" by ", " × "),
+    "x": (" by ", " × "),
+    "*": (" by ", " × "),
+    "xx": (" × ", " × "),
+    "×": (" × ", " × "),
+    "+/-": (" ± ", " ± "),
+    "±": (" ± ", " ± "),
+    "+": (" + ", " + "),
+    "to about": (" to about ", " to about "),
+    "and about": (" and about ", " and about "),
+    "&plusmn;": (" ± ", " ± "),
+    "&times;": (" × ", " × "),
+    "+-": (" ± ", " ± "),
+    "/": ("/", "/"),
+    ", to": (", to ", ", to "),
+    "till": (" till ", " till "),
+    "over": (" over ", " over "),
 }
-LOCAL_WORDS |= {"ko": {" to ": "~"}, "vi": {" to ": " đến ", " and ": " và ", " or ": " hoặc "}}
-ANY_LANGUAGE = {" to ": "–", " and ": ", ", " or ": "/", " by ": " × ", ", and ": ", ", ", or ": "/"}
 REPEATED = ("x", "*", "by(x)")  # 5 m × 6 m: the symbol stands at every number
+
+# The same in other languages, by the English words.
+ANY_LANGUAGE = {
+    " to ": "–",
+    " and ": ", ",
+    " or ": "/",
+    " by ": " × ",
+    ", and ": ", ",
+    ", or ": "/",
+}
+LOCAL_WORDS = {
+    "ja": {
+        " to ": "から",
+        " and ": "と",
+        " or ": "または",
+    },
+    "zh": {
+        " to ": "至",
+        " and ": "和",
+        " or ": "或",
+    },
+    "ko": {
+        " to ": "~",
+    },
+    "vi": {
+        " to ": " đến ",
+        " and ": " và ",
+        " or ": " hoặc ",
+    },
+}
 
 BETWEEN = r"\s*(to|-|–|—|x|×|and|or|\+/-|±)\s*"
 RANGE_IN_ONE = re.compile(rf"({NUMBER}){BETWEEN}({NUMBER})(?:{BETWEEN}({NUMBER}))?")  # 2-5, 2x4x8
-OUTPUT_ONLY = ("out", "output only", "output_only", "outputonly", "output")  # values of |disp=
-NUMBER_ONLY = ("number", "output number only", "num", "out number only")
-FRACTIONAL = ("in", "ft", "yd", "mi", "lb", "oz", "USgal", "impgal")  # units that are divided by halves
-STEPS = {"5": Fraction(5), "10": Fraction(10), "25": Fraction(25), "50": Fraction(50), "0.5": Fraction(1, 2)}
 INTEGER = re.compile(r"[+−-]?\d+$")
+
+# Values of |disp=.
+INPUT_ONLY = ("input only", "input", "in")
+OUTPUT_ONLY = ("out", "output only", "output_only", "outputonly", "output")
+NUMBER_ONLY = ("number", "output number only", "num", "out number only")
+MARKS = {
+    "or": " or ",
+    "comma": ", ",
+    "slash": "/",
+    "s": "/",
+    "/": "/",
+}
+
+# Rounding.
+FRACTIONAL = ("in", "ft", "yd", "mi", "lb", "oz", "USgal", "impgal")  # units that are divided by halves
+STEPS = {
+    "0.5": Fraction(1, 2),
+    "5": Fraction(5),
+    "10": Fraction(10),
+    "25": Fraction(25),
+    "50": Fraction(50),
+}
+MOST_PLACES = 30  # digits behind the point
+LOG_2 = math.log10(2)
 
 
 # --- the arguments of a call ---
@@ -69,14 +170,17 @@ INTEGER = re.compile(r"[+−-]?\d+$")
 
 @dataclass
 class Amount:
-    """A number as it was written, with the unit that stands right behind it in a range or in 5 ft 11 in."""
+    """A number as it was written, or as it is shown."""
 
     value: Fraction
     shown: str  # without its sign
-    decimals: float  # digits that are known behind the point; negative: zeros before it
-    denominator: int = 0
-    is_one: bool = False
+    decimals: float = 0  # digits that are known behind the point; negative: zeros before it
+    denominator: int = 0  # of a fraction, which was written as one
+    is_one: bool = False  # 1 mile
     is_negative: bool = False
+
+
+Part = tuple[Amount, Unit]
 
 
 @dataclass
@@ -86,118 +190,190 @@ class Call:
     amounts: list[Amount]
     between: list[str]  # the range words
     unit: Unit
-    parts: list[tuple[Amount, Unit]]  # 5 ft 11 in; empty where there is one unit
+    parts: list[Part]  # 5 ft 11 in; empty where there is one unit
     outputs: list[str]  # codes
     precision: int | None
     words: list[str]  # what is left: texts of disp=x, adj=mid ...
     options: dict[str, str]
     language: str
 
+    def option(self, name: str) -> str:
+        """The value of |name=; "" without one."""
+        return self.options.get(name, "")
 
-def read_amount(text: str, options: dict[str, str], language: str) -> Amount:
-    """The number in an argument. Raises ValueError when there is none."""
-    number = parse_number(text, language)
-    size = abs(number.value)
-    if number.denominator:
-        shown = mixed_fraction(number.whole, number.numerator, number.denominator)
-        known = max(math.log10(number.denominator), 1)  # 1/2 and 1/8 are as good as one digit behind the point
-        return Amount(number.value, shown, known, number.denominator, size <= 1, number.is_negative)
-
-    decimals = number.decimals - number.exponent
-    if not number.decimals and not number.exponent:
-        zeros = len(number.digits) - len(number.digits.rstrip("0"))
-        decimals = -zeros if number.value else -len(number.digits)
-    shown = with_commas(number.digits, options, language)
-    if number.exponent:
-        shown += "×" + power_of_ten(number.exponent)
-    return Amount(number.value, shown, decimals, 0, size == 1, number.is_negative)
+    def source(self) -> Unit:
+        """The unit that is converted; of 5 ft 11 in, the inch."""
+        if not self.parts:
+            return self.unit
+        _, smallest = self.parts[-1]
+        return smallest
 
 
-def with_commas(number: str, options: dict[str, str], language: str) -> str:
-    """Digits in groups, as |comma= asks for."""
-    style = options.get("comma", "")
-    whole = number.partition(".")[0]
-    if style == "off" or (style == "5" and len(whole) < 5):
-        return grouped(number, language, "")
-    return grouped(number, language, "" if style.startswith("gaps") else None)
+def read_call(arguments: Arguments, language: str) -> Call:
+    """The call that these arguments are: `5|to|7|ft|m|1` -> amounts 5 and 7, unit ft, output m, precision 1.
 
-
-def read_call(arguments: dict[str, str], language: str) -> Call:
-    """The call that these arguments are. Raises ValueError when they are none."""
+    Raises ValueError when they are none.
+    """
     options = {key: value.strip() for key, value in arguments.items() if not key.isdigit()}
-    texts = positional(arguments)
+    texts = positional(arguments)  # every step takes what it reads from its front
     if not texts:
         raise ValueError("convert without a number")
+    texts[:1] = numbers_in(texts[0])
 
-    in_one = RANGE_IN_ONE.fullmatch(texts[0].replace("&nbsp;", " ").strip())
-    if in_one and not is_fraction(texts[0]):
-        texts[:1] = [part for part in in_one.groups() if part]
-
-    amounts = [read_amount(texts.pop(0), options, language)]
-    between: list[str] = []
-    while len(texts) > 1 and texts[0] in RANGES and is_number(texts[1], language):
-        between.append(texts.pop(0))
-        amounts.append(read_amount(texts.pop(0), options, language))
+    first = read_amount(texts.pop(0), options, language)
+    others = read_range(texts, 2, options, language)  # 5|to|6|ft
     if not texts:
         raise ValueError("convert without a unit")
 
     code = texts.pop(0)
     unit = unit_of(code) or unknown_unit(code)
-    parts: list[tuple[Amount, Unit]] = []
-    if not between:
-        parts = read_parts(amounts[0], unit, texts, options, language)
-    while not parts and len(texts) > 2 and texts[0] in RANGES and is_number(texts[1], language):  # 5|ft|to|6|ft|m
-        between.append(texts.pop(0))
-        amounts.append(read_amount(texts.pop(0), options, language))
-        texts.pop(0)
+    parts: list[Part] = []
+    if not others:
+        parts = read_parts(first, unit, texts, options, language)
+    if not parts:
+        others += read_range(texts, 3, options, language)  # 5|ft|to|6|ft
 
-    outputs: list[str] = []
-    if texts and not INTEGER.match(texts[0]):
-        outputs = output_codes(texts[0])
-        known = all(unit_of(output) or output in COMPOSITE for output in outputs)
-        texts = texts[1:] if known else texts
-        outputs = outputs if known else []
-    precision = None
-    if texts and INTEGER.match(texts[0]):
-        precision = int(texts.pop(0).replace("−", "-"))
-    return Call(amounts, between, unit, parts, outputs, precision, texts, options, language)
-
-
-Part = tuple[Amount, Unit]
+    outputs = read_outputs(texts)
+    precision = read_precision(texts)
+    return Call(
+        amounts=[first, *(amount for _, amount in others)],
+        between=[word for word, _ in others],
+        unit=unit,
+        parts=parts,
+        outputs=outputs,
+        precision=precision,
+        words=texts,
+        options=options,
+        language=language,
+    )
 
 
-def read_parts(first: Amount, unit: Unit, texts: list[str], options: dict[str, str], language: str) -> list[Part]:
-    """The amounts and units of 5 ft 11 in, taken from `texts`; nothing when there is only one unit."""
-    parts = [(first, unit)]
-    while len(texts) > 1 and is_number(texts[0], language):
-        smaller = unit_of(texts[1])
-        if not smaller or smaller.dimension != unit.dimension or smaller.factor >= parts[-1][1].factor:
-            break
-        parts.append((read_amount(texts[0], options, language), smaller))
-        del texts[:2]
-    return parts if len(parts) > 1 else []
-
-
-def positional(arguments: dict[str, str]) -> list[str]:
+def positional(arguments: Arguments) -> list[str]:
     """The unnamed arguments in their order, without empty ones at the end."""
     texts: list[str] = []
-    while str(len(texts) + 1) in arguments:
-        texts.append(arguments[str(len(texts) + 1)].strip())
+    text = arguments.get("1")
+    while text is not None:
+        texts.append(text.strip())
+        text = arguments.get(str(len(texts) + 1))
+
     while texts and not texts[-1]:
         texts.pop()
     return texts
 
 
-def is_number(text: str, language: str) -> bool:
+def numbers_in(text: str) -> list[str]:
+    """The numbers and words of a range in one argument: "2-5" -> ["2", "-", "5"]. A fraction, 3-1/2, is one number."""
+    in_one = RANGE_IN_ONE.fullmatch(text.replace("&nbsp;", " ").strip())
+    is_fraction = "/" in text and "+/-" not in text
+    if not in_one or is_fraction:
+        return [text]
+    return [part for part in in_one.groups() if part]
+
+
+def read_amount(text: str, options: dict[str, str], language: str) -> Amount:
+    """The number in an argument. Raises ValueError when there is none."""
+    number = parse_number(text, language)
+    return amount_of(number, options, language)
+
+
+def amount_or_none(text: str, options: dict[str, str], language: str) -> Amount | None:
+    """The same; None when there is no number."""
     try:
-        parse_number(text, language)
+        return read_amount(text, options, language)
     except ValueError:
-        return False
-    return True
+        return None
 
 
-def is_fraction(text: str) -> bool:
-    return "/" in text and "+/-" not in text
+def amount_of(number: Number, options: dict[str, str], language: str) -> Amount:
+    """A number with the way that it is shown and how well it is known."""
+    size = abs(number.value)
+    if number.denominator:
+        return Amount(
+            value=number.value,
+            shown=mixed_fraction(number.whole, number.numerator, number.denominator),
+            decimals=max(math.log10(number.denominator), 1),  # 1/2 and 1/8 are as good as one digit behind the point
+            denominator=number.denominator,
+            is_one=size <= 1,
+            is_negative=number.is_negative,
+        )
+
+    shown = with_commas(number.digits, options, language)
+    if number.exponent:
+        shown += "×" + power_of_ten(number.exponent)
+    return Amount(
+        value=number.value,
+        shown=shown,
+        decimals=known_decimals(number),
+        is_one=size == 1,
+        is_negative=number.is_negative,
+    )
+
+
+def known_decimals(number: Number) -> int:
+    """Digits that are known behind the point: 1 of 2.5, -2 of 1300, whose zeros may be rounded."""
+    if number.decimals or number.exponent:
+        return number.decimals - number.exponent
+    if not number.value:
+        return -len(number.digits)
+    without_zeros = number.digits.rstrip("0")
+    return len(without_zeros) - len(number.digits)
+
+
+def with_commas(number: str, options: dict[str, str], language: str) -> str:
+    """Digits in groups, as |comma= asks for: "12345" -> 12,345."""
+    style = options.get("comma", "")
+    if style == "off" or style.startswith("gaps"):
+        return grouped(number, language, "")
+
+    whole = number.partition(".")[0]
+    is_short = len(whole) < 5
+    if style == "5" and is_short:
+        return grouped(number, language, "")
+    return grouped(number, language)
+
+
+def read_range(texts: list[str], width: int, options: dict[str, str], language: str) -> list[tuple[str, Amount]]:
+    """The words and numbers of a range behind the first number, taken from `texts`.
+
+    width: how many arguments each takes: 2 of `to|6`, 3 of `to|6|ft`.
+    """
+    found: list[tuple[str, Amount]] = []
+    while len(texts) >= width and texts[0] in RANGES:
+        amount = amount_or_none(texts[1], options, language)
+        if amount is None:
+            break
+        found.append((texts[0], amount))
+        del texts[:width]
+    return found
+
+
+def read_parts(first: Amount, unit: Unit, texts: list[str], options: dict[str, str], language: str) -> list[Part]:
+    """The amounts and units of 5 ft 11 in, taken from `texts`; nothing when there is only one unit."""
+    parts = [(first, unit)]
+    last = unit
+    while len(texts) > 1:
+        amount = amount_or_none(texts[0], options, language)
+        smaller = unit_of(texts[1])
+        if amount is None or smaller is None:
+            break
+        if smaller.dimension != unit.dimension or smaller.factor >= last.factor:
+            break
+        parts.append((amount, smaller))
+        last = smaller
+        del texts[:2]
+    return parts if len(parts) > 1 else []
+
+
+def read_outputs(texts: list[str]) -> list[str]:
+    """The codes of the units to convert to, taken from `texts`; nothing where none stands."""
+    if not texts or INTEGER.match(texts[0]):
+        return []
+    codes = output_codes(texts[0])
+    for code in codes:
+        if code not in COMPOSITE and not unit_of(code):
+            return []
+    texts.pop(0)
+    return codes
 
 
 def output_codes(text: str) -> list[str]:
@@ -205,6 +381,14 @@ def output_codes(text: str) -> list[str]:
     if unit_of(text) or text in COMPOSITE:
         return [text]
     return [code for code in re.split(r"[+\s]+", text) if code]
+
+
+def read_precision(texts: list[str]) -> int | None:
+    """Digits behind the point that the call asks for, taken from `texts`."""
+    if not texts or not INTEGER.match(texts[0]):
+        return None
+    number = texts.pop(0)
+    return int(number.replace("−", "-"))
 
 
 # --- how much is rounded ---
@@ -215,7 +399,29 @@ def floor_log10(value: Fraction) -> int:
     guess = math.floor(math.log10(value))
     if ten_to(guess + 1) <= value:
         return guess + 1
-    return guess - 1 if ten_to(guess) > value else guess
+    if ten_to(guess) > value:
+        return guess - 1
+    return guess
+
+
+def precision_of(call: Call, amount: Amount, value: Fraction, source: Unit, target: Unit) -> int:
+    """Digits behind the point that the call or the rule of rounding asks for; `value` is the amount in `target`."""
+    if call.precision is not None:
+        return max(-MOST_PLACES, min(call.precision, MOST_PLACES))
+    if source.offset or target.offset:
+        return temperature_precision(amount, source)
+    is_composite = bool(call.parts) and source.code == "in"
+    return default_precision(amount, source, target, value, is_composite)
+
+
+def temperature_precision(amount: Amount, source: Unit) -> int:
+    """As many digits behind the point as were written, but at least three digits in kelvin: 20 °C is 293 K."""
+    kelvin = abs((amount.value + source.offset) * source.factor)
+    least = 2
+    if kelvin >= Fraction(1, 10**8):
+        least -= floor_log10(kelvin)
+    written = math.floor(amount.decimals + LOG_2)
+    return max(written, least)
 
 
 def default_precision(amount: Amount, source: Unit, target: Unit, result: Fraction, is_composite: bool) -> int:
@@ -227,10 +433,6 @@ def default_precision(amount: Amount, source: Unit, target: Unit, result: Fracti
         1300 mi -> 2092.1 km    1300 is known to -2, the factor of 1.6 changes nothing: 2,100
         5 mi    -> 8.04672 km   known to 0, but two digits: 8.0
     """
-    if source.offset or target.offset:  # temperatures: three digits in kelvin
-        kelvin = abs((amount.value + source.offset) * source.factor)
-        least = 2 if kelvin < Fraction(1, 10**8) else 2 - floor_log10(kelvin)
-        return max(math.floor(amount.decimals + math.log10(2)), least)
     if not amount.value or not result:
         return 0
 
@@ -241,14 +443,16 @@ def default_precision(amount: Amount, source: Unit, target: Unit, result: Fracti
         change = math.log10(target.factor) + 2
     else:
         change = math.log10(abs(amount.value / result))
-    least = 1 - floor_log10(abs(result))
-    return max(math.floor(amount.decimals + change + math.log10(2)), least)
+
+    known = math.floor(amount.decimals + change + LOG_2)
+    two_digits = 1 - floor_log10(abs(result))
+    return max(known, two_digits)
 
 
 # --- what is shown ---
 
 
-def convert(arguments: dict[str, str], language: str) -> str:
+def convert(arguments: Arguments, language: str) -> str:
     """A measure and the same in other units: `180|km` -> 180 kilometres (110 mi).
 
     Template:Convert. Leaves out links, sort keys and the cells' styles of disp=table; a unit that is not in units.txt
@@ -256,70 +460,391 @@ def convert(arguments: dict[str, str], language: str) -> str:
     """
     call = read_call(arguments, language)
     targets = output_units(call)
-    if call.options.get("disp") in NUMBER_ONLY:
+    if call.option("disp") in NUMBER_ONLY:
         call.options["abbr"] = "values"
-    is_flipped = "flip" in [call.options.get(name) for name in ("order", "disp", "adj")]
+
+    is_flipped = "flip" in (call.option("order"), call.option("disp"), call.option("adj"))
     if is_flipped and targets:
-        results = [result(call, target, place=1) for target in targets[:1]]
-        others = [result(call, target, place=2) for target in targets[1:]]
-        return joined(call, results[0], [original(call, place=2), *others])
-    return joined(call, original(call, place=1), [result(call, target, place=2) for target in targets])
+        first_target, *others = targets
+        first = result(call, first_target, place=1)
+        behind = [original(call, place=2)]
+    else:
+        others = targets
+        first = original(call, place=1)
+        behind = []
+    behind += [result(call, target, place=2) for target in others]
+    return joined(call, first, behind)
+
+
+def cvt(arguments: Arguments, language: str) -> str:
+    """`convert` with symbols on both sides: `180|km` -> 180 km (110 mi). Template:Cvt; leaves out the same."""
+    return convert({"abbr": "on"} | arguments, language)
 
 
 def output_units(call: Call) -> list[list[Unit]]:
     """The units to show the measure in: each a unit, or the units of one measure like 5 ft 11 in."""
-    unit = call.parts[-1][1] if call.parts else call.unit
-    codes = call.outputs or default_codes(call.parts[0][1] if call.parts else unit, call.amounts[0].value)
     targets: list[list[Unit]] = []
-    for code in codes:
-        parts = COMPOSITE.get(code, code).split() if code in COMPOSITE else [code]
-        found = [target for part in parts if (target := unit_of(part))]
-        is_same_kind = bool(found) and all(comparable(unit, target) for target in found)
-        if is_same_kind:
+    for code in call.outputs or default_codes(call):
+        found: list[Unit] = []
+        for part in composite_codes(code):
+            unit = unit_of(part)
+            if unit:
+                found.append(unit)
+
+        dimensions = {unit.dimension for unit in found}
+        if dimensions == {call.source().dimension}:
             targets.append(found)
     return targets
 
 
-def comparable(unit: Unit, target: Unit) -> bool:
-    return unit.dimension == target.dimension
+def composite_codes(code: str) -> list[str]:
+    """`ftin` -> ["ft", "in"]; any other code alone."""
+    if code in COMPOSITE:
+        return COMPOSITE[code].split()
+    return [code]
 
 
-def default_codes(unit: Unit, value: Fraction) -> list[str]:
-    """The codes of the outputs of a unit where the call names none."""
-    default = unit.default
-    if unit.power:
-        return [f"e{unit.power}{code}" for code in default.split()[:1]]
-    if default.startswith("<"):
-        below, _, otherwise = default[1:].partition(", ")
-        limit, code = below.split()
-        return [code] if abs(value) < Fraction(limit) else [otherwise]
-    return default.split()
+def default_codes(call: Call) -> list[str]:
+    """The codes of the outputs where the call names none."""
+    default = call.unit.default
+    if call.unit.power:
+        return [f"e{call.unit.power}{code}" for code in default.split()[:1]]
+    if not default.startswith("<"):
+        return default.split()
+
+    # "<3 ftin, ft": feet and inches below 3 m, feet from there on
+    below, _, otherwise = default.removeprefix("<").partition(", ")
+    limit, code = below.split()
+    is_below = abs(call.amounts[0].value) < Fraction(limit)
+    return [code] if is_below else [otherwise]
+
+
+def joined(call: Call, first: str, others: list[str]) -> str:
+    """The measure and its conversions, as |disp= asks for: 180 km (110 mi; 97 nmi)."""
+    display = call.option("disp")
+    second = "; ".join(others)
+    if not second or display in INPUT_ONLY:
+        return first
+    if display in OUTPUT_ONLY or display in NUMBER_ONLY:
+        return second
+    if display == "unit":
+        return unit_name(call, call.amounts[-1].is_one, 1, call.unit)
+    if display == "unit2":
+        return second.split(" ", 1)[-1]
+
+    if display.startswith("table"):
+        return " || ".join([first, *others])
+    if display in MARKS:
+        return MARKS[display].join([first, *others])
+    if display == "x" and call.words:
+        return joined_by_words(call.words, first, second)
+    if call.language == "zh":
+        return f"{first}（{second}）"
+    if display == "sqbr":
+        return f"{first} [{second}]"
+    return f"{first} ({second})"
+
+
+def joined_by_words(words: list[str], first: str, second: str) -> str:
+    """A measure with the words of disp=x: `10|ft|m|disp=x|, or about|high` -> 10 feet, or about 3.0 m high."""
+    opening = words[0]
+    closing = words[1] if len(words) > 1 else ""
+    before = "" if opening[:1] in ",;:)" else " "
+    behind = " " if closing[:1].isalnum() else ""
+    text = f"{first}{before}{opening} {second}{behind}{closing}"
+    return text.replace("[ ", "[").replace("( ", "(")
+
+
+# --- the two sides ---
+
+
+def original(call: Call, place: int) -> str:
+    """The measure as it was written, with its unit."""
+    if not call.parts:
+        return many(call, call.amounts, call.unit, place, is_input=True)
+    measures = [measure(call, amount, unit, place) for amount, unit in call.parts]
+    return between_parts(call).join(measures)
+
+
+def result(call: Call, target: list[Unit], place: int) -> str:
+    """The measure in another unit, rounded; all numbers of a range to the same digit."""
+    source = call.source()
+    last = target[-1]
+    values: list[Fraction] = []
+    precisions: list[int] = []
+    for amount in amounts_in_one_unit(call):
+        value = converted(amount.value, source, last)
+        values.append(value)
+        precisions.append(precision_of(call, amount, value, source, last))
+    precision = max(precisions)
+
+    if len(target) == 1:
+        amounts = [rounded_amount(call, value, precision, last) for value in values]
+        return many(call, amounts, last, place)
+
+    sizes = [composite(call, value, target, precision, place) for value in values]
+    if not call.between:
+        return sizes[0]
+    _, by_symbol = RANGES[call.between[0]]
+    return by_symbol.join(sizes)
+
+
+def amounts_in_one_unit(call: Call) -> list[Amount]:
+    """The amounts; of 5 ft 11 in, one: 71 in."""
+    if not call.parts:
+        return call.amounts
+
+    total = Fraction(0)
+    for amount, unit in call.parts:
+        total += abs(amount.value) * unit.factor
+    last, smallest = call.parts[-1]
+    total /= smallest.factor
+
+    first, _ = call.parts[0]
+    value = -total if first.is_negative else total
+    decimals = max(last.decimals, 0)  # the integer at the end of 5 ft 10 in is known to the last digit
+    return [Amount(value, last.shown, decimals, last.denominator, is_negative=value < 0)]
+
+
+def rounded_amount(call: Call, value: Fraction, precision: int, unit: Unit) -> Amount:
+    """A result as it is shown: rounded to |sigfig=, |round=, |frac= or to `precision` digits."""
+    fraction = call.option("frac")
+    if fraction.isdigit() and int(fraction) > 1 and unit.code in FRACTIONAL:
+        return fraction_amount(value, int(fraction))
+
+    size = abs(value)
+    if call.precision is None:
+        significant = call.option("sigfig")
+        step = STEPS.get(call.option("round"))
+        if significant.isdigit() and size:
+            precision = int(significant) - 1 - floor_log10(size)
+        elif step:
+            size = half_up(size / step) * step
+            precision = 0 if size.denominator == 1 else 1
+
+    number = rounded(size, precision)
+    is_zero = not number.strip("0.")
+    return Amount(
+        value=value,
+        shown=shown_number(call, number),
+        is_one=number.rstrip("0") == "1." or number == "1",
+        is_negative=value < 0 and not is_zero,
+    )
+
+
+def fraction_amount(value: Fraction, denominator: int) -> Amount:
+    """A result in halves, quarters ...: 2.27 in quarters is 2 1⁄4."""
+    count = half_up(abs(value) * denominator)
+    whole, rest = divmod(count, denominator)
+    part = Fraction(rest, denominator)
+    return Amount(
+        value=value,
+        shown=mixed_fraction(whole, part.numerator, part.denominator) if rest else str(whole),
+        denominator=1,
+        is_one=whole + part <= 1,
+        is_negative=value < 0,
+    )
+
+
+def shown_number(call: Call, number: str) -> str:
+    """Digits in groups; very large and very small numbers as 9.5×10¹²."""
+    whole, _, behind = number.partition(".")
+    is_large = len(whole) > 10 and not behind and whole.endswith("0")
+    is_small = number.startswith("0.0000") and behind.strip("0") != ""
+    if is_large:
+        significant = whole.rstrip("0").ljust(2, "0")
+        exponent = len(whole) - 1
+    elif is_small:
+        significant = behind.lstrip("0")
+        exponent = len(significant) - len(behind) - 1
+    else:
+        return with_commas(number, call.options, call.language)
+
+    mantissa = f"{significant[0]}.{significant[1:]}".rstrip(".")
+    return f"{digits(mantissa, call.language)}×{power_of_ten(exponent)}"
+
+
+def composite(call: Call, value: Fraction, target: list[Unit], precision: int, place: int) -> str:
+    """A result in several units: 5 ft 11 in. The last one is rounded, and its units carry over: never 5 ft 12 in."""
+    *larger, last = target
+    precision = max(precision, 0)
+    rest = Fraction(rounded(abs(value), precision))
+    pieces: list[str] = []
+    for unit in larger:
+        size = unit.factor / last.factor
+        count = math.floor(rest / size)
+        rest -= count * size
+        shown = with_commas(str(count), call.options, call.language)
+        amount = Amount(Fraction(count), shown, is_one=count == 1)
+        pieces.append(measure(call, amount, unit, place))
+
+    number = rounded(rest, precision)
+    amount = Amount(rest, number, is_one=number == "1")
+    pieces.append(measure(call, amount, last, place))
+    sign = "−" if value < 0 else ""
+    return sign + between_parts(call).join(pieces)
+
+
+def between_parts(call: Call) -> str:
+    """What stands between feet and inches: a space in scripts that have spaces, and between symbols."""
+    has_no_spaces = call.language in ("ja", "zh")
+    return "" if has_no_spaces and shows_names(call, 1) else " "
+
+
+def many(call: Call, amounts: list[Amount], unit: Unit, place: int, is_input: bool = False) -> str:
+    """One amount or a range of them, with the unit: 5 m × 6 m, 5 to 6 metres."""
+    if not call.between:
+        return measure(call, amounts[0], unit, place, is_input)
+
+    with_names = has_english_name(call, unit, place)
+    repeats = all(word in REPEATED for word in call.between)
+    if repeats and not with_names:
+        measures = [measure(call, amount, unit, place) for amount in amounts]
+        return " × ".join(measures)
+
+    first, *others = amounts
+    text = signed(first)
+    for word, amount in zip(call.between, others, strict=True):
+        is_negative = amount.is_negative or first.is_negative
+        text += range_word(call, word, with_names, is_negative) + signed(amount)
+    whole_range = Amount(amounts[-1].value, text)
+    return measure(call, whole_range, unit, place, is_input)
+
+
+def range_word(call: Call, word: str, with_names: bool, is_negative: bool) -> str:
+    """What is shown between two numbers: "-" -> –, but "to" before and behind negative ones: −5 to 3."""
+    named, by_symbol = RANGES[word]
+    between = named if with_names else by_symbol
+    if between == "–" and is_negative:
+        between = " to "
+
+    if call.language not in ENGLISH:
+        local = LOCAL_WORDS.get(call.language, {})
+        between = local.get(between) or ANY_LANGUAGE.get(between, between)
+    if with_names and is_adjective(call) and word in ("to", "by", "x"):
+        return between.replace(" ", "-")  # 5-to-6-metre
+    return between
+
+
+def signed(amount: Amount) -> str:
+    """The number with its sign: −5."""
+    return f"−{amount.shown}" if amount.is_negative else amount.shown
+
+
+def is_adjective(call: Call) -> bool:
+    """Whether the measure stands before a noun: a 180-kilometre road."""
+    return call.option("adj") in ("on", "mid", "1") or call.option("sing") == "on"
+
+
+# --- a number with its unit ---
+
+
+def measure(call: Call, amount: Amount, unit: Unit, place: int, is_input: bool = False) -> str:
+    """An amount with its unit: 180 kilometres, 180-kilometre, 180 km."""
+    number = spelled(call, amount) if is_input else signed(amount)
+    if call.option("abbr") == "values":
+        return number
+    local = local_measure(call, number, unit, place)
+    if local:
+        return local
+
+    name = unit_name(call, amount.is_one, place, unit)
+    before = word_before_unit(call, place)
+    if not has_english_name(call, unit, place):
+        return measure_by_symbol(call, number, before, name, unit)
+
+    power = POWERS.get(unit.power, "")
+    if is_adjective(call):
+        hyphened = name.replace(" ", "-")
+        parts = [number, power, hyphened] if power else [number, hyphened]
+        return "-".join(parts) + word_behind_adjective(call, is_input)
+    parts = [number, before, power, name]
+    return " ".join(part for part in parts if part)
+
+
+def spelled(call: Call, amount: Amount) -> str:
+    """The number that was written, in words where |spell=in or |spell=In asks for them."""
+    spell = call.option("spell")
+    is_whole = amount.value.denominator == 1
+    if spell.lower() not in ("in", "on") or call.between or not is_whole:
+        return signed(amount)
+    words = in_words(int(amount.value))
+    return words.capitalize() if spell[0].isupper() else words
+
+
+def word_before_unit(call: Call, place: int) -> str:
+    """The word of disp=preunit or adj=pre: `10|mi|km|adj=pre|nautical` has it before the unit, 10 nautical miles."""
+    is_adjective_before = call.option("adj") == "pre"
+    if not is_adjective_before and call.option("disp") != "preunit":
+        return ""
+    if place == 1:
+        return call.words[0] if call.words else ""
+    if is_adjective_before or len(call.words) < 2:
+        return ""
+    return call.words[1]
+
+
+def word_behind_adjective(call: Call, is_input: bool) -> str:
+    """The word of adj=mid: `10|ft|m|adj=mid|-long` -> 10-foot-long."""
+    if not is_input or not call.words or call.option("adj") != "mid":
+        return ""
+    word = call.words[0]
+    return word if word.startswith("-") or not word else f" {word}"
+
+
+def measure_by_symbol(call: Call, number: str, before: str, symbol: str, unit: Unit) -> str:
+    """180 km; 5 million km², or 5×10⁶ km²."""
+    power = POWERS.get(unit.power)
+    if power and call.option("abbr") == "unit":
+        number = f"{number} {power}"
+    elif power:
+        number = f"{number}×{power_of_ten(int(unit.power))}"
+    if before:
+        return f"{number} {before} {symbol}"
+    return number + unit.space + symbol
 
 
 def shows_names(call: Call, place: int) -> bool:
     """Whether units are named (kilometres) and not given by symbols (km), in the first or second place."""
-    if call.language not in ENGLISH + LOCAL:
+    if call.language not in ENGLISH and call.language not in LOCAL:
         return False
-    style = call.options.get("abbr", "")
-    display = call.options.get("disp", "")
-    default = "off" if display == "or" or call.language == "zh" else "out"
+
+    style = call.option("abbr")
+    if not style:
+        names_both = call.option("disp") == "or" or call.language == "zh"
+        return names_both or place == 1
     if style in ("on", "values", "mos", "unit"):
         return False
     if style in ("off", "none"):
         return True
-    if style == "in":
-        return place == 2
-    return place == 1 or (style or default) == "off"
+    return place == 2 if style == "in" else place == 1
 
 
 def has_english_name(call: Call, unit: Unit, place: int) -> bool:
     """Whether this unit is shown by its name in units.txt."""
-    return call.language in ENGLISH and shows_names(call, place) and "symbol" not in unit.marks
+    if call.language not in ENGLISH or "symbol" in unit.marks:
+        return False
+    return shows_names(call, place)
+
+
+def unit_name(call: Call, is_one: bool, place: int, unit: Unit) -> str:
+    """The name of a unit in its number and spelling, or its symbol: kilometre, kilometers, km."""
+    is_named = has_english_name(call, unit, place)
+    has_symbol = unit.symbol not in (unit.singular, unit.plural)
+    if has_symbol and not is_named:
+        return unit.symbol
+
+    is_singular = is_one or (is_named and is_adjective(call))
+    name = unit.singular if is_singular else unit.plural
+    is_american = call.option("sp").lower() == "us"
+    return american(name) if is_american else name
 
 
 def local_measure(call: Call, number: str, unit: Unit, place: int) -> str:
     """A number with the name of its unit in another language: 180キロメートル. Empty where CLDR has no name."""
-    if call.language not in LOCAL or not shows_names(call, place) or "symbol" in unit.marks or unit.power:
+    if call.language not in LOCAL or not shows_names(call, place):
+        return ""
+    if "symbol" in unit.marks or unit.power:
         return ""
     name = CLDR_NAMES.get(unit.singular) or american(unit.singular).replace(" ", "-")
     return local_pattern(name, call.language).replace("{0}", number)
@@ -334,233 +859,6 @@ def local_pattern(name: str, language: str) -> str:
         pattern = format_unit("{0}", f"-{name}", "long", locale=language)  # the shortest id that ends so: length-mile
     except UnknownUnitError:
         return ""
-    return pattern.replace(" ", "") if language == "ja" else pattern.replace("\u202f", " ")
-
-
-def joined(call: Call, first: str, others: list[str]) -> str:
-    """The measure and its conversions, as |disp= asks for."""
-    display = call.options.get("disp", "")
-    second = "; ".join(others)
-    if not second or display in ("input only", "input", "in"):
-        return first
-    if display in OUTPUT_ONLY or display in NUMBER_ONLY:
-        return second
-    if display == "unit":
-        return unit_name(call, call.amounts[-1].is_one, 1)
-    if display == "unit2":
-        return second.split(" ", 1)[-1]
-    if display.startswith("table"):
-        return " || ".join([first, *others])
-
-    if display in ("or", "comma", "slash", "s", "/"):
-        mark = {"or": " or ", "comma": ", "}.get(display, "/")
-        return mark.join([first, *others])
-    if display == "x" and call.words:
-        opening, closing = (call.words + [""])[:2]
-        space = "" if opening[:1] in ",;:)" else " "
-        end = " " if closing[:1].isalnum() else ""
-        return f"{first}{space}{opening} {second}{end}{closing}".replace("[ ", "[").replace("( ", "(")
-    if call.language == "zh":
-        return f"{first}（{second}）"
-    opening, closing = "[]" if display == "sqbr" else "()"
-    return f"{first} {opening}{second}{closing}"
-
-
-# --- the two sides ---
-
-
-def original(call: Call, place: int) -> str:
-    """The measure as it was written, with its unit."""
-    if call.parts:
-        return between_parts(call).join(measure(call, amount, unit, place) for amount, unit in call.parts)
-    return many(call, call.amounts, call.unit, place, is_input=True)
-
-
-def result(call: Call, target: list[Unit], place: int) -> str:
-    """The measure in another unit, rounded; all numbers of a range to the same digit."""
-    source = call.parts[-1][1] if call.parts else call.unit
-    last = target[-1]
-    amounts = amounts_in_one_unit(call)
-    values = [converted(amount.value, source, last) for amount in amounts]
-    precision = max(precision_of(call, *pair, source, last) for pair in zip(amounts, values, strict=True))
-
-    if len(target) > 1:
-        sizes = [composite(call, value, target, precision, place) for value in values]
-        return RANGES[call.between[0]][1].join(sizes) if call.between else sizes[0]
-    rounded_amounts = [rounded_amount(call, value, precision, last) for value in values]
-    return many(call, rounded_amounts, last, place)
-
-
-def amounts_in_one_unit(call: Call) -> list[Amount]:
-    """The amounts; of 5 ft 11 in, one: 71 in."""
-    if not call.parts:
-        return call.amounts
-    smallest = call.parts[-1][1]
-    total = sum((abs(amount.value) * unit.factor for amount, unit in call.parts), Fraction(0)) / smallest.factor
-    if call.parts[0][0].is_negative:
-        total = -total
-    last = call.parts[-1][0]
-    return [replace_value(last, total)]
-
-
-def replace_value(amount: Amount, value: Fraction) -> Amount:
-    """`amount` with another value; an integer at the end of 5 ft 10 in is known to the last digit."""
-    return Amount(value, amount.shown, max(amount.decimals, 0), amount.denominator, False, value < 0)
-
-
-def precision_of(call: Call, amount: Amount, value: Fraction, source: Unit, target: Unit) -> int:
-    """Digits behind the point that the call or the rule of rounding asks for; `value` is the amount in `target`."""
-    if call.precision is not None:
-        return max(-30, min(call.precision, 30))
-    return default_precision(amount, source, target, value, is_composite=bool(call.parts) and source.code == "in")
-
-
-def rounded_amount(call: Call, value: Fraction, precision: int, unit: Unit) -> Amount:
-    """A result as it is shown: rounded to |sigfig=, |round=, |frac= or to `precision` digits."""
-    size = abs(value)
-    fraction = call.options.get("frac", "")
-    if fraction.isdigit() and int(fraction) > 1 and unit.code in FRACTIONAL:
-        whole, part = divmod(math.floor(size * int(fraction) + Fraction(1, 2)), int(fraction))
-        exact = Fraction(part, int(fraction))
-        shown = mixed_fraction(whole, exact.numerator, exact.denominator) if part else str(whole)
-        return Amount(value, shown, 0, 1, whole + exact <= 1, value < 0)
-
-    digits_asked = call.options.get("sigfig", "")
-    step = STEPS.get(call.options.get("round", ""))
-    if call.precision is None and digits_asked.isdigit() and size:
-        precision = int(digits_asked) - 1 - floor_log10(size)
-    elif call.precision is None and step:
-        size = math.floor(size / step + Fraction(1, 2)) * step
-        precision = 0 if size.denominator == 1 else 1
-
-    number = rounded(size, precision)
-    is_zero = not number.strip("0.")
-    is_one = re.fullmatch(r"1(\.0*)?", number) is not None
-    return Amount(value, shown_number(call, number), 0, is_one=is_one, is_negative=value < 0 and not is_zero)
-
-
-def shown_number(call: Call, number: str) -> str:
-    """Digits in groups; very large and very small numbers as 9.5×10¹²."""
-    whole, _, behind = number.partition(".")
-    if len(whole) > 10 and not behind and whole.endswith("0"):
-        significant = whole.rstrip("0")
-        significant = significant.ljust(2, "0")
-        exponent = len(whole) - 1
-    elif number.startswith("0.0000") and behind.strip("0"):
-        significant = behind.lstrip("0")
-        exponent = len(significant) - len(behind) - 1
-    else:
-        return with_commas(number, call.options, call.language)
-    mantissa = digits(f"{significant[0]}.{significant[1:]}".rstrip("."), call.language)
-    return f"{mantissa}×{power_of_ten(exponent)}"
-
-
-def composite(call: Call, value: Fraction, target: list[Unit], precision: int, place: int) -> str:
-    """A result in several units: 5 ft 11 in. The last one is rounded, and its units carry over: never 5 ft 12 in."""
-    *larger, last = target
-    rest = Fraction(rounded(abs(value), max(precision, 0)))
-    pieces: list[str] = []
-    for unit in larger:
-        size = unit.factor / last.factor
-        count = math.floor(rest / size)
-        rest -= count * size
-        shown = with_commas(str(count), call.options, call.language)
-        amount = Amount(Fraction(count), shown, 0, is_one=count == 1)
-        pieces.append(measure(call, amount, unit, place))
-    number = rounded(rest, max(precision, 0))
-    pieces.append(measure(call, Amount(rest, number, 0, is_one=number == "1"), last, place))
-    return ("−" if value < 0 else "") + between_parts(call).join(pieces)
-
-
-def between_parts(call: Call) -> str:
-    """What stands between feet and inches: a space in scripts that have spaces, and between symbols."""
-    return "" if call.language in ("ja", "zh") and shows_names(call, 1) else " "
-
-
-def many(call: Call, amounts: list[Amount], unit: Unit, place: int, is_input: bool = False) -> str:
-    """One amount or a range of them, with the unit."""
-    with_names = has_english_name(call, unit, place)
-    if not call.between:
-        return measure(call, amounts[0], unit, place, is_input)
-
-    repeats = not with_names and all(word in REPEATED for word in call.between)
-    if repeats:
-        return " × ".join(measure(call, amount, unit, place) for amount in amounts)
-
-    text = signed(amounts[0])
-    for word, amount in zip(call.between, amounts[1:], strict=True):
-        named, by_symbol = RANGES[word]
-        between = named if with_names else by_symbol
-        if between == "–" and (amount.is_negative or amounts[0].is_negative):
-            between = " to "
-        if call.language not in ENGLISH:
-            between = (ANY_LANGUAGE | LOCAL_WORDS.get(call.language, {})).get(between, between)
-        if with_names and is_adjective(call) and word in ("to", "by", "x"):
-            between = between.replace(" ", "-")
-        text += between + signed(amount)
-    last = Amount(amounts[-1].value, text, 0)
-    return measure(call, last, unit, place, is_input)
-
-
-def signed(amount: Amount) -> str:
-    return ("−" if amount.is_negative else "") + amount.shown
-
-
-def is_adjective(call: Call) -> bool:
-    """Whether the measure stands before a noun: a 180-kilometre road."""
-    return call.options.get("adj") in ("on", "mid", "1") or call.options.get("sing") == "on"
-
-
-def measure(call: Call, amount: Amount, unit: Unit, place: int, is_input: bool = False) -> str:
-    """An amount with its unit: 180 kilometres, 180-kilometre, 180 km."""
-    number = signed(amount)
-    spell = call.options.get("spell", "")
-    if is_input and not call.between and spell.lower() in ("in", "on") and amount.value.denominator == 1:
-        number = in_words(int(amount.value))
-        number = number.capitalize() if spell[0].isupper() else number
-
-    display = call.options.get("disp", "")
-    adjective = call.options.get("adj", "")
-    before = ""
-    if (display == "preunit" or adjective == "pre") and call.words:
-        before = call.words[0 if place == 1 or len(call.words) < 2 else 1]
-        before = "" if place == 2 and (adjective == "pre" or len(call.words) < 2) else before
-    if call.options.get("abbr") == "values":
-        return number
-
-    local = local_measure(call, number, unit, place)
-    if local:
-        return local
-    name = unit_name(call, amount.is_one, place, unit)
-    is_named = has_english_name(call, unit, place)
-    power = POWERS.get(unit.power, "")
-    if is_named and is_adjective(call):
-        text = f"{number}-{f'{power}-' if power else ''}{name.replace(' ', '-')}"
-        middle = call.words[0] if adjective == "mid" and is_input and call.words else ""
-        return text + (middle if middle.startswith("-") or not middle else f" {middle}")
-    if is_named:
-        return " ".join(part for part in (number, before, power, name) if part)
-    if power:
-        number += f" {power}" if call.options.get("abbr") == "unit" else "×" + power_of_ten(int(unit.power))
-    space = unit.space
-    if before:
-        return f"{number} {before} {name}"
-    return number + space + name
-
-
-def unit_name(call: Call, is_one: bool, place: int, unit: Unit | None = None) -> str:
-    """The name of a unit in its number and spelling, or its symbol."""
-    unit = unit or call.unit
-    is_named = has_english_name(call, unit, place)
-    is_spelled = unit.symbol in (unit.singular, unit.plural)
-    if not is_named and not is_spelled:
-        return unit.symbol
-    singular = is_one or (is_named and is_adjective(call))
-    name = unit.singular if singular else unit.plural
-    written = american(name) if call.options.get("sp", "").lower() == "us" else name
-    return written
-
-
-def cvt(arguments: dict[str, str], language: str) -> str:
-    """`convert` with symbols on both sides: `180|km` -> 180 km (110 mi). Template:Cvt; leaves out the same."""
-    return convert({"abbr": "on"} | arguments, language)
+    if language == "ja":
+        return pattern.replace(" ", "")
+    return pattern.replace("\u202f", " ")

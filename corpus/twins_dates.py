@@ -6,18 +6,26 @@ the age today behind it, the date alone is shown. Names of months in other langu
 
 import datetime
 import re
-from collections.abc import Callable
 
 from corpus.locales import digits, locale
-from corpus.twins_numbers import only_english, ordinal_text
+from corpus.twins_arguments import ENGLISH, Arguments, Twin, only_english, text_of, texts_of
+from corpus.twins_numbers import ordinal_text
 
 MONTHS = "January February March April May June July August September October November December".split()
-ENGLISH = ("en", "simple")
 YES = ("y", "yes", "true", "on", "1", "dmy")
+NUMBER = re.compile(r"\d+")
 ISO = re.compile(r"(\d{4})-(\d{1,2})(?:-(\d{1,2}))?")
 
-MARRIAGE_ENDS = {"div": "div.", "divorced": "div.", "divorce": "div.", "d": "died", "died": "died", "death": "died"}
-MARRIAGE_ENDS |= {
+CAPITALIZED = re.compile(r"[A-Z][a-z]{3,}")
+
+# Why a marriage ended: as it is written -> as it is shown.
+MARRIAGE_ENDS = {
+    "div": "div.",
+    "divorced": "div.",
+    "divorce": "div.",
+    "d": "died",
+    "died": "died",
+    "death": "died",
     "ann": "ann.",
     "annulled": "ann.",
     "sep": "sep.",
@@ -34,10 +42,12 @@ def month_number(text: str) -> int:
     """1 to 12 of a number or an English name, whole or its first three letters. Raises ValueError for anything else."""
     if text.isdigit() and 1 <= int(text) <= 12:
         return int(text)
-    names = [month for month in MONTHS if len(text) >= 3 and month.lower().startswith(text.lower().rstrip("."))]
-    if len(names) != 1:
+
+    begin = text.lower().rstrip(".")
+    found = [number for number, month in enumerate(MONTHS, 1) if month.lower().startswith(begin)]
+    if len(text) < 3 or len(found) != 1:
         raise ValueError(f"no month: {text[:20]!r}")
-    return MONTHS.index(names[0]) + 1
+    return found[0]
 
 
 def day_number(text: str) -> int:
@@ -48,7 +58,7 @@ def day_number(text: str) -> int:
 
 
 def year_number(text: str) -> int:
-    """Raises ValueError for a year that no calendar of Python has."""
+    """A year of up to four digits. Raises ValueError for anything else."""
     if not re.fullmatch(r"\d{1,4}", text):
         raise ValueError(f"no year: {text[:20]!r}")
     return int(text)
@@ -65,9 +75,10 @@ def show_date(year: str, month: str, day: str, language: str, day_first: bool) -
     name = MONTHS[number - 1]
     if not day:
         return f"{name} {year}".strip()
-    if not year:
-        return f"{day_number(day)} {name}" if day_first else f"{name} {day_number(day)}"
-    return f"{day_number(day)} {name} {year}" if day_first else f"{name} {day_number(day)}, {year}"
+    if day_first:
+        return f"{day_number(day)} {name} {year}".strip()
+    month_and_day = f"{name} {day_number(day)}"
+    return f"{month_and_day}, {year}" if year else month_and_day
 
 
 def foreign_date(year: int, month: int, day: str, language: str) -> str:
@@ -76,62 +87,82 @@ def foreign_date(year: int, month: int, day: str, language: str) -> str:
 
     date = datetime.date(year, month, day_number(day or "1"))
     if day:
-        return digits(format_date(date, "long", locale=locale(language)), language)
-    return digits(format_skeleton("yMMMM", date, locale=locale(language)), language)
+        shown = format_date(date, "long", locale=locale(language))
+    else:
+        shown = format_skeleton("yMMMM", date, locale=locale(language))
+    return digits(shown, language)
 
 
-def parts_of(arguments: dict[str, str], first: int = 1) -> tuple[str, str, str]:
+def parts_of(arguments: Arguments, first: int = 1) -> tuple[str, str, str]:
     """Year, month, day from three unnamed arguments, or from one that holds 1809-02-12."""
-    year, month, day = (arguments.get(str(place), "").strip() for place in range(first, first + 3))
+    year, month, day = texts_of(arguments, str(first), str(first + 1), str(first + 2))
     iso = ISO.fullmatch(year)
     if iso and not month:
         return iso[1], iso[2], iso[3] or ""
     return year, month, day
 
 
-def is_yes(arguments: dict[str, str], name: str) -> bool:
-    return arguments.get(name, "").strip().lower() in YES
+def shown_date(arguments: Arguments, language: str, first: int = 1) -> str:
+    """The date of three unnamed arguments, with the day first where |df= says so: `1809|2|12` -> February 12, 1809."""
+    year, month, day = parts_of(arguments, first)
+    return show_date(year, month, day, language, day_first=is_yes(arguments, "df"))
 
 
-def date(arguments: dict[str, str], language: str) -> str:
+def is_yes(arguments: Arguments, name: str) -> bool:
+    """Whether an argument like |df=y asks for something."""
+    return text_of(arguments, name).lower() in YES
+
+
+def date(arguments: Arguments, language: str) -> str:
     """A date: `1809|2|12` -> February 12, 1809; `1809|2|12|df=y` -> 12 February 1809; `7 May 1941` as it is written.
 
     Template:Start date, Birth date, End date, Death date. Leaves out the age that some of them show behind the date,
     zones other than UTC, and hidden dates for machines.
     """
-    year, month, day = parts_of(arguments)
+    year, month, _ = parts_of(arguments)
     if not year and not month:
         raise ValueError("a date without a year is that of today")
-    if not re.fullmatch(r"\d+", year):
+    if not NUMBER.fullmatch(year):
         return year
-    shown = show_date(year, month, day, language, day_first=is_yes(arguments, "df"))
 
-    hour, minute, second, zone = (arguments.get(str(place), "").strip() for place in (4, 5, 6, 7))
-    if not (hour.isdigit() and minute.isdigit() and int(hour) < 25):
+    shown = shown_date(arguments, language)
+    clock = clock_of(arguments)
+    if not clock:
         return shown
-    clock = ":".join([f"{int(hour):02}", f"{int(minute):02}", *([f"{int(second):02}"] if second.isdigit() else [])])
-    return f"{clock}, {shown}" + (" (UTC)" if zone == "Z" else "")
+    zone = " (UTC)" if text_of(arguments, "7") == "Z" else ""
+    return f"{clock}, {shown}{zone}"
 
 
-def film_date(arguments: dict[str, str], language: str) -> str:
+def clock_of(arguments: Arguments) -> str:
+    """The time of day from the unnamed arguments 4 to 6: `2008|11|1|9|5` -> 09:05; "" where none stands."""
+    hour, minute, second = texts_of(arguments, "4", "5", "6")
+    if not hour.isdigit() or not minute.isdigit() or int(hour) > 24:
+        return ""
+    clock = f"{int(hour):02}:{int(minute):02}"
+    if second.isdigit():
+        clock += f":{int(second):02}"
+    return clock
+
+
+def film_date(arguments: Arguments, language: str) -> str:
     """Dates and places of first nights: `2014|5|16|New York` -> May 16, 2014 (New York). Template:Film date.
 
     Four arguments are one date; a comma parts them.
     """
     shown: list[str] = []
     for place in range(1, 40, 4):
-        year, month, day = parts_of(arguments, place)
+        year, _, _ = parts_of(arguments, place)
         if not year:
             break
-        where = arguments.get(str(place + 3), "").strip()
-        text = show_date(year, month, day, language, day_first=is_yes(arguments, "df"))
-        shown.append(f"{text} ({where})" if where else text)
+        day = shown_date(arguments, language, place)
+        where = text_of(arguments, str(place + 3))
+        shown.append(f"{day} ({where})" if where else day)
     if not shown:
         raise ValueError("no date of a film")
     return ", ".join(shown)
 
 
-def date_sorting(arguments: dict[str, str], language: str) -> str:
+def date_sorting(arguments: Arguments, language: str) -> str:
     """A date of a table that can be sorted: `1777|12|16` -> 16 December 1777. Template:Date table sorting.
 
     |format= is dmy, mdy, my, y ...; |abbr=on shortens the month. Leaves out the sort key.
@@ -142,18 +173,20 @@ def date_sorting(arguments: dict[str, str], language: str) -> str:
     style = arguments.get("format", "dmy")
     if style in ("dm", "md"):
         year = ""
-    if style in ("my", "y") or "d" not in style:
-        day = ""
     if style == "y":
         month = ""
+    if "d" not in style:
+        day = ""
+
     is_before_christ = year.startswith("-")
-    text = show_date(year.lstrip("-"), month, day, language, day_first=not style.startswith("m"))
+    day_first = not style.startswith("m")
+    text = show_date(year.lstrip("-"), month, day, language, day_first)
     if arguments.get("abbr") == "on":
-        text = re.sub(r"[A-Z][a-z]{3,}", lambda match: match[0][:3], text)
-    return text + (" BC" if is_before_christ else "")
+        text = CAPITALIZED.sub(lambda match: match[0][:3], text)
+    return f"{text} BC" if is_before_christ else text
 
 
-def as_of(arguments: dict[str, str], language: str) -> str:
+def as_of(arguments: Arguments, language: str) -> str:
     """ "As of" and a date: `2010` -> As of 2010; `2010|1|3|lc=y` -> as of 3 January 2010; |since=y: Since 2010.
 
     Template:As of; |alt= is shown instead, |df=us puts the month first, |bare=y leaves the words out. Raises ValueError
@@ -165,67 +198,94 @@ def as_of(arguments: dict[str, str], language: str) -> str:
     if not year:
         raise ValueError("as of today")
 
-    american = arguments.get("df", "").lower() in ("us", "mdy")
-    is_number = re.fullmatch(r"\d+", year)
-    shown = show_date(year, month, day, language, day_first=not american) if is_number else year
-    before = arguments.get("pre", "").strip()
-    shown = f"{before} {shown}".strip() + arguments.get("post", "")
+    shown = year
+    if NUMBER.fullmatch(year):
+        month_first = arguments.get("df", "").lower() in ("us", "mdy")
+        shown = show_date(year, month, day, language, day_first=not month_first)
+    before = text_of(arguments, "pre")
+    behind = arguments.get("post", "")
+    shown = f"{before} {shown}".strip() + behind
     if is_yes(arguments, "bare"):
         return shown
+
     only_english(language)
     words = "Since" if arguments.get("since") else "As of"
-    return f"{words.lower() if arguments.get('lc') else words} {shown}"
+    if arguments.get("lc"):
+        words = words.lower()
+    return f"{words} {shown}"
 
 
-def before_years(word: str) -> Callable[[dict[str, str], str], str]:
-    """A twin that puts `word` before one year or two: fl. 1547–1580."""
-
-    def show(arguments: dict[str, str], language: str) -> str:
-        years = [arguments.get(place, "").strip() for place in ("1", "2")]
-        return f"{word} {'–'.join(year for year in years if year)}".strip()
-
-    return show
-
-
-def circa(arguments: dict[str, str], language: str) -> str:
+def circa(arguments: Arguments, language: str) -> str:
     """A year that is not known exactly: `1200` -> c. 1200; `1200|1250` -> c. 1200 – c. 1250; none -> c.
 
     Template:Circa.
     """
-    years = [arguments.get(place, "").strip() for place in ("1", "2")]
+    years = texts_of(arguments, "1", "2")
     shown = [f"c. {year}" for year in years if year]
     return " – ".join(shown) or "c."
 
 
-def century(arguments: dict[str, str], language: str) -> str:
+def floruit(arguments: Arguments, language: str) -> str:
+    """When somebody was active: `1547|1580` -> fl. 1547–1580. Template:Floruit."""
+    return before_years("fl.", arguments)
+
+
+def born(arguments: Arguments, language: str) -> str:
+    """`1980` -> b. 1980."""
+    return before_years("b.", arguments)
+
+
+def died(arguments: Arguments, language: str) -> str:
+    """`1980` -> d. 1980."""
+    return before_years("d.", arguments)
+
+
+def reign(arguments: Arguments, language: str) -> str:
+    """`1066|1087` -> r. 1066–1087."""
+    return before_years("r.", arguments)
+
+
+def before_years(word: str, arguments: Arguments) -> str:
+    """A word before one year or two: "fl." -> fl. 1547–1580."""
+    years = [year for year in texts_of(arguments, "1", "2") if year]
+    return f"{word} {'–'.join(years)}".strip()
+
+
+def century(arguments: Arguments, language: str) -> str:
     """`19` -> 19th century; `-1` -> 1st century BC. Template:Century."""
     only_english(language)
     number = int(arguments.get("1", ""))
-    return f"{ordinal_text(abs(number))} century" + (" BC" if number < 0 else "")
+    shown = f"{ordinal_text(abs(number))} century"
+    return f"{shown} BC" if number < 0 else shown
 
 
 # --- ages ---
 
 
 def full_date(year: str, month: str, day: str) -> datetime.date:
-    if not (year and month and day):
+    """The day that three texts name. Raises ValueError where one is empty or is no part of a date."""
+    if not year or not month or not day:
         raise ValueError("a date that is not whole: the age is not known to a year")
     return datetime.date(year_number(year), month_number(month), day_number(day))
 
 
-def two_dates(arguments: dict[str, str]) -> tuple[datetime.date, datetime.date]:
+def two_dates(arguments: Arguments) -> tuple[datetime.date, datetime.date]:
     """The two dates of a template of ages: six unnamed arguments, year1=, month1= ..., or two ISO dates."""
-    named = [[arguments.get(f"{part}{which}", "").strip() for part in ("year", "month", "day")] for which in (1, 2)]
-    if named[0][0] and named[1][0]:
-        return full_date(*named[0]), full_date(*named[1])
-    if ISO.fullmatch(arguments.get("1", "").strip()) and ISO.fullmatch(arguments.get("2", "").strip()):
-        return full_date(*parts_of({"1": arguments["1"]})), full_date(*parts_of({"1": arguments["2"]}))
-    if not arguments.get("4", "").strip():
+    first = texts_of(arguments, "year1", "month1", "day1")
+    last = texts_of(arguments, "year2", "month2", "day2")
+    if first[0] and last[0]:
+        return full_date(*first), full_date(*last)
+
+    iso_first, iso_last = texts_of(arguments, "1", "2")
+    if ISO.fullmatch(iso_first) and ISO.fullmatch(iso_last):
+        return full_date(*parts_of({"1": iso_first})), full_date(*parts_of({"1": iso_last}))
+    if not text_of(arguments, "4"):
         raise ValueError("the age today is not known")
     return full_date(*parts_of(arguments)), full_date(*parts_of(arguments, 4))
 
 
 def years_between(first: datetime.date, last: datetime.date) -> int:
+    """Whole years from one day to another: to 2003-07-14, 13 from 1989-07-23."""
     return last.year - first.year - ((last.month, last.day) < (first.month, first.day))
 
 
@@ -238,22 +298,24 @@ def same_day(first: datetime.date, year: int) -> datetime.date:
 
 
 def counted(number: int, name: str) -> str:
-    return f"{number:,} {name}" + ("" if number == 1 else "s")
+    """A number with a noun: 1 year, 2 years."""
+    ending = "" if number == 1 else "s"
+    return f"{number:,} {name}{ending}"
 
 
-def age(arguments: dict[str, str], language: str) -> str:
+def age(arguments: Arguments, language: str) -> str:
     """Years between two dates: `1989|7|23|2003|7|14` -> 13. Template:Age; ValueError for an age today."""
     first, last = two_dates(arguments)
     return str(years_between(first, last))
 
 
-def age_in_days(arguments: dict[str, str], language: str) -> str:
+def age_in_days(arguments: Arguments, language: str) -> str:
     """Days between two dates: `2003|7|1|2003|7|14` -> 13. Template:Age in days."""
     first, last = two_dates(arguments)
     return f"{(last - first).days:,}".replace("-", "−")
 
 
-def age_in_years_and_days(arguments: dict[str, str], language: str) -> str:
+def age_in_years_and_days(arguments: Arguments, language: str) -> str:
     """`1989|7|23|2003|7|14` -> 13 years, 356 days. Template:Age in years and days."""
     only_english(language)
     first, last = two_dates(arguments)
@@ -262,64 +324,86 @@ def age_in_years_and_days(arguments: dict[str, str], language: str) -> str:
     return f"{counted(years, 'year')}, {counted(days, 'day')}"
 
 
-def age_in_years_months_days(arguments: dict[str, str], language: str) -> str:
+def age_in_years_months_days(arguments: Arguments, language: str) -> str:
     """`2001|1|10|2003|3|14` -> 2 years, 2 months, 4 days. Template:Age in years, months and days.
 
     Parts of 0 are left out.
     """
     only_english(language)
     first, last = two_dates(arguments)
-    months = (last.year - first.year) * 12 + last.month - first.month - (last.day < first.day)
-    year, month = divmod(first.month - 1 + months, 12)
-    start = datetime.date(first.year + year, month + 1, 1) + datetime.timedelta(days=first.day - 1)
+    all_months = months_between(first, last)
+    start = months_later(first, all_months)
     days = (last - start).days
-    parts = [(months // 12, "year"), (months % 12, "month"), (days, "day")]
-    return ", ".join(counted(number, name) for number, name in parts if number) or "0 days"
+
+    years, months = divmod(all_months, 12)
+    parts = [(years, "year"), (months, "month"), (days, "day")]
+    shown = [counted(number, name) for number, name in parts if number]
+    return ", ".join(shown) or "0 days"
 
 
-def death_date_and_age(arguments: dict[str, str], language: str) -> str:
+def months_between(first: datetime.date, last: datetime.date) -> int:
+    """Whole months from one day to another."""
+    months = 12 * (last.year - first.year) + last.month - first.month
+    return months - 1 if last.day < first.day else months
+
+
+def months_later(day: datetime.date, months: int) -> datetime.date:
+    """The same day so many months later; 3 March for 31 February."""
+    year, month = divmod(day.month - 1 + months, 12)
+    first_of_month = datetime.date(day.year + year, month + 1, 1)
+    return first_of_month + datetime.timedelta(days=day.day - 1)
+
+
+def death_date_and_age(arguments: Arguments, language: str) -> str:
     """`1865|4|15|1809|2|12` -> April 15, 1865 (aged 56). Template:Death date and age."""
-    year, month, day = parts_of(arguments)
-    shown = show_date(year, month, day, language, day_first=is_yes(arguments, "df"))
-    birth = parts_of(arguments, 4)
-    if not birth[0]:
+    shown = shown_date(arguments, language)
+    birth_year, birth_month, birth_day = parts_of(arguments, 4)
+    if not birth_year:
         return shown
-    if month and day and birth[1] and birth[2]:
-        lived = str(years_between(full_date(*birth), full_date(year, month, day)))
+
+    year, month, day = parts_of(arguments)
+    if month and day and birth_month and birth_day:
+        birth = full_date(birth_year, birth_month, birth_day)
+        death = full_date(year, month, day)
+        lived = str(years_between(birth, death))
     else:
-        years = year_number(year) - year_number(birth[0])
+        years = year_number(year) - year_number(birth_year)
         lived = f"{years - 1}–{years}"
     return f"{shown} (aged {lived})" if language in ENGLISH else f"{shown} ({lived})"
 
 
-def death_year_and_age(arguments: dict[str, str], language: str) -> str:
+def death_year_and_age(arguments: Arguments, language: str) -> str:
     """`1950|1900` -> 1950 (aged 49–50). Template:Death year and age; the third argument is the month of death."""
     death, birth, month = parts_of(arguments)
     return death_date_and_age({"1": death, "2": month, "4": birth}, language)
 
 
-def marriage(arguments: dict[str, str], language: str) -> str:
+def marriage(arguments: Arguments, language: str) -> str:
     """`Maria Nys|1919|1955|end=died` -> Maria Nys (m. 1919; died 1955). Template:Marriage."""
     name, start, end = parts_of(arguments)
-    reason = MARRIAGE_ENDS.get(arguments.get("end", arguments.get("reason", "")).strip().lower().rstrip("."), "")
     if not start:
         return name
     if not end:
         return f"{name} (m. {start})"
-    return f"{name} (m. {start}; {reason} {end})" if reason else f"{name} (m. {start}–{end})"
+
+    written = arguments.get("end", arguments.get("reason", ""))
+    reason = MARRIAGE_ENDS.get(written.strip().lower().rstrip("."))
+    if reason:
+        return f"{name} (m. {start}; {reason} {end})"
+    return f"{name} (m. {start}–{end})"
 
 
-DATES: dict[str, Callable[[dict[str, str], str], str]] = {
+DATES: dict[str, Twin] = {
     "date": date,
     "birth_date_and_age": date,
     "film_date": film_date,
     "date_sorting": date_sorting,
     "as_of": as_of,
     "circa": circa,
-    "floruit": before_years("fl."),
-    "born": before_years("b."),
-    "died": before_years("d."),
-    "reign": before_years("r."),
+    "floruit": floruit,
+    "born": born,
+    "died": died,
+    "reign": reign,
     "century": century,
     "age": age,
     "age_in_days": age_in_days,

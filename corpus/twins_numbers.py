@@ -6,21 +6,37 @@ one it would be thirty-one halves.
 """
 
 import functools
-import math
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
 from corpus.locales import digits as script_digits
 from corpus.locales import formatted_number, number_marks
+from corpus.twins_arguments import Arguments, Twin, first_of, only_english, text_of, texts_of
 
 NUMBER = r"[+−-]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)"  # as the English Wikipedia writes it
 COMMA_DECIMAL = re.compile(r"[+−-]?(?:\d{1,3}(?:[. ]\d{3})+|\d+),\d+")  # 1.234,5 where it is so
 PLAIN = re.compile(r"([+−-]?)(\d*)(?:\.(\d*))?(?:[eE]([+−-]?\d{1,3}))?")
 MIXED = re.compile(r"([+−-]?)(?:(\d+)(?:\s*\+\s*|\s*-\s*|\s+))?(\d+)(?:/{1,2}|⁄)(\d+)")
-VULGAR = {"½": "1/2", "⅓": "1/3", "⅔": "2/3", "¼": "1/4", "¾": "3/4", "⅛": "1/8", "⅜": "3/8", "⅝": "5/8", "⅞": "7/8"}
-HALF = Fraction(1, 2)
+MINUS_SIGNS = ("-", "−")
+LONGEST_NUMBER = 60  # characters
+LARGEST_EXPONENT = 200
+VULGAR = {
+    "½": "1/2",
+    "⅓": "1/3",
+    "⅔": "2/3",
+    "¼": "1/4",
+    "¾": "3/4",
+    "⅛": "1/8",
+    "⅜": "3/8",
+    "⅝": "5/8",
+    "⅞": "7/8",
+}
+GROUP_END = re.compile(r"(?<=\d)(?=(?:\d{3})+$)")  # in 1234567: behind 1 and 4
+SIGNED_NUMBER = re.compile(r"([+−-]?)(\d*)(?:\.(\d*))?")
+UNIT_POWER = re.compile(r"(?<=[A-Za-zμΩ])([−-]?\d)(?![\d])")  # the 2 of m/s2
+UNIT_PRODUCT = re.compile(r"(?<=[A-Za-zμΩ²³])[.*](?=[A-Za-zμΩ])")  # the point of kg.m
+SUM = re.compile(r"\w\s*[+−–-]\s*\w")
 SUPERSCRIPTS = str.maketrans("0123456789+-−()=n", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻⁽⁾⁼ⁿ")
 SUBSCRIPTS = str.maketrans("0123456789+-−()", "₀₁₂₃₄₅₆₇₈₉₊₋₋₍₎")
 
@@ -47,37 +63,73 @@ class Number:
 
 def parse_number(text: str, language: str = "en") -> Number:
     """The number in a text: 1,234.5, −3, 1.5e6, 1/2, 3+1/2, 3½. Raises ValueError when it holds anything else."""
-    cleaned = text.replace("&minus;", "−").replace("&nbsp;", " ").replace("&#8722;", "−").strip()
+    cleaned = text.replace("&minus;", "−")
+    cleaned = cleaned.replace("&#8722;", "−")
+    cleaned = cleaned.replace("&nbsp;", " ").strip()
     if not cleaned.isascii():
         for sign, fraction in VULGAR.items():
             cleaned = cleaned.replace(sign, f" {fraction}").strip()
 
     mixed = MIXED.fullmatch(cleaned)
     if mixed:
-        sign, whole, numerator, denominator = mixed.groups()
-        if not int(denominator):
-            raise ValueError(f"a fraction over 0: {text!r}")
-        size = int(whole or 0) + Fraction(int(numerator), int(denominator))
-        value = -size if sign in ("-", "−") and sign else size
-        return Number(value, "", 0, 0, int(whole or 0), int(numerator), int(denominator))
+        return mixed_number(mixed, text)
 
-    if number_marks(language)[1] == "," and COMMA_DECIMAL.fullmatch(cleaned):
+    _, decimal_mark = number_marks(language)
+    if decimal_mark == "," and COMMA_DECIMAL.fullmatch(cleaned):
         cleaned = cleaned.replace(".", "").replace(",", ".")
-    cleaned = cleaned.replace(",", "").replace(" ", "").replace("'", "")
+    for mark in (",", " ", "'"):
+        cleaned = cleaned.replace(mark, "")
+
     plain = PLAIN.fullmatch(cleaned)
-    if not plain or not (plain[2] or plain[3]) or len(cleaned) > 60:
+    if not plain or len(cleaned) > LONGEST_NUMBER:
+        raise ValueError(f"no number: {text[:40]!r}")
+    return plain_number(plain, text)
+
+
+def mixed_number(match: re.Match, text: str) -> Number:
+    """The number of a match of MIXED: 3+1/2. `text`: what was written."""
+    sign, whole_digits, *fraction = match.groups()
+    whole = int(whole_digits or 0)
+    numerator, denominator = (int(digits) for digits in fraction)
+    if not denominator:
+        raise ValueError(f"a fraction over 0: {text!r}")
+
+    size = whole + Fraction(numerator, denominator)
+    return Number(
+        value=-size if sign in MINUS_SIGNS else size,
+        digits="",
+        decimals=0,
+        whole=whole,
+        numerator=numerator,
+        denominator=denominator,
+    )
+
+
+def plain_number(match: re.Match, text: str) -> Number:
+    """The number of a match of PLAIN: -12.50, 1.5e6. `text`: what was written."""
+    sign, whole, behind, exponent_digits = match.groups()
+    behind = behind or ""
+    if not whole and not behind:
         raise ValueError(f"no number: {text[:40]!r}")
 
-    sign, whole, behind, exponent = plain.groups()
-    ten = int((exponent or "0").replace("−", "-"))
-    if abs(ten) > 200:
+    exponent = 0
+    if exponent_digits:
+        exponent = int(exponent_digits.replace("−", "-"))
+    if abs(exponent) > LARGEST_EXPONENT:
         raise ValueError(f"a number too large to show: {text[:40]!r}")
-    behind = behind or ""
-    size = Fraction(int(whole + behind), 10 ** len(behind))
-    if ten:
-        size *= ten_to(ten)
-    written = (whole.lstrip("0") or "0") + (f".{behind}" if behind else "")
-    return Number(-size if sign in ("-", "−") and sign else size, written, len(behind), ten)
+
+    size = Fraction(int(whole + behind), 10 ** len(behind))  # 12.50 is 1250 / 100
+    if exponent:
+        size *= ten_to(exponent)
+    written = whole.lstrip("0") or "0"
+    if behind:
+        written += f".{behind}"
+    return Number(
+        value=-size if sign in MINUS_SIGNS else size,
+        digits=written,
+        decimals=len(behind),
+        exponent=exponent,
+    )
 
 
 @functools.lru_cache(maxsize=1000)  # powers of fractions are slow
@@ -87,13 +139,20 @@ def ten_to(exponent: int) -> Fraction:
 
 
 def grouped(number: str, language: str = "en", mark: str | None = None) -> str:
-    """ "1234567.5" -> "1,234,567.5", as the language writes it; with `mark` between groups ("" for none)."""
+    """The digits in groups, as the language writes them: "1234567.5" -> "1,234,567.5".
+
+    mark: what stands between groups instead; "" for none.
+    """
     if mark is None:
-        return formatted_number(number, language).replace("\xa0", " ").replace("\u202f", " ")
+        shown = formatted_number(number, language)
+        return shown.replace("\xa0", " ").replace("\u202f", " ")
+
     whole, point, behind = number.partition(".")
-    groups = re.sub(r"(?<=\d)(?=(?:\d{3})+$)", lambda _: mark, whole)
-    decimal = number_marks(language)[1] if point else ""
-    return script_digits(groups + decimal + behind, language)
+    if mark:
+        whole = GROUP_END.sub(lambda _: mark, whole)
+    if point:
+        _, point = number_marks(language)
+    return script_digits(whole + point + behind, language)
 
 
 def digits(number: str, language: str) -> str:
@@ -103,11 +162,20 @@ def digits(number: str, language: str) -> str:
 
 def rounded(value: Fraction, precision: int) -> str:
     """`value`, not negative, with so many digits behind the point; halves go up. Negative: zeros before it."""
-    whole = math.floor(value * ten_to(precision) + HALF)
     if precision <= 0:
-        return str(whole * 10**-precision)
-    text = str(whole).rjust(precision + 1, "0")
-    return f"{text[:-precision]}.{text[-precision:]}"
+        zeros = 10**-precision
+        return str(half_up(value / zeros) * zeros)
+
+    hundredths = half_up(value * 10**precision)  # for a precision of 2
+    digits_shown = str(hundredths).rjust(precision + 1, "0")
+    whole = digits_shown[:-precision]
+    behind = digits_shown[-precision:]
+    return f"{whole}.{behind}"
+
+
+def half_up(value: Fraction) -> int:
+    """The nearest whole number; the next one for a half: 2.5 -> 3."""
+    return (2 * value.numerator + value.denominator) // (2 * value.denominator)
 
 
 def superscript(text: str) -> str:
@@ -126,13 +194,23 @@ def power_of_ten(exponent: int | str) -> str:
 def mixed_fraction(whole: int | str, numerator: int | str, denominator: int | str) -> str:
     """3, 1, 2 -> "3 1⁄2"; without a whole number "1⁄2"."""
     fraction = f"{numerator}⁄{denominator}"
-    return f"{whole} {fraction}" if whole and str(whole) != "0" else fraction
+    has_whole = str(whole) not in ("", "0")
+    return f"{whole} {fraction}" if has_whole else fraction
 
 
-ONES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
-ONES_LIST = (ONES + " eighteen nineteen").split()
+# --- English words ---
+
+ONES = """
+zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen
+nineteen
+""".split()
 TENS = "_ _ twenty thirty forty fifty sixty seventy eighty ninety".split()
-THOUSANDS = ((10**12, "trillion"), (10**9, "billion"), (10**6, "million"), (1000, "thousand"))
+THOUSANDS = {
+    10**12: "trillion",
+    10**9: "billion",
+    10**6: "million",
+    10**3: "thousand",
+}
 
 
 def in_words(number: int) -> str:
@@ -141,102 +219,127 @@ def in_words(number: int) -> str:
         raise ValueError(f"a number too large for words: {number}")
     if number < 0:
         return "minus " + in_words(-number)
-    for size, name in THOUSANDS:
-        if number >= size:
-            count, rest = divmod(number, size)
-            glue = " and " if 0 < rest < 100 else ", " if rest and size > 1000 else " "
-            return f"{in_words(count)} {name}" + (glue + in_words(rest) if rest else "")
+    if number >= 1000:
+        return thousands_in_words(number)
     if number >= 100:
         count, rest = divmod(number, 100)
-        return f"{ONES_LIST[count]} hundred" + (f" and {in_words(rest)}" if rest else "")
+        hundreds = f"{ONES[count]} hundred"
+        return f"{hundreds} and {in_words(rest)}" if rest else hundreds
     if number >= 20:
         ten, one = divmod(number, 10)
-        return TENS[ten] + (f"-{ONES_LIST[one]}" if one else "")
-    return ONES_LIST[number]
+        return f"{TENS[ten]}-{ONES[one]}" if one else TENS[ten]
+    return ONES[number]
+
+
+def thousands_in_words(number: int) -> str:
+    """A number from 1000 on: 2_000_500 -> two million, five hundred; 1005 -> one thousand and five."""
+    size = max(size for size in THOUSANDS if size <= number)
+    count, rest = divmod(number, size)
+    words = f"{in_words(count)} {THOUSANDS[size]}"
+    if not rest:
+        return words
+
+    glue = " "
+    if rest < 100:
+        glue = " and "
+    elif size > 1000:
+        glue = ", "
+    return words + glue + in_words(rest)
 
 
 # --- {{val}}, {{frac}} ---
 
 
-def marked(number: str, mark: str = "") -> str:
-    """A number with `mark` between groups of three digits before its point and a minus sign that is one."""
-    sign, whole, behind = re.fullmatch(r"([+−-]?)(\d*)(?:\.(\d*))?", number).groups()
-    whole = grouped(whole or "0", "en", mark)
-    return sign.replace("-", "−") + whole + (f".{behind}" if behind else "")
-
-
-def value_text(text: str, mark: str) -> str:
-    """A number of {{val}}: digits grouped, an uncertainty in brackets kept: 1.00794(7)."""
-    number, bracket, uncertainty = text.replace(",", "").replace("&minus;", "-").replace("+-", "±").partition("(")
-    try:
-        shown = marked(number.strip(), mark)
-    except AttributeError:
-        shown = number.strip()
-    return shown + bracket + uncertainty
-
-
-def val(arguments: dict[str, str], language: str) -> str:
+def val(arguments: Arguments, language: str) -> str:
     """A scientific value: `6.2|e=18|u=kg` -> 6.2×10¹⁸ kg; `1.5|0.1|u=m` -> 1.5±0.1 m.
 
     Template:Val. Leaves out the gaps between groups of digits: they are margins, the text of the page holds no spaces.
     Leaves out sort keys and links, too (ul=, upl= show the same unit).
     """
-    get = lambda name: arguments.get(name, "").strip()  # noqa: E731
-    mark = "," if get("fmt") == "commas" else ""
-    number = get("1")
-    uncertainties = [get("2"), get("3")]
+    mark = "," if text_of(arguments, "fmt") == "commas" else ""
+    number = text_of(arguments, "1")
+    uncertainty = val_uncertainty(arguments, mark)
+    text = value_text(number, mark) + uncertainty
 
-    text = value_text(number, mark)
-    if uncertainties[1] and uncertainties[0]:
-        plus, minus = (value_text(part.lstrip("+-−"), mark) for part in uncertainties)
-        text += f" +{plus} −{minus}" if plus != minus else f"±{plus}"
-    elif uncertainties[0].startswith("("):
-        text += uncertainties[0]
-    elif uncertainties[0]:
-        text += "±" + value_text(uncertainties[0].lstrip("±"), mark)
-
-    exponent = get("e") or get("10^") or get("e10")
+    exponent = first_of(arguments, "e", "10^", "e10")
+    unit = val_unit(first_of(arguments, "u", "ul"))
+    divisor = val_unit(first_of(arguments, "up", "upl"))
     has_uncertainty = "±" in text or " +" in text
-    unit = val_unit(get("u") or get("ul"))
-    divisor = val_unit(get("up") or get("upl"))
-    if exponent:
-        text = f"({text})" if has_uncertainty else text
-        text = f"{text}×{power_of_ten(exponent)}" if number else power_of_ten(exponent)
-    elif has_uncertainty and (unit or divisor) and unit in ("%", "°", "°C"):
+    if has_uncertainty and (exponent or unit in ("%", "°", "°C")):
         text = f"({text})"
+    if exponent:
+        times = "×" if number else ""
+        text = (text if number else "") + times + power_of_ten(exponent)
     if not text:
         raise ValueError("val without a number")
 
-    unit = f"{unit}/{divisor}" if divisor else unit
-    space = "" if not unit or unit.startswith(("%", "°", "′", "″", "/")) and not unit.startswith(("°C", "°F")) else " "
-    end = get("end") or get("s") or get("suf") or get("suffix")
-    return f"{get('p') or get('pre') or get('prefix')}{text}{end}{space}{unit}"
+    if divisor:
+        unit = f"{unit}/{divisor}"
+    is_temperature = unit.startswith(("°C", "°F"))
+    is_tight = unit.startswith(("%", "°", "′", "″", "/")) and not is_temperature
+    space = "" if is_tight or not unit else " "
+    before = first_of(arguments, "p", "pre", "prefix")
+    behind = first_of(arguments, "end", "s", "suf", "suffix")
+    return before + text + behind + space + unit
+
+
+def val_uncertainty(arguments: Arguments, mark: str) -> str:
+    """How well the value of {{val}} is known: ±0.1, +0.2 −0.1, (7); "" where the call does not say."""
+    first, second = texts_of(arguments, "2", "3")
+    if first and second:
+        plus = value_text(first.lstrip("+-−"), mark)
+        minus = value_text(second.lstrip("+-−"), mark)
+        return f"±{plus}" if plus == minus else f" +{plus} −{minus}"
+    if first.startswith("("):
+        return first
+    if first:
+        return "±" + value_text(first.lstrip("±"), mark)
+    return ""
+
+
+def value_text(text: str, mark: str) -> str:
+    """A number of {{val}}: digits grouped, an uncertainty in brackets kept: 1.00794(7)."""
+    text = text.replace(",", "")
+    text = text.replace("&minus;", "-")
+    text = text.replace("+-", "±")
+    number, bracket, uncertainty = text.partition("(")
+    return marked(number.strip(), mark) + bracket + uncertainty
+
+
+def marked(text: str, mark: str) -> str:
+    """A number with `mark` between groups of three digits before its point; anything else as it is."""
+    number = SIGNED_NUMBER.fullmatch(text)
+    if not number:
+        return text
+    sign, whole, behind = number.groups()
+    shown = sign.replace("-", "−") + grouped(whole or "0", "en", mark)
+    return f"{shown}.{behind}" if behind else shown
 
 
 def val_unit(unit: str) -> str:
     """The unit of {{val}}: `m/s2` -> m/s², `kg.m` -> kg⋅m."""
-    unit = re.sub(r"(?<=[A-Za-zμΩ])([−-]?\d)(?![\d])", lambda match: superscript(match[1]), unit)
-    return re.sub(r"(?<=[A-Za-zμΩ²³])[.*](?=[A-Za-zμΩ])", "⋅", unit)
+    unit = UNIT_POWER.sub(lambda match: superscript(match[1]), unit)
+    return UNIT_PRODUCT.sub("⋅", unit)
 
 
-def frac(arguments: dict[str, str], language: str) -> str:
+def frac(arguments: Arguments, language: str) -> str:
     """A fraction: `1|2` -> 1⁄2; `3|1|2` -> 3 1⁄2; `3` -> 1⁄3. Template:Frac; also Template:Sfrac, which stacks them."""
-    parts = [arguments.get(str(place), "").strip() for place in (1, 2, 3)]
+    first, second, third = texts_of(arguments, "1", "2", "3")
     if arguments.get("4"):
         raise ValueError("a fraction of more than three numbers")
-    if parts[2]:
-        return mixed_fraction(*parts)
-    if parts[1]:
-        return mixed_fraction("", plain_term(parts[0]), plain_term(parts[1]))
-    if parts[0]:
-        return mixed_fraction("", 1, parts[0])
+    if third:
+        return mixed_fraction(first, second, third)
+    if second:
+        return mixed_fraction("", plain_term(first), plain_term(second))
+    if first:
+        return mixed_fraction("", 1, first)
     return "⁄"
 
 
 def plain_term(text: str) -> str:
     """A numerator or denominator; in brackets when it is a sum."""
-    bare = text.replace("''", "")
-    return f"({text})" if re.search(r"\w\s*[+−–-]\s*\w", bare) else text
+    without_italics = text.replace("''", "")
+    return f"({text})" if SUM.search(without_italics) else text
 
 
 # --- smaller ones ---
@@ -244,17 +347,15 @@ def plain_term(text: str) -> str:
 
 def ordinal_text(number: int) -> str:
     """1 -> 1st, 12 -> 12th, 23 -> 23rd."""
-    ending = "th" if number // 10 % 10 == 1 else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    ten = number // 10 % 10
+    if ten == 1:
+        return f"{number}th"
+    endings = {1: "st", 2: "nd", 3: "rd"}
+    ending = endings.get(number % 10, "th")
     return f"{number}{ending}"
 
 
-def only_english(language: str) -> None:
-    """Raise ValueError for a template with English words in a wiki of another language: what it shows is not known."""
-    if language not in ("en", "simple"):
-        raise ValueError(f"the words of this template are not known in {language!r}")
-
-
-def first_integer(arguments: dict[str, str]) -> int:
+def first_integer(arguments: Arguments) -> int:
     """The first argument as a whole number. Raises ValueError when it is none."""
     number = parse_number(arguments.get("1", ""))
     if number.value.denominator != 1:
@@ -262,101 +363,163 @@ def first_integer(arguments: dict[str, str]) -> int:
     return int(number.value)
 
 
-def num(arguments: dict[str, str], language: str) -> str:
+def num(arguments: Arguments, language: str) -> str:
     """A number with its digits in groups: `10000` -> 10,000; text stays. Template:Num, Template:Nts (no sort key)."""
-    text = arguments.get("1", "").strip()
+    text = text_of(arguments, "1")
     try:
         number = parse_number(text, language)
     except ValueError:
         return text
     if number.denominator or number.exponent:
         return text
-    shown = ("−" if number.is_negative else "") + grouped(number.digits, language)
-    return arguments.get("prefix", "") + shown + arguments.get("suffix", "")
+
+    sign = "−" if number.is_negative else ""
+    prefix = arguments.get("prefix", "")
+    suffix = arguments.get("suffix", "")
+    return prefix + sign + grouped(number.digits, language) + suffix
 
 
-def gaps(arguments: dict[str, str], language: str) -> str:
+def gaps(arguments: Arguments, language: str) -> str:
     """Groups of digits as one number: `1|234|567|u=m` -> 1234567 m. Template:Gaps; the gaps are margins, no spaces."""
-    groups = [arguments[str(place)] for place in range(1, 30) if arguments.get(str(place))]
-    exponent = f"×{power_of_ten(arguments['e'])}" if arguments.get("e") else ""
-    unit = f" {val_unit(arguments['u'])}" if arguments.get("u") else ""
-    return arguments.get("lhs", "") + "".join(groups) + arguments.get("rhs", "") + exponent + unit
+    number = "".join(arguments.get(str(place), "") for place in range(1, 30))
+    shown = arguments.get("lhs", "") + number + arguments.get("rhs", "")
+    exponent = arguments.get("e")
+    if exponent:
+        shown += f"×{power_of_ten(exponent)}"
+    unit = arguments.get("u")
+    if unit:
+        shown += f" {val_unit(unit)}"
+    return shown
 
 
-def raised(arguments: dict[str, str], language: str) -> str:
+def raised(arguments: Arguments, language: str) -> str:
     """A power: `24` -> ²⁴; with |times=10 -> ×10²⁴. Template:Sup, Template:E. Letters stay as they are."""
-    text = superscript(arguments.get("1", "").strip())
+    text = superscript(text_of(arguments, "1"))
     return f"×10{text}" if arguments.get("times") else text
 
 
-def ordinal(arguments: dict[str, str], language: str) -> str:
+def ordinal(arguments: Arguments, language: str) -> str:
     """`2` -> 2nd. Template:Ordinal (English)."""
     only_english(language)
     return ordinal_text(first_integer(arguments))
 
 
-def number_in_words(arguments: dict[str, str], language: str) -> str:
+def number_in_words(arguments: Arguments, language: str) -> str:
     """`121` -> one hundred and twenty-one. Template:Number to words; |case=u begins with a capital."""
     only_english(language)
     words = in_words(first_integer(arguments))
-    return words.capitalize() if arguments.get("case", "").lower().startswith("u") else words
+    with_capital = arguments.get("case", "").lower().startswith("u")
+    return words.capitalize() if with_capital else words
 
 
-def ordinal_in_words(arguments: dict[str, str], language: str) -> str:
+IRREGULAR_ORDINALS = {
+    "one": "first",
+    "two": "second",
+    "three": "third",
+    "five": "fifth",
+    "eight": "eighth",
+    "nine": "ninth",
+    "twelve": "twelfth",
+}
+
+
+def ordinal_in_words(arguments: Arguments, language: str) -> str:
     """`21` -> twenty-first. Template:Ordinal to word."""
     only_english(language)
     words = in_words(first_integer(arguments))
-    begin, last = re.fullmatch(r"(.*?)(\w+)", words).groups()
-    irregular = {"one": "first", "two": "second", "three": "third", "five": "fifth", "eight": "eighth", "nine": "ninth"}
-    ending = last[:-1] + "ieth" if last.endswith("ty") else last + "th"
-    return begin + irregular.get(last, "twelfth" if last == "twelve" else ending)
+    last = re.split(r"\W", words)[-1]
+    before = words.removesuffix(last)
+    if last in IRREGULAR_ORDINALS:
+        return before + IRREGULAR_ORDINALS[last]
+    if last.endswith("ty"):
+        return before + last.removesuffix("y") + "ieth"
+    return before + last + "th"
 
 
-def roman(arguments: dict[str, str], language: str) -> str:
+ROMAN = {
+    "M": 1000,
+    "CM": 900,
+    "D": 500,
+    "CD": 400,
+    "C": 100,
+    "XC": 90,
+    "L": 50,
+    "XL": 40,
+    "X": 10,
+    "IX": 9,
+    "V": 5,
+    "IV": 4,
+    "I": 1,
+}
+
+
+def roman(arguments: Arguments, language: str) -> str:
     """`1987` -> MCMLXXXVII. Template:Roman; ValueError beyond 1 to 3999 (the template's text for them: argument 2)."""
     rest = first_integer(arguments)
     if not 0 < rest < 4000:
         if arguments.get("2"):
             return arguments["2"]
         raise ValueError(f"no Roman numeral: {rest}")
+
     text = ""
-    values = (1000, 900, 500, 400, 100, 90, 50, 40, 10, 9, 5, 4, 1)
-    for value, letters in zip(values, "M CM D CD C XC L XL X IX V IV I".split(), strict=True):
-        text += letters * (rest // value)
-        rest %= value
+    for letters, value in ROMAN.items():
+        count, rest = divmod(rest, value)
+        text += letters * count
     return text
 
 
-def percentage(arguments: dict[str, str], language: str) -> str:
+def percentage(arguments: Arguments, language: str) -> str:
     """`1|3` -> 33%; `1|3|1` -> 33.3%. Template:Percentage."""
-    part, whole = (parse_number(arguments.get(place, "")).value for place in ("1", "2"))
+    part = parse_number(arguments.get("1", "")).value
+    whole = parse_number(arguments.get("2", "")).value
     if not whole:
         raise ValueError("a share of 0")
-    places = max(0, min(int(arguments.get("3", "").strip() or 0), 10))
+
+    places = int(text_of(arguments, "3") or 0)
+    places = max(0, min(places, 10))
     share = 100 * part / whole
-    text = rounded(abs(share), places)
-    return ("−" if share < 0 else "") + grouped(text, language) + "%"
+    sign = "−" if share < 0 else ""
+    number = rounded(abs(share), places)
+    return sign + grouped(number, language) + "%"
 
 
-def rupees(arguments: dict[str, str], language: str) -> str:
+RUPEES = {
+    "k": "thousand",
+    "l": "lakh",
+    "c": "crore",
+    "lc": "lakh crore",
+    "m": "million",
+    "b": "billion",
+    "t": "trillion",
+}
+
+
+def rupees(arguments: Arguments, language: str) -> str:
     """An amount of Indian rupees: `1.5|c` -> ₹1.5 crore. Template:INRConvert; leaves out the amount in dollars."""
-    sizes = {"k": "thousand", "l": "lakh", "c": "crore", "lc": "lakh crore", "m": "million", "b": "billion"}
-    sizes |= {"t": "trillion"}
-    size = sizes.get(arguments.get("2", "").strip().lower(), "")
-    return f"₹{num({'1': arguments.get('1', '')}, language)} {size}".strip()
+    size = RUPEES.get(text_of(arguments, "2").lower(), "")
+    number = num({"1": arguments.get("1", "")}, language)
+    return f"₹{number} {size}".strip()
 
 
-def currency(arguments: dict[str, str], language: str) -> str:
+CURRENCY_SIGNS = {
+    "USD": "US$",
+    "AUD": "A$",
+}
+
+
+def currency(arguments: Arguments, language: str) -> str:
     """An amount with the sign of its currency: `1000|EUR` -> €1,000. Template:Currency; signs are those of CLDR."""
     from babel.numbers import get_currency_symbol
 
-    code = (arguments.get("2") or arguments.get("type") or "USD").strip().upper()
-    sign = {"USD": "US$", "AUD": "A$"}.get(code) or get_currency_symbol(code, locale="en")
+    code = arguments.get("2") or arguments.get("type") or "USD"
+    code = code.strip().upper()
+    sign = CURRENCY_SIGNS.get(code) or get_currency_symbol(code, locale="en")
     space = " " if sign[-1].isalpha() else ""
-    return sign + space + num({"1": arguments.get("1") or arguments.get("amount", "")}, language)
+    amount = arguments.get("1") or arguments.get("amount", "")
+    return sign + space + num({"1": amount}, language)
 
 
-NUMBERS: dict[str, Callable[[dict[str, str], str], str]] = {
+NUMBERS: dict[str, Twin] = {
     "val": val,
     "frac": frac,
     "num": num,
