@@ -4,7 +4,7 @@ A twin is a function of the arguments of a call ({"1": "180", "2": "km", "abbr":
 returns wikitext, or raises ValueError when the call does not say what a reader sees (an age today, an inflated price):
 then the sentence has a hole. A table of templates calls them: {{#python:convert|abbr=on}}.
 
-    twins_convert.py      measures and their conversion; units.py, units.txt
+    twins_convert.py      measures and their conversion; convert_call.py, units.py, units.txt
     twins_numbers.py      numbers, fractions, money
     twins_dates.py        dates, ages
     twins_languages.py    words of other languages, pronunciation

@@ -29,9 +29,12 @@ def first_of(arguments: Arguments, *names: str) -> str:
 
 def unnamed(arguments: Arguments, most: int = 60) -> list[str]:
     """The unnamed arguments that are not empty, in their order: {"1": "one", "3": "two"} -> ["one", "two"]."""
-    places = [str(place) for place in range(1, most + 1)]
-    texts = texts_of(arguments, *places)
-    return [text for text in texts if text]
+    texts: list[str] = []
+    for place in range(1, most + 1):
+        text = text_of(arguments, str(place))
+        if text:
+            texts.append(text)
+    return texts
 
 
 def only_english(language: str) -> None:

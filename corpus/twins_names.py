@@ -364,7 +364,7 @@ def height(arguments: Arguments, language: str) -> str:
 
 
 def population_density(arguments: Arguments, language: str) -> str:
-    """People per area: `3645257|640081.87|km2|sqmi|prec=1` -> 5.7/km² (14.7/sq mi). Template:Pop density."""
+    """People per area: `3645257|640081.87|km2|sqmi|prec=1` -> 5.7/km² (14.8/sq mi). Template:Pop density."""
     people, area, unit = texts_of(arguments, "1", "2", "3")
     size = parse_number(area).value
     if not size:

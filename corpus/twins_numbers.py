@@ -179,10 +179,12 @@ def half_up(value: Fraction) -> int:
 
 
 def superscript(text: str) -> str:
+    """Digits and signs raised: "-18" -> ⁻¹⁸; letters stay."""
     return text.translate(SUPERSCRIPTS)
 
 
 def subscript(text: str) -> str:
+    """Digits and signs lowered: "2" -> ₂; letters stay."""
     return text.translate(SUBSCRIPTS)
 
 

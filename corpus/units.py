@@ -66,6 +66,7 @@ class Unit:
 
     @property
     def space(self) -> str:
+        """What stands between a number and the symbol: 5 km, 5°."""
         return "" if "tight" in self.marks else " "
 
 
