@@ -358,14 +358,18 @@ def write_folder(
     """Write a checkpoint aside and rename it."""
     with atomic.new_folder(folder) as temporary:
         (temporary / "training").mkdir()
-        for name, content in files.items():
-            (temporary / name).write_bytes(content)
         (temporary / STATE_FILE).write_bytes(_json(state))
-
-        save_torch_state_dict(weights, temporary, max_shard_size=SHARD_BYTES)  # one file, or shards and their index
         save_file(moments | {"rng": torch.get_rng_state()}, temporary / OPTIMIZER_FILE)
-        for path in temporary.rglob("*.safetensors"):  # written readable by their owner alone: no folder to publish
-            shutil.copymode(temporary / "config.json", path)
+        write_model(temporary, weights, files)
+
+
+def write_model(folder: Path, weights: dict[str, torch.Tensor], files: Files) -> None:
+    """Write weights, in one file or in shards with their index, and the small files into a folder."""
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    save_torch_state_dict(weights, folder, max_shard_size=SHARD_BYTES)
+    for path in folder.rglob("*.safetensors"):  # written readable by their owner alone: no folder to publish
+        shutil.copymode(folder / "config.json", path)
 
 
 def last_good(out_dir: Path) -> str:
