@@ -10,7 +10,16 @@ from functools import cache
 
 from corpus.convert_call import COMPOSITE, RANGES, Amount, Call, read_call, with_commas
 from corpus.twins_arguments import ENGLISH, Arguments
-from corpus.twins_numbers import digits, half_up, in_words, mixed_fraction, power_of_ten, rounded, ten_to
+from corpus.twins_numbers import (
+    digits,
+    half_up,
+    in_words,
+    mixed_fraction,
+    possible_places,
+    power_of_ten,
+    rounded,
+    ten_to,
+)
 from corpus.units import Unit, american, converted, unit_of
 
 # Readers of ENGLISH see the names of units.txt, those of LOCAL the names that CLDR has; all others see symbols.
@@ -89,7 +98,6 @@ STEPS = {
     "25": Fraction(25),
     "50": Fraction(50),
 }
-MOST_PLACES = 30  # digits behind the point
 LOG_2 = math.log10(2)
 
 
@@ -109,7 +117,7 @@ def floor_log10(value: Fraction) -> int:
 def precision_of(call: Call, amount: Amount, value: Fraction, source: Unit, target: Unit) -> int:
     """Digits behind the point that the call or the rule of rounding asks for; `value` is the amount in `target`."""
     if call.precision is not None:
-        return max(-MOST_PLACES, min(call.precision, MOST_PLACES))
+        return possible_places(call.precision)
     if source.offset or target.offset:
         return temperature_precision(amount, source)
     is_composite = bool(call.parts) and source.code == "in"
@@ -319,7 +327,8 @@ def rounded_amount(call: Call, value: Fraction, precision: int, unit: Unit) -> A
         significant = call.option("sigfig")
         step = STEPS.get(call.option("round"))
         if significant.isdigit() and size:
-            precision = int(significant) - 1 - floor_log10(size)
+            digits_shown = possible_places(int(significant))
+            precision = digits_shown - 1 - floor_log10(size)
         elif step:
             size = half_up(size / step) * step
             precision = 0 if size.denominator == 1 else 1

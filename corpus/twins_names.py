@@ -8,7 +8,7 @@ import re
 from corpus import locales
 from corpus.twins_arguments import ENGLISH, Arguments, Twin, first_of, text_of, texts_of, unnamed
 from corpus.twins_convert import convert
-from corpus.twins_numbers import mixed_fraction, parse_number, rounded, superscript
+from corpus.twins_numbers import mixed_fraction, parse_number, possible_places, rounded, superscript
 
 ELEMENTS = """
 hydrogen H, helium He, lithium Li, beryllium Be, boron B, carbon C, nitrogen N, oxygen O, fluorine F, neon Ne,
@@ -375,7 +375,7 @@ def population_density(arguments: Arguments, language: str) -> str:
     if not precision:
         precision = "0" if density >= 100 else "1"
     call = {
-        "1": rounded(density, int(precision)),
+        "1": rounded(density, possible_places(int(precision))),
         "2": f"/{unit}",
         "abbr": "on",
     }

@@ -21,6 +21,7 @@ MIXED = re.compile(r"([+−-]?)(?:(\d+)(?:\s*\+\s*|\s*-\s*|\s+))?(\d+)(?:/{1,2}|
 MINUS_SIGNS = ("-", "−")
 LONGEST_NUMBER = 60  # characters
 LARGEST_EXPONENT = 200
+MOST_PLACES = 30  # digits behind the point
 VULGAR = {
     "½": "1/2",
     "⅓": "1/3",
@@ -176,6 +177,11 @@ def rounded(value: Fraction, precision: int) -> str:
 def half_up(value: Fraction) -> int:
     """The nearest whole number; the next one for a half: 2.5 -> 3."""
     return (2 * value.numerator + value.denominator) // (2 * value.denominator)
+
+
+def possible_places(asked: int) -> int:
+    """Digits behind the point that a call asks for, at most 30: some call may ask for a billion."""
+    return max(-MOST_PLACES, min(asked, MOST_PLACES))
 
 
 def superscript(text: str) -> str:

@@ -144,6 +144,7 @@ convert|5000|m3/s -> 5,000 cubic metres per second (180,000 cu ft/s)
 convert|1.4|Moilbbl/d|m3/d -> 1.4 million barrels per day (220,000 m³/d)
 convert|85|Tcuft|km3 -> 85 trillion cubic feet (2,400 km³)
 convert|1.5|e6XYZ -> 1.5 million XYZ
+convert|100|ft|m|sigfig=40 -> 100 feet (30.4800000000000000000000000000 m)
 convert|20|xyz -> 20 xyz
 convert|20|xyz|km -> 20 xyz
 """)
@@ -430,6 +431,7 @@ height|ft=5|in=11 -> 5 ft 11 in (1.80 m)
 height|m=1.80 -> 1.80 m (5 ft 11 in)
 height|cm=180 -> 180 cm (5 ft 11 in)
 population_density|3645257|640081.87|km2|sqmi|prec=1 -> 5.7/km² (14.8/sq mi)
+population_density|1|4|km2|prec=40 -> 0.250000000000000000000000000000/km² (0.64749702758400000000000000000/sq mi)
 bible_verse|1|Chronicles|24:1 -> 1 Chronicles 24:1
 bible_verse||Exodus|4:14 -> Exodus 4:14
 bible_verse||Exodus|6:16-20|31 -> Exodus 6:16-20
