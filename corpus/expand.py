@@ -507,7 +507,7 @@ class Frame:
                     raise Unknown(name)
                 return text
 
-        if COLON.search(name):
+        if ":" in name or "：" in name:
             name = without_prefix(name, ("msg", "raw", "msgnw"))
             function_name, first = function_parts(name)
             function = FUNCTIONS.get(function_name.lower()) or TITLE_FUNCTIONS.get(function_name)
@@ -525,7 +525,8 @@ class Frame:
 
     def template(self, name: str, written: str, node: Call) -> str:
         """What a template shows that is called with the arguments of `node`."""
-        name = without_prefix(name, ("template",))
+        if ":" in name:
+            name = without_prefix(name, ("template",))
         name = decoded(name).partition("#")[0].strip()
         if not name or len(name) > LONGEST_TITLE or NO_TITLE.search(name):
             return self.literal(written, node)

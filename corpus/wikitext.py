@@ -315,9 +315,13 @@ def nested(text: str, opening: str, closing: str, render: Callable[[str], str]) 
     opened: list[int] = []
     for part in rest:
         inside, *after_closing = part.split(closing)
-        if len(opened) < 100:  # deeper than in any article; without a limit the joins are quadratic in the depth
-            opened.append(len(pieces))
-        pieces += [opening, inside]
+        is_too_deep = len(opened) >= 100  # than any article is; without a limit the joins are quadratic in the depth
+        if after_closing and not is_too_deep:  # most pairs hold no other
+            pieces += [render(inside), after_closing.pop(0)]
+        else:
+            if not is_too_deep:
+                opened.append(len(pieces))
+            pieces += [opening, inside]
         for after in after_closing:
             if opened:
                 start = opened.pop()

@@ -10,9 +10,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from corpus.clean import (
+    CONTROLS,
     FILTERS,
+    LINE_ENDS,
     REPEATED_NGRAMS,
     TOP_NGRAM,
+    has_controls,
     normalise,
     reason_to_drop,
     repeats_ngrams,
@@ -103,6 +106,14 @@ def test_clean_text_stays_as_it_is(text):
 )
 def test_each_rule(text, expected):
     assert normalise(text) == expected
+
+
+def test_controls_are_found_without_a_look_at_each_character():
+    """Every character of the first plane, against the patterns that take controls out."""
+    for number in (*range(0xD800), *range(0xE000, 0x10000)):
+        text = f"a{chr(number)}b"
+        is_there = bool(LINE_ENDS.search(text) or CONTROLS.search(text))
+        assert has_controls(text, text.encode()) == is_there, hex(number)
 
 
 @given(
