@@ -31,6 +31,7 @@ from tokenizer import TURN_END, TURN_START, Tokenizer
 from tokenizer_files import NAMED
 
 Message = dict[str, Any]  # {"role": "user", "content": "Hi"}; other keys reach the template as they are
+KnownPieces = dict[str, list[int]]
 TrainOn = Literal["assistant", "last", "all"]
 
 TEMPLATE_FILE, CONFIG_FILE = "chat_template.jinja", "tokenizer_config.json"
@@ -289,8 +290,14 @@ class ChatTemplate:
         A message that spells a special token ("what does <|im_end|> mean?") does not end there: it is ordinary text,
         as with sanitize_control_tokens=True of transformers. (By default transformers makes it the token.)
         """
+        return self._encode(messages, generation_prompt, variables, known={})
+
+    def _encode(
+        self, messages: Sequence[Message], generation_prompt: bool, variables: dict[str, Any], known: KnownPieces
+    ) -> list[int]:
+        """The same; known: pieces of text that were encoded before, with their ids."""
         if not any(self._special_pattern.search(text) for text in texts_of(messages)):
-            return self.tokenizer.encode_rendered(self.render(messages, generation_prompt, **variables))
+            return self.tokenizer.encode_rendered(self.render(messages, generation_prompt, **variables), known)
 
         marked = [mark(message, self._special_pattern) for message in messages]
         return self._encode_marked(self.render(marked, generation_prompt, **variables))
@@ -334,9 +341,10 @@ class ChatTemplate:
         template refuses the conversation, no message is the assistant's, or the ids before an answer are not those of
         the generation prompt: a model trained on them would be asked with others.
         """
-        ids = np.array(self.encode(messages, **variables), np.uint32)
+        known: KnownPieces = {}  # a conversation of n turns is encoded once, not n times
+        ids = self._encode(messages, False, variables, known)
         if train_on == "all":
-            return ids, np.ones(len(ids), bool)
+            return np.array(ids, np.uint32), np.ones(len(ids), bool)
 
         turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
         if not turns:
@@ -345,18 +353,17 @@ class ChatTemplate:
             turns = turns[-1:]
 
         scored = np.zeros(len(ids), bool)
-        ends = np.flatnonzero(np.isin(ids, list(self.stop_ids)))
         for turn in turns:
-            header = self.encode(messages[:turn], generation_prompt=True, **variables)
+            header = self._encode(messages[:turn], True, variables, known)
             begin = len(header)
-            if not np.array_equal(ids[:begin], header):
+            if ids[:begin] != header:
                 reason = "the ids before it are not those of the template's generation prompt"
                 raise ValueError(f"message {turn + 1} cannot be scored: {reason}")
-            later_ends = ends[ends >= begin]
-            if len(later_ends) == 0:
+            end = next((i for i in range(begin, len(ids)) if ids[i] in self.stop_ids), None)
+            if end is None:
                 raise ValueError(f"message {turn + 1} cannot be scored: the template writes no end after it")
-            scored[begin : later_ends[0] + 1] = True
-        return ids, scored
+            scored[begin : end + 1] = True
+        return np.array(ids, np.uint32), scored
 
 
 def texts_of(value: Any) -> Iterator[str]:

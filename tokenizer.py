@@ -31,6 +31,8 @@ from fast_encode import (
     Encode,
     fast_encoder,
     gigatoken_would_help,
+    is_plain_bpe,
+    pattern_of,
     pre_tokenizers_by_pattern,
     spell_token,
 )
@@ -381,31 +383,39 @@ class Tokenizer:
         """
         return self._encode(replace_lone_surrogates(text), special=True, frame=True)
 
-    def encode_rendered(self, text: str) -> list[int]:
-        """Token ids of what a chat template wrote: special tokens that the text spells count, none is added."""
+    def encode_rendered(self, text: str, known: dict[str, list[int]] | None = None) -> list[int]:
+        """Token ids of what a chat template wrote: special tokens that the text spells count, none is added.
+
+        known: ids of pieces of text, to look up and to add to, where many texts begin alike.
+        """
         text = replace_lone_surrogates(text)
         if self._special_cuts is None or any(token in text for token in self._non_special_spellings):
             return self._encode(text, special=True)
 
         # "<s>Hi</s>" -> "", "<s>", "Hi", "</s>", "": each second piece is a special token
+        known = {} if known is None else known
         ids: list[int] = []
         for number, piece in enumerate(self._special_cuts.split(text)):
             if number % 2 == 1:
                 ids.append(self.hf.token_to_id(piece))
-            elif piece:
-                ids.extend(np.asarray(self._encode_fast(piece)).tolist())
+                continue
+            if piece not in known:
+                known[piece] = np.asarray(self._encode_fast(piece)).tolist() if piece else []
+            ids.extend(known[piece])
         return ids
 
     @cached_property
     def _special_cuts(self) -> re.Pattern[str] | None:
         """Finds special tokens in a text, the longest first; None where `tokenizers` has to do it.
 
-        What stands between two special tokens may be encoded alone where the fast engines may: nothing in their
-        tokenizers depends on what came before. Tokens that swallow spaces, or are whole words only, are not cut here.
+        What stands between two special tokens may be encoded alone when nothing depends on what comes before, as in
+        byte-level BPEs. (SentencePiece puts a space before the first word.) Special tokens that swallow spaces, or are
+        whole words only, are not cut here.
         """
         special = [token for token in self.hf.get_added_tokens_decoder().values() if token.special]
         is_plain = not any(t.lstrip or t.rstrip or t.single_word or t.normalized for t in special)
-        if not is_plain or self.fast is None or self.split_special_tokens or self._special_words:
+        is_byte_level = pattern_of(self.hf.pre_tokenizer) is not None and is_plain_bpe(self.hf)
+        if not (is_plain and is_byte_level) or self.split_special_tokens or self._special_words:
             return None
         longest_first = sorted((token.content for token in special), key=len, reverse=True)
         return re.compile(f"({'|'.join(map(re.escape, longest_first))})")
