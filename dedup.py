@@ -58,6 +58,7 @@ from corpus.sketches import (
     read_batches,
     sketch_part,
 )
+from errors import read_json
 
 FEW_SHINGLES = 1 << 20  # up to so many, one process is faster than starting workers
 WORK_VERSION = 4  # of the files in out/work: those of another version are made anew
@@ -476,6 +477,20 @@ def run_steps(
     return report
 
 
+def find_duplicates_once(
+    parts: list[Path],
+    out: Path,
+    threshold: float,
+    workers: int,
+    against: str | None,
+) -> dict[str, Any]:
+    """find_duplicates, unless `out` has its report; returns the report."""
+    if not (out / "report.json").is_file():
+        find_duplicates(parts, out, threshold, workers, against)
+    shutil.rmtree(out / "work", ignore_errors=True)  # left when killed right after the report
+    return read_json(out / "report.json")
+
+
 # --- the command ---
 
 
@@ -494,13 +509,14 @@ def check_part(path: Path) -> None:
 
 
 def refuse_data_folder(out: Path) -> None:
-    """Raise ValueError when `out` holds files of prepare_wiki.py, which takes them for its own."""
+    """Raise ValueError when `out` holds files of a data job, which takes them for its own."""
     data_dirs = [out]
     if out.name == "dedup":
         data_dirs.append(out.parent)
     for data_dir in data_dirs:
         if (data_dir / "manifest.json").is_file():
-            raise ValueError(f"{out} belongs to prepare_wiki.py --data_dir={data_dir}; give another --out")
+            program = "prepare_chat.py" if (data_dir / "conversations").is_dir() else "prepare_wiki.py"
+            raise ValueError(f"{out} belongs to {program} --data_dir={data_dir}; give another --out")
 
 
 def main(cfg: DedupConfig) -> None:

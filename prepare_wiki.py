@@ -10,13 +10,10 @@ Every stage writes complete files or none; the same command continues an interru
 import configurator  # before torch and the others: Ctrl-C during their import is one line too
 
 # isort: split
-import contextlib
 import dataclasses
 import functools
-import importlib.metadata
 import json
 import os
-import platform
 import shlex
 import shutil
 from collections import Counter
@@ -30,16 +27,16 @@ import numpy as np
 import atomic
 from corpus import yardsticks
 from corpus.clean import FILTERS, check_scripts, normalise, reason_to_drop, script_names
-from corpus.documents import Document, DocumentWriter, changed_file, read_counts
-from corpus.manifest import fixed_settings, read_manifest, refuse_changes, write_manifest
+from corpus.documents import Document, DocumentWriter, read_counts, unchanged_source
+from corpus.manifest import fixed_settings, provenance, read_manifest, refuse_changes, write_manifest
 from corpus.pages import make_pages
-from corpus.pool import ORPHANS_S, map_parts, read_cached, stage
+from corpus.pool import ORPHANS_S, map_parts, print_now, read_cached, stage
 from corpus.sources import Piece, Rules, Truncated, cut_parts, describe, find_pieces, local_states, read_part
 from corpus.split import Splitter, fraction, source_file
 from corpus.templates import check_table, tables_hash
-from dedup import KINDS, check_threshold, find_duplicates, threshold_note
+from dedup import KINDS, check_threshold, find_duplicates_once, threshold_note
 from errors import read_json
-from shards import FORMAT_VERSION, Shards, join_parts, read_meta, token_dtype, verify
+from shards import FORMAT_VERSION, Shards, join_parts, token_dtype, verify_shards
 from tokenizer import ENCODINGS, Tokenizer, from_tiktoken, train_bpe, train_characters
 
 TOKENIZER_BYTES = 100_000_000  # the vocabulary is trained on about this much of the text, drawn by a hash of the id
@@ -49,7 +46,6 @@ SKIPPED = ("other_namespace", "redirect", "damaged")  # what a dump has beside a
 SPLITS = ("train", "val")
 HOLES_SHOWN = 100  # templates in the report
 HOLES_IN_SUMMARY = 5
-PACKAGES = ("numpy", "pyarrow", "tokenizers", "tiktoken", "xxhash")  # whose versions are noted
 
 
 Holes = dict[str, tuple[int, str]]  # {name of a template: (holes that it leaves, an example)}
@@ -155,11 +151,6 @@ def main(cfg: PrepareConfig) -> None:
         run_stages(cfg, pieces, identity, states)
 
 
-def print_now(line: str) -> None:
-    """Print a line that somebody waits for."""
-    print(line, flush=True)
-
-
 def run_stages(cfg: PrepareConfig, pieces: list[Piece], identity: dict[str, Any], states: dict[str, list[int]]) -> None:
     """Run the stages that are not finished yet. data_dir is locked.
 
@@ -182,7 +173,8 @@ def run_stages(cfg: PrepareConfig, pieces: list[Piece], identity: dict[str, Any]
     seconds: dict[str, float] = {}
 
     # --- documents ---
-    with unchanged_source(states, folder):
+    made = [folder / "documents", folder / "pages"]
+    with unchanged_source(states, folder / "documents.json", made):
         if has_dumps and not (folder / "documents.json").is_file():
             with stage("pages", seconds):
                 pieces = make_dump_pages(cfg, pieces, identity, folder, workers)
@@ -198,7 +190,7 @@ def run_stages(cfg: PrepareConfig, pieces: list[Piece], identity: dict[str, Any]
 
     # --- duplicates ---
     with stage("duplicates", seconds):
-        duplicates = make_duplicates(cfg, documents, folder, workers)
+        duplicates = find_duplicates_once(documents, folder / "dedup", cfg.dedup_threshold, workers, cfg.against)
     if cfg.until == "dedup":
         print(f"{duplicates['kept']} of {duplicates['documents']} documents stay, see {folder}/dedup/report.json")
         return
@@ -221,7 +213,7 @@ def run_stages(cfg: PrepareConfig, pieces: list[Piece], identity: dict[str, Any]
         "splits": meta["splits"],
         "vocab_size": meta["vocab_size"],
     }
-    meta["provenance"] = provenance(cfg, identity, duplicates)
+    meta["provenance"] = provenance(settings(cfg), identity, duplicates)
     atomic.write_json(folder / "report.json", report)
     atomic.write_json(folder / "times.json", seconds)
     atomic.write_json(folder / "meta.json", meta)
@@ -236,27 +228,6 @@ def remove_work(folder: Path) -> None:
     """Delete what was needed only to make the shards."""
     for name in ("pages", "tokens"):
         shutil.rmtree(folder / name, ignore_errors=True)
-
-
-def provenance(cfg: PrepareConfig, identity: dict[str, Any], duplicates: dict[str, Any]) -> dict[str, Any]:
-    """What a data folder was made from, for its meta.json."""
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-    versions["python"] = platform.python_version()
-    dedup = {key: duplicates.get(key) for key in ("documents", *KINDS, "kept", "settings")}
-    return {"source": identity, "settings": settings(cfg), "dedup": dedup, "packages": versions}
-
-
-def verify_shards(data_dir: str) -> str:
-    """What to print about a folder whose shards are as meta.json says. Raises ValueError for any other folder."""
-    if not data_dir:
-        raise ValueError("nothing to verify: give --data_dir=...")
-    problems = verify(data_dir)
-    if problems:
-        raise ValueError("; ".join(problems))
-    note = read_meta(data_dir).get("note")
-    if note:
-        return f"{note}; no checksums to verify"
-    return f"{data_dir}: every shard is as meta.json says"
 
 
 # --- the manifest: which settings a folder was begun with ---
@@ -311,36 +282,6 @@ def other_tables_note(folder: Path, tables: str | None) -> str | None:
 
 
 # --- stage 1: documents ---
-
-
-@contextlib.contextmanager
-def unchanged_source(states: dict[str, list[int]], folder: Path) -> Iterator[None]:
-    """Raise ValueError when a file of the source changes in the block, in which it is read.
-
-    The documents made are deleted then: some are of the old file, some of the new one, or of halves of both. An error
-    in the block, such as a line that cannot be read, may come from the same change, which is the better reason.
-    """
-    was_done = (folder / "documents.json").is_file()  # nothing is read
-    try:
-        yield
-    except (ValueError, OSError):
-        if not was_done:
-            refuse_changed_source(states, folder)
-        raise
-    if not was_done:
-        refuse_changed_source(states, folder)
-
-
-def refuse_changed_source(states: dict[str, list[int]], folder: Path) -> None:
-    """Raise ValueError, and delete the documents, when a file of the source is not in its state any more."""
-    changed = changed_file(states)
-    if changed is None:
-        return
-    (folder / "documents.json").unlink(missing_ok=True)
-    for name in ("documents", "pages"):
-        shutil.rmtree(folder / name, ignore_errors=True)
-    advice = "run the same command again when the source is complete"
-    raise ValueError(f"{changed} while it was read; the documents made of it are deleted; {advice}")
 
 
 def own_table(cfg: PrepareConfig) -> Path | None:
@@ -491,19 +432,7 @@ def add_up(paths: list[Path]) -> tuple[Counter, dict[str, list], Holes]:
     return counts, examples, holes
 
 
-# --- stage 2: duplicates ---
-
-
-def make_duplicates(cfg: PrepareConfig, documents: list[Path], folder: Path, workers: int) -> dict[str, Any]:
-    """folder/dedup with duplicates.parquet; returns its report."""
-    out = folder / "dedup"
-    if not (out / "report.json").is_file():
-        find_duplicates(documents, out, cfg.dedup_threshold, workers, cfg.against)
-    shutil.rmtree(out / "work", ignore_errors=True)  # left when killed right after the report
-    return read_json(out / "report.json")
-
-
-# --- stage 3: the tokenizer ---
+# --- stage 3: the tokenizer (stage 2, duplicates, is dedup.py) ---
 
 
 def make_tokenizer(cfg: PrepareConfig, documents: list[Path], split: Splitter, folder: Path) -> None:

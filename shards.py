@@ -99,9 +99,12 @@ def read_meta(folder: str | Path) -> dict[str, Any]:
     if (folder / "train.bin").is_file():
         return _bare_meta(folder)
 
-    config = f"config/data_{folder.name}.py"
-    arguments = config if (Path(__file__).resolve().parent / config).is_file() else f"--source=... --data_dir={folder}"
-    raise ValueError(f"{folder} has no meta.json; make it with: python prepare_wiki.py {arguments}")
+    command = f"python prepare_wiki.py --source=... --data_dir={folder}"
+    for kind, program in {"data": "prepare_wiki.py", "chat": "prepare_chat.py"}.items():
+        config = f"config/{kind}_{folder.name}.py"
+        if (Path(__file__).resolve().parent / config).is_file():
+            command = f"python {program} {config}"
+    raise ValueError(f"{folder} has no meta.json; make it with: {command}")
 
 
 def _bare_meta(folder: Path) -> dict[str, Any]:
@@ -148,7 +151,26 @@ def verify(folder: str | Path) -> list[str]:
                 complaints.append(wrong)
             elif "sha256" in entry and atomic.sha256(path) != entry["sha256"]:
                 complaints.append(f"{path} is altered: its SHA-256 is not the one in meta.json")
+            for file in entry.get("beside", {}).values():  # of conversations: chat_shards.py
+                path = folder / file["file"]
+                if not path.is_file():
+                    complaints.append(f"{path} is missing")
+                elif atomic.sha256(path) != file["sha256"]:
+                    complaints.append(f"{path} is altered: its SHA-256 is not the one in meta.json")
     return complaints
+
+
+def verify_shards(data_dir: str) -> str:
+    """What to print about a folder whose shards are as meta.json says. Raises ValueError for any other folder."""
+    if not data_dir:
+        raise ValueError("nothing to verify: give --data_dir=...")
+    problems = verify(data_dir)
+    if problems:
+        raise ValueError("; ".join(problems))
+    note = read_meta(data_dir).get("note")
+    if note:
+        return f"{note}; no checksums to verify"
+    return f"{data_dir}: every shard is as meta.json says"
 
 
 # --- reading ---

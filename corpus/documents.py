@@ -4,9 +4,11 @@ A part is the unit of work of the data stages: a pure function makes it, written
 of processes (pool.py) gives the same files and an interrupted run goes on with the parts that are missing.
 """
 
+import contextlib
 import glob
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +60,41 @@ def changed_file(states: dict[str, list[int]]) -> str | None:
     return None
 
 
+@contextlib.contextmanager
+def unchanged_source(states: dict[str, list[int]], done: Path, made: list[Path]) -> Iterator[None]:
+    """Raise ValueError when a file of the source changes in the block, in which it is read.
+
+    What was made is deleted then: some of it is of the old file, some of the new one, or of halves of both. An error
+    in the block, such as a line that cannot be read, may come from the same change, which is the better reason.
+
+    states: from local_states. done: the file that is written last; when it is there already, nothing is read. made: the
+    other files and folders that are written.
+    """
+    was_done = done.is_file()
+    try:
+        yield
+    except (ValueError, OSError):
+        if not was_done:
+            refuse_changed_source(states, [done, *made])
+        raise
+    if not was_done:
+        refuse_changed_source(states, [done, *made])
+
+
+def refuse_changed_source(states: dict[str, list[int]], made: list[Path]) -> None:
+    """Raise ValueError, and delete what was made of it, when a file of the source is not in its state any more."""
+    changed = changed_file(states)
+    if changed is None:
+        return
+    for path in made:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    advice = "run the same command again when the source is complete"
+    raise ValueError(f"{changed} while it was read; what was made of it is deleted; {advice}")
+
+
 def files_matching(pattern: str) -> list[str]:
     """The sorted files that a path or a pattern names. Either may hold brackets that are part of a name."""
     found = [pattern] if os.path.exists(pattern) else glob.glob(pattern, recursive=True)
@@ -79,25 +116,33 @@ def string_array(values: list[str]) -> pa.Array:
 
     Raises ValueError for 2 GB or more.
     """
-    data = [value.encode() for value in values]
+    return bytes_array([value.encode() for value in values], pa.string())
+
+
+def bytes_array(data: list[bytes], kind: pa.DataType) -> pa.Array:
+    """The same of bytes, which are texts in UTF-8 (pa.string()) or anything (pa.binary())."""
     sizes = [len(value) for value in data]
     offsets = np.cumsum([0, *sizes])  # where each value begins, and the end of the last
     if offsets[-1] >= 1 << 31:
         raise ValueError(f"a document of {max(sizes) / 1e9:.1f} GB: 2 GB is the most; cut the file up")
     offsets_buffer = pa.py_buffer(offsets.astype(np.int32))
-    return pa.StringArray.from_buffers(len(data), offsets_buffer, pa.py_buffer(b"".join(data)))
+    return pa.Array.from_buffers(kind, len(data), [None, offsets_buffer, pa.py_buffer(b"".join(data))])
 
 
 class DocumentWriter:
-    """Writes documents to one parquet file in bounded memory; `counts` go into the file's metadata on close."""
+    """Writes documents to one parquet file in bounded memory; `counts` go into the file's metadata on close.
 
-    def __init__(self, path: str | Path, compression: str = "zstd"):
-        self.writer = pq.ParquetWriter(path, SCHEMA, compression=compression)
-        self.rows: list[Document] = []
+    schema: the columns, each an attribute of what is added. One is `text`; they hold strings or bytes.
+    """
+
+    def __init__(self, path: str | Path, compression: str = "zstd", schema: pa.Schema = SCHEMA):
+        self.schema = schema
+        self.writer = pq.ParquetWriter(path, schema, compression=compression)
+        self.rows: list[Any] = []
         self.waiting_bytes = 0
 
-    def add(self, document: Document) -> None:
-        """Append one document."""
+    def add(self, document: Any) -> None:
+        """Append one document: a Document, or another object with the attributes of the schema."""
         self.rows.append(document)
         self.waiting_bytes += len(document.text)
         if self.waiting_bytes >= ROW_GROUP_BYTES:
@@ -105,10 +150,11 @@ class DocumentWriter:
 
     def _flush(self) -> None:
         columns = []
-        for name in SCHEMA.names:
-            values = [getattr(row, name) for row in self.rows]
-            columns.append(string_array(values))
-        self.writer.write_table(pa.table(columns, schema=SCHEMA))
+        for field in self.schema:
+            values = [getattr(row, field.name) for row in self.rows]
+            is_text = field.type == pa.string()
+            columns.append(string_array(values) if is_text else bytes_array(values, field.type))
+        self.writer.write_table(pa.table(columns, schema=self.schema))
         self.rows = []
         self.waiting_bytes = 0
 

@@ -3,6 +3,8 @@
 A setting that no finished file depends on may change, so that the remedy an error names can be typed as it is.
 """
 
+import importlib.metadata
+import platform
 import shlex
 import sys
 from collections.abc import Iterable
@@ -10,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import atomic
+from corpus.report import KINDS
 from errors import read_json
 
 BESIDE_DATA = ("README.md", "lock")  # what a folder may hold before it is begun
+PACKAGES = ("numpy", "pyarrow", "tokenizers", "tiktoken", "xxhash")  # whose versions are noted
 
 
 def read_manifest(folder: Path, defaults: dict[str, Any]) -> dict[str, Any] | None:
@@ -88,3 +92,14 @@ def difference(old: dict[str, Any], new: dict[str, Any]) -> str:
             if before != after:
                 return f"{kind}: {name} {before} -> {after}"
     return "source"
+
+
+# --- for meta.json ---
+
+
+def provenance(settings: dict[str, Any], identity: dict[str, Any], duplicates: dict[str, Any]) -> dict[str, Any]:
+    """What a data folder was made from, for its meta.json. identity: of the source; duplicates: dedup's report."""
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    versions["python"] = platform.python_version()
+    dedup = {key: duplicates.get(key) for key in ("documents", *KINDS, "kept", "settings")}
+    return {"source": identity, "settings": settings, "dedup": dedup, "packages": versions}

@@ -147,14 +147,22 @@ def map_in_workers(
     return [results[number] for number in range(len(results))]
 
 
-def read_cached(read: Callable[[Path], Result], path: Path) -> Result:
-    """read(path), which is called once in each process for all its parts, and again when the file has changed."""
-    return _read_cached(read, path, path.stat().st_mtime_ns)
+def read_cached(read: Callable[..., Result], path: Path, *more: Any) -> Result:
+    """read(path, *more), which is called once in each process for all its parts, and again when the file has changed.
+
+    more: must be hashable.
+    """
+    return _read_cached(read, path, path.stat().st_mtime_ns, *more)
 
 
 @functools.lru_cache(maxsize=2)
-def _read_cached(read: Callable[[Path], Result], path: Path, mtime_ns: int) -> Result:
-    return read(path)
+def _read_cached(read: Callable[..., Result], path: Path, mtime_ns: int, *more: Any) -> Result:
+    return read(path, *more)
+
+
+def print_now(line: str) -> None:
+    """Print a line that somebody waits for."""
+    print(line, flush=True)
 
 
 @contextlib.contextmanager

@@ -152,7 +152,7 @@ class Documents:
             first, last = self._name(same_hash[equal[0]]), self._name(same_hash[equal[-1]])
             raise ValueError(
                 f"two documents have the id '{repeated[0]}': {first} and {last}; ids must be unique: "
-                "correct them, or let prepare_wiki.py --id_column=None make them"
+                "correct them, or let the data job make them: --id_column=None and a new --data_dir"
             )
 
     def _name(self, place: int) -> str:

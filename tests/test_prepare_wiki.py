@@ -405,7 +405,7 @@ def test_a_second_run_of_a_complete_folder_changes_nothing(corpus, tmp_path, cap
 
 AGAIN = [  # function, the call of it that is interrupted, workers of the second run
     ("make_documents_part", 2, 1),
-    ("find_duplicates", 1, 2),
+    ("find_duplicates_once", 1, 2),
     ("encode_part", 3, 2),
     ("join_parts", 2, 1),
     ("summary", 1, 1),
@@ -479,68 +479,27 @@ def test_verify_takes_no_lock(finished):
 
 
 KILLER = """
-import contextlib, io, os, shutil, signal, sys
+import sys
 from pathlib import Path
-import atomic, dedup, prepare_wiki; from corpus import sources
+import killer, prepare_wiki
 
-sources.PART_BYTES = 1
-atomic._fsync = lambda path: None
-dedup.plot = lambda report, path: path.write_text("no picture")
-source, base, rmtree = sys.argv[1], Path(sys.argv[2]), shutil.rmtree
+source, base = sys.argv[1], Path(sys.argv[2])
 sys.argv = ["prepare_wiki.py"]
 settings = dict(source=source, vocab_size=300, val_fraction=0.2, min_chars=20, num_workers=1)
 
 
-def in_child(out, kill_at=None):
-    '''Prepare in a forked process that kills itself before its kill_at-th rename; returns the wait status.'''
-    child = os.fork()
-    if child:
-        return os.waitpid(child, 0)[1]
-    calls = 0
-
-    def counted(real):
-        def rename(*args, **kwargs):
-            nonlocal calls
-            calls += real is not rmtree or Path(args[0]).name == "tokens"
-            if calls == kill_at:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return real(*args, **kwargs)
-        return rename
-
-    os.replace, os.rename, shutil.rmtree = map(counted, (os.replace, os.rename, rmtree))
-    with contextlib.redirect_stdout(io.StringIO()):
-        prepare_wiki.main(prepare_wiki.PrepareConfig(data_dir=str(out), **settings))
-    os._exit(0)
+def run(out):
+    prepare_wiki.main(prepare_wiki.PrepareConfig(data_dir=str(out), **settings))
 
 
-def tree(folder):
-    files = [path for path in folder.rglob("*") if path.is_file() and path.name != "times.json"]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
-
-
-assert in_child(base / "reference") == 0
-kills = 0
-for k in range(1, 1000):
-    out = base / f"{k}"
-    status = in_child(out, kill_at=k)
-    if status == 0:
-        break
-    assert os.WTERMSIG(status) == signal.SIGKILL, status
-    kills += 1
-    complete = (out / "meta.json").exists()
-    assert in_child(out) == 0, f"the rerun after kill {k} failed"
-    found, wanted = tree(out), tree(base / "reference")
-    differing = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
-    if differing:
-        print(f"after kill {k} (meta.json there: {complete}): {differing}")
-print("kills", kills)
+killer.kill_everywhere(run, base)
 """
 
 
 def test_the_same_command_after_kill_9_gives_the_same_bytes(corpus, tmp_path):
     """Killed before each rename, so with each file written aside once, and before the last tidying up."""
     command = [sys.executable, "-c", KILLER, corpus[0], str(tmp_path)]
-    environment = os.environ | {"PYTHONPATH": str(REPO), "TOKENIZERS_PARALLELISM": "false"}
+    environment = os.environ | {"PYTHONPATH": f"{REPO}:{REPO}/tests", "TOKENIZERS_PARALLELISM": "false"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     *problems, last = done.stdout.splitlines()
@@ -558,7 +517,7 @@ cfg = prepare_wiki.PrepareConfig(
     source=source, data_dir=out, vocab_size=300, val_fraction=0.2, min_chars=20, num_workers=1, yardsticks=False
 )
 most = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-limits = dict.fromkeys(["make_documents", "find_duplicates", "make_tokenizer", "make_shards"], 0)
+limits = dict.fromkeys(["make_documents", "find_duplicates_once", "make_tokenizer", "make_shards"], 0)
 errors = {name: [] for name in limits}
 
 
@@ -716,7 +675,7 @@ def test_the_remedy_that_an_error_names_can_be_typed_as_it_is(tmp_path, kind):
 
 
 FIXED = {  # the stage that is interrupted: a setting that its predecessors fixed, one that may still change
-    "find_duplicates": ("min_chars", "dedup_threshold"),
+    "find_duplicates_once": ("min_chars", "dedup_threshold"),
     "make_tokenizer": ("dedup_threshold", "vocab_size"),
     "encode_part": ("val_fraction", "shard_tokens"),
     "summary": ("shard_tokens", None),
@@ -883,9 +842,9 @@ def test_a_source_that_changes_while_it_is_read_is_refused_and_no_part_is_kept(t
 
 def test_a_source_that_changes_after_it_was_read_is_not_looked_at(tmp_path, monkeypatch):
     make_corpus(tmp_path / "texts")
-    real = prepare_wiki.make_duplicates
+    real = prepare_wiki.find_duplicates_once
     monkeypatch.setattr(
-        prepare_wiki, "make_duplicates", calls_once(real, lambda: change(tmp_path / "texts/1.jsonl", "grown"))
+        prepare_wiki, "find_duplicates_once", calls_once(real, lambda: change(tmp_path / "texts/1.jsonl", "grown"))
     )
     assert (prepare(tmp_path / "texts/*.jsonl", tmp_path / "data") / "meta.json").is_file()
 
