@@ -193,12 +193,10 @@ class ChatTemplate:
     tokenizer: Tokenizer
     where: str = "the chat template"
     date: datetime | None = None
-    special: dict[str, str] | None = None
 
     def __post_init__(self) -> None:
         """Compile the template and see how it ends an answer. Raises ValueError for one that cannot be used."""
-        if self.special is None:
-            self.special = {key: self.tokenizer.special[key] for key in NAMED if key in self.tokenizer.special}
+        self.special = {key: self.tokenizer.named[key] for key in NAMED if key in self.tokenizer.named}
         with one_line(f"{self.where} is not a template that jinja reads: "):
             self._compiled = compile_template(self.source, self.date)
         self.end_of_turn = self._find_end_of_turn()
@@ -215,8 +213,7 @@ class ChatTemplate:
             return cls(chatml(tokenizer), tokenizer, f"ChatML for {folder}", date)
 
         source, file = found
-        named = {key: str(token) for key, token in tokenizer.named.items() if key in NAMED}
-        return cls(source, tokenizer, str(file), date, named)
+        return cls(source, tokenizer, str(file), date)
 
     def _find_end_of_turn(self) -> int:
         """The special token that the template writes after an answer, in the middle and at the end.
@@ -262,7 +259,6 @@ class ChatTemplate:
         config = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             **self.tokenizer.special,
-            **self.special,
             "clean_up_tokenization_spaces": False,
             "chat_template": self.source,  # for programs that do not know chat_template.jinja
         }

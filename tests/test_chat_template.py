@@ -20,6 +20,7 @@ from transformers import AutoTokenizer
 
 from chat_template import ChatTemplate
 from tokenizer import END_OF_TEXT, TURN_END, TURN_START, Tokenizer
+from tokenizer_files import FolderSettings
 
 # --- the families of templates, in short; what an answer is made of stands between the generation tags ---
 
@@ -221,13 +222,16 @@ CONVERSATIONS = st.builds(
 )
 
 
+def spells_special(theirs, messages: list[dict]) -> bool:
+    special = [token.content for token in theirs.added_tokens_decoder.values() if token.special]
+    return any(token in message["content"] for token in special for message in messages)
+
+
 def check_equal(ours: ChatTemplate, theirs, messages: list[dict]) -> None:
     """Text and ids of the conversation, and of what is asked before its last answer, are those of transformers."""
     for part, prompt in ((messages, False), (messages[:-1], True)):
         text = theirs.apply_chat_template(part, tokenize=False, add_generation_prompt=prompt)
-        special = [token.content for token in theirs.added_tokens_decoder.values() if token.special]
-        spells_special = any(token in message["content"] for token in special for message in part)
-        options = {"sanitize_control_tokens": spells_special, "return_dict": False}
+        options = {"sanitize_control_tokens": spells_special(theirs, part), "return_dict": False}
         ids = theirs.apply_chat_template(part, add_generation_prompt=prompt, **options)
         assert ours.render(part, generation_prompt=prompt) == text
         assert ours.encode(part, generation_prompt=prompt) == ids
@@ -307,6 +311,26 @@ def test_scored_are_the_tokens_that_generation_tags_mark(opened, family):
         assert (ids.tolist(), scored.tolist()) == marked_scores(theirs, FAMILIES[family].template, messages), messages
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_of_any_conversation_the_tags_are_scored_or_it_is_refused(opened, family):
+    ours, theirs = opened(family)
+
+    @examples(200)
+    @given(CONVERSATIONS.filter(lambda messages: not spells_special(theirs, messages)))
+    def check(messages):
+        expected = marked_scores(theirs, FAMILIES[family].template, messages)
+        prompts = [messages[:i] for i, message in enumerate(messages) if message["role"] == "assistant"]
+        prompt_ids = [theirs.apply_chat_template(p, add_generation_prompt=True, return_dict=False) for p in prompts]
+        if all(expected[0][: len(ids)] == ids for ids in prompt_ids):
+            ids, scored = ours.encode_scored(messages)
+            assert (ids.tolist(), scored.tolist()) == expected
+        else:
+            with pytest.raises(ValueError, match="cannot be scored: the ids before it"):
+                ours.encode_scored(messages)
+
+    check()
+
+
 def chatml_pieces(messages: list[dict]) -> list[tuple[str, bool]]:
     """ChatML without jinja: pieces of text, and whether each is scored."""
     pieces = []
@@ -369,7 +393,8 @@ def test_answers_of_tools_and_two_in_a_row(opened):
 def test_a_prompt_that_changes_with_the_answer_is_refused():
     """Some templates of Mistral show the system message only where the last message is the user's."""
     template = without_markers(MISTRAL).replace("loop.first", "loop.last")
-    ours = ChatTemplate(template, Tokenizer(made("mistral")), special={"bos_token": "<s>", "eos_token": "</s>"})
+    names = FolderSettings(names={"bos_token": "<s>", "eos_token": "</s>"})
+    ours = ChatTemplate(template, Tokenizer(made("mistral"), names))
     ours.encode_scored(conversation("Hi", "Hello!"))
     with pytest.raises(ValueError, match="message 3 cannot be scored: the ids before it are not those"):
         ours.encode_scored(conversation("Hi", "Hello!", system="Be brief."))
@@ -504,7 +529,11 @@ def test_an_end_in_the_last_answer_only_is_refused(tmp_path):
         ChatTemplate.load(folder)
 
 
-def test_a_conversation_without_an_answer_is_refused(opened):
+def test_a_conversation_that_cannot_be_used_is_one_line(opened):
+    llama2, _ = opened("llama2")
+    with pytest.raises(ValueError, match="chat_template.jinja refuses this conversation: roles must alternate"):
+        llama2.encode_scored(conversation("Hi", "Hello!")[::-1])
+
     ours, _ = opened("chatml")
     with pytest.raises(ValueError, match="no message is the assistant's"):
         ours.encode_scored(conversation("Hi"))
