@@ -31,7 +31,7 @@ from corpus.documents import Document, DocumentWriter, read_counts, unchanged_so
 from corpus.manifest import fixed_settings, provenance, read_manifest, refuse_changes, write_manifest
 from corpus.pages import make_pages
 from corpus.pool import ORPHANS_S, map_parts, print_now, read_cached, stage
-from corpus.sources import Piece, Rules, Truncated, cut_parts, describe, find_pieces, local_states, read_part
+from corpus.sources import Piece, TemplateSettings, Truncated, cut_parts, describe, find_pieces, local_states, read_part
 from corpus.split import Splitter, fraction, source_file
 from corpus.templates import check_table, tables_hash
 from dedup import KINDS, check_threshold, find_duplicates_once, threshold_note
@@ -294,12 +294,12 @@ def make_dump_pages(
 ) -> list[Piece]:
     """The pieces, with those of dumps as files in folder/pages that know what the templates show."""
     table = own_table(cfg)
-    rules = Rules(
+    templates = TemplateSettings(
         own_table=str(table) if table is not None else "",
         tables=tables_hash(table),
         keep_holes=cfg.holes == "keep",
     )
-    return make_pages(pieces, folder, workers, rules, identity, cfg.allow_truncated)
+    return make_pages(pieces, folder, workers, templates, identity, cfg.allow_truncated)
 
 
 def make_documents(

@@ -19,8 +19,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs 
 import configurator
 from benchmarks.wikitext_reference import pages
 from corpus.expand import Expansion, expand, parse
-from corpus.learn import CALL, LINK, SKIPPED, Standing, is_sentence, look_at_article, most_used, rules_by_standing
-from corpus.templates import Page, Templates, canonical
+from corpus.learn import CALL, LINK, Standing, is_sentence, look_at_article, most_used, rules_by_standing
+from corpus.templates import Article, Templates, canonical
+from corpus.wikitext import ELEMENT
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class LearntConfig:
 
 def calls_in_sentences(wikitext: str) -> Iterator[str]:
     """What stands between the braces of each call that learning looks at."""
-    for line in SKIPPED.sub("", wikitext).split("\n"):
+    for line in ELEMENT.sub("", wikitext).split("\n"):
         for match in CALL.finditer(line):
             before = LINK.sub(r"\1", line[: match.start()])
             after = LINK.sub(r"\1", line[match.end() :])
@@ -74,7 +75,7 @@ def report(path: str, language: str, show: int) -> None:
     differences: Counter = Counter()
     for wikitext in texts:
         for inside in calls_in_sentences(wikitext):
-            wanted = templates.show(inside, Page("", ""), alone=False)
+            wanted = templates.show(inside, Article("", ""), alone=False)
             if wanted is None:
                 continue
             name = canonical(inside.partition("|")[0])

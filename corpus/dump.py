@@ -25,6 +25,7 @@ PAGE = b"<page>"
 PAGE_END = b"</page>"
 DUMP_END = b"</mediawiki>"
 LANGUAGE = re.compile(rb"<mediawiki\b[^<>]*\bxml:lang=\"([\w-]+)\"")
+FIRST_LINK = re.compile(r"\[\[([^\[\]|#]*)")
 DATED = re.compile(r"(\w+)-(\d{8})-")  # enwiki-20231101-pages-articles.xml.bz2
 
 
@@ -33,6 +34,7 @@ class Site:
     """What the head of a dump says: how ids and urls begin, and the namespaces whose links are no text."""
 
     prefix: str  # of ids: enwiki/20231101/
+    wiki: str  # whose pages explain each other: enwiki/20231101, or enwiki where the files have no date
     base: str  # of urls: https://en.wikipedia.org/wiki
     hidden: frozenset[str]  # lower-case names of namespaces
     language: str = "en"  # of the wiki, as in its address
@@ -125,6 +127,7 @@ def read_site(path: str) -> Site:
     else:
         wiki, date = "wiki", file_name.split(".")[0]
     wiki = info.findtext("dbname") or wiki
+    state = f"{wiki}/{date}" if dated else wiki
 
     base = (info.findtext("base") or "").rpartition("/")[0]
     names = [(entry.get("key"), entry.text or "") for entry in info.iter("namespace")]
@@ -132,6 +135,7 @@ def read_site(path: str) -> Site:
     template_names = {name.lower() for key, name in names if key == "10"}
     return Site(
         prefix=f"{wiki}/{date}/",
+        wiki=state,
         base=base,
         hidden=hidden_namespaces(hidden),
         language=language_of(head, wiki),
@@ -317,6 +321,9 @@ def template_page(page: ElementTree.Element, title: str, text: str) -> TemplateP
     name = page_name(title.partition(":")[2])
     redirect = page.find("redirect")
     if redirect is not None:
-        target = redirect.get("title", "").partition(":")[2]
-        return TemplatePage(name, "", page_name(target))
-    return TemplatePage(name, template_body(text), "")
+        target = redirect.get("title", "")
+    elif is_redirect(text):  # dumps before 2012 say it in the text only
+        target = FIRST_LINK.search(text)[1]
+    else:
+        return TemplatePage(name, template_body(text), "")
+    return TemplatePage(name, "", page_name(target.partition(":")[2]))

@@ -23,6 +23,8 @@ AFTER_PUNCTUATION = re.compile(r"[.,;:!?)\]»”\"'。、，；：！？」』�
 BEFORE_SPACE = re.compile(r"(?:\0\d+\0)*(?:\s|$)")
 
 CHARS_BEFORE, CHARS_AFTER, CHARS_OF_CALL = 60, 40, 80  # of the example of a hole
+NEAR = 200  # characters before and behind a call that are looked at
+LONGEST_NAME = 80
 
 # Where a sentence ends: its mark, closing quotes and brackets; in spaced scripts a space, and what is no small letter.
 # Three letters or digits before the mark, or a bracket, a quote, a call: "J. S. Bach" and "Dr. No" end no sentence.
@@ -32,7 +34,7 @@ SENTENCE_END = re.compile(f"{WIDE_END}|{SPACED_END}")
 
 
 @dataclass
-class Call:
+class WaitingCall:
     """A call that waits: {{inside}}."""
 
     inside: str
@@ -40,9 +42,8 @@ class Call:
     @property
     def name(self) -> str:
         """The template's name as it is written."""
-        name = " ".join(self.inside.partition("|")[0].split())
-        function, colon, _ = name.partition(":")
-        return function + colon
+        name = " ".join(without_marks(self.inside.partition("|")[0]).split())
+        return name[:LONGEST_NAME]
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Hole:
     example: str  # the line around it, with the call as it is written
 
 
-Kept = list[str | Call]  # what \0number\0 stands for: text that no step may touch, or a call
+Kept = list[str | WaitingCall]  # what \0number\0 stands for: text that no step may touch, or a call
 
 
 def settle(text: str, kept: Kept, show: Callable[[str, bool], str | None]) -> str:
@@ -61,7 +62,7 @@ def settle(text: str, kept: Kept, show: Callable[[str, bool], str | None]) -> st
 
     show(inside, alone): the text of {{inside}}, in which calls of its arguments may wait; None: not known.
     """
-    if not any(isinstance(entry, Call) for entry in kept):
+    if not any(isinstance(entry, WaitingCall) for entry in kept):
         return text
     unknown: set[int] = set()  # numbers of calls that stay
     for _ in range(MOST_LEVELS):
@@ -78,19 +79,25 @@ def settle(text: str, kept: Kept, show: Callable[[str, bool], str | None]) -> st
 def waiting(line: str, kept: Kept, unknown: set[int]) -> list[int]:
     """The numbers of the calls that wait on a line."""
     numbers = [int(match[1]) for match in MARK.finditer(line)]
-    return [number for number in numbers if isinstance(kept[number], Call) and number not in unknown]
+    return [number for number in numbers if isinstance(kept[number], WaitingCall) and number not in unknown]
 
 
 def settle_line(line: str, kept: Kept, show: Callable[[str, bool], str | None], unknown: set[int]) -> str:
     """A line with what its waiting calls show. Those that are not known are added to `unknown`, or go if alone."""
     alone = not has_words(line, kept)
-    for number in waiting(line, kept, unknown):
-        shown = show(kept[number].inside, alone)
+
+    def settled(match: re.Match) -> str:
+        number = int(match[1])
+        call = kept[number]
+        if isinstance(call, str) or number in unknown:
+            return match[0]
+        shown = show(call.inside, alone)
         if shown is None and not alone:
             unknown.add(number)
-        else:
-            line = line.replace(f"\0{number}\0", shown or "")
-    return line
+            return match[0]
+        return shown or ""
+
+    return MARK.sub(settled, line)
 
 
 def has_words(line: str, kept: Kept) -> bool:
@@ -103,8 +110,8 @@ def has_words(line: str, kept: Kept) -> bool:
 # --- holes ---
 
 
-def find_holes(text: str, kept: Kept, keep_sentences: bool) -> tuple[str, list[Hole]]:
-    """`text` without the marks of unknown calls, or without their sentences; and the holes that they are."""
+def find_holes(text: str, kept: Kept, keep_sentences: bool, gone: str) -> tuple[str, list[Hole]]:
+    """`text` with the character `gone` for each unknown call, or without their sentences; and the holes that they are."""
     holes: list[Hole] = []
     lines = text.split("\n")
     for i, line in enumerate(lines):
@@ -114,7 +121,7 @@ def find_holes(text: str, kept: Kept, keep_sentences: bool) -> tuple[str, list[H
         holes += of_line
         if of_line and not keep_sentences:
             line = without_holed_sentences(line, kept)
-        lines[i] = MARK.sub(lambda match: match[0] if isinstance(kept[int(match[1])], str) else "", line)
+        lines[i] = MARK.sub(lambda match: match[0] if isinstance(kept[int(match[1])], str) else gone, line)
     return "\n".join(lines), holes
 
 
@@ -122,7 +129,9 @@ def is_hole(match: re.Match, line: str, kept: Kept) -> bool:
     """Whether a mark in a line is a call that is missed: not one behind punctuation, where notes stand."""
     if isinstance(kept[int(match[1])], str):
         return False
-    is_note = AFTER_PUNCTUATION.search(line[: match.start()]) and BEFORE_SPACE.match(line[match.end() :])
+    before = line[max(0, match.start() - NEAR) : match.start()]
+    after = line[match.end() : match.end() + NEAR]
+    is_note = AFTER_PUNCTUATION.search(before) and BEFORE_SPACE.match(after)
     return not is_note
 
 
@@ -134,13 +143,18 @@ def holes_of_line(line: str, kept: Kept) -> list[Hole]:
     for match in MARK.finditer(line):
         if is_hole(match, line, kept):
             call = kept[int(match[1])]
-            before = MARK.sub("", line[: match.start()])[-CHARS_BEFORE:]
-            after = MARK.sub("", line[match.end() :])[:CHARS_AFTER]
-            inside = MARK.sub("", call.inside)
+            before = without_marks(line[max(0, match.start() - NEAR) : match.start()])[-CHARS_BEFORE:]
+            after = without_marks(line[match.end() : match.end() + NEAR])[:CHARS_AFTER]
+            inside = without_marks(call.inside)
             if len(inside) > CHARS_OF_CALL:
                 inside = inside[:CHARS_OF_CALL] + "..."
             holes.append(Hole(call.name, before + "{{" + inside + "}}" + after))
     return holes
+
+
+def without_marks(text: str) -> str:
+    """`text` without marks, nor parts of them."""
+    return MARK.sub("", text).replace("\0", "")
 
 
 def without_holed_sentences(line: str, kept: Kept) -> str:

@@ -9,6 +9,7 @@ Decided by all calls of a name in the sentences of a dump together, not by one. 
 the code of a language, count together as Sp-*, too.
 """
 
+import bisect
 import dataclasses
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -16,15 +17,15 @@ from dataclasses import dataclass
 
 from corpus.clean import UNSPACED
 from corpus.templates import canonical
+from corpus.wikitext import ELEMENT
 
 LEAST_USES = 3  # in sentences; of fewer nothing is learnt
 MOST_NAMES = 2_000  # that one part of a dump reports
 NOTE_SHARE = 0.5  # of the calls, from which a template is a note
 USUAL_SHARE = 0.7  # of the calls, from which something counts as their habit
 
-# Possessive, as nothing else can match: three times as fast as "<!--.*?-->" and the like.
-COMMENT = r"<!--(?:[^-]++|-(?!->))*+-->"
-SKIPPED = re.compile(rf"(?i){COMMENT}|<(ref|math|nowiki|gallery)\b[^<>]*(?:/>|>(?:[^<]++|<(?!/\1\s*>))*+</\1\s*>)")
+NEAR = 200  # characters before and behind a call that are looked at
+PARTS = ("|", "!", "{|")  # what lines of tables and of long calls begin with
 CALL = re.compile(r"\{\{([^{}|#:\n]++)((?:\|[^{}]*+)?+)\}\}")  # without calls in its arguments
 LINK = re.compile(r"\[\[(?:[^\[\]|]*\|)?([^\[\]]*)\]\]")
 NAMED = re.compile(r"\s*[\w -]+=")
@@ -54,29 +55,33 @@ def look_at_article(wikitext: str, known: Callable[[str], bool], found: dict[str
 
     known: whether a table has a rule for a canonical name; such calls are passed over.
     """
-    notes: list[tuple[int, int]] | None = None  # from where to where notes and comments go: few articles need it
+    notes: list[int] | None = None  # where notes and comments begin and end, in turn; few articles need it
     for match in CALL.finditer(wikitext):
         name = canonical(match[1])
         if known(name):
             continue
 
-        start = wikitext.rfind("\n", 0, match.start()) + 1
-        end = wikitext.find("\n", match.end())
+        line_start = wikitext.rfind("\n", 0, match.start()) + 1
+        line_end = wikitext.find("\n", match.end())
+        if line_end < 0:
+            line_end = len(wikitext)
+        start = max(line_start, match.start() - NEAR)
         before = without_notes(wikitext[start : match.start()])
-        after = without_notes(wikitext[match.end() : end if end >= 0 else len(wikitext)])
-        if not is_sentence(before, after):
+        after = without_notes(wikitext[match.end() : min(line_end, match.end() + NEAR)])
+        is_part = wikitext[line_start:start].lstrip().startswith(PARTS)
+        if is_part or not is_sentence(before, after):
             continue
 
         if notes is None:
-            notes = [note.span() for note in SKIPPED.finditer(wikitext)]
-        is_in_note = any(start < match.start() < end for start, end in notes)
+            notes = [place for note in ELEMENT.finditer(wikitext) for place in note.span()]
+        is_in_note = bisect.bisect(notes, match.start()) % 2 == 1
         if not is_in_note:
             look_at(match[2], before, after, found.setdefault(name, Standing()))
 
 
 def without_notes(text: str) -> str:
     """A part of a line without notes, and with the words that links show."""
-    return LINK.sub(r"\1", SKIPPED.sub("", text))
+    return LINK.sub(r"\1", ELEMENT.sub("", text))
 
 
 def most_used(found: Mapping[str, Standing]) -> dict[str, list[int]]:
@@ -87,7 +92,7 @@ def most_used(found: Mapping[str, Standing]) -> dict[str, list[int]]:
 
 def is_sentence(before: str, after: str) -> bool:
     """Whether a call stands beside words, `before` or `after` it on its line, and in no table or longer call."""
-    is_part = before.lstrip().startswith(("|", "!", "{|"))
+    is_part = before.lstrip().startswith(PARTS)
     others = CALL.sub("", before + after)
     return not is_part and LETTERS.search(others) is not None
 
@@ -127,6 +132,8 @@ def rules_by_standing(parts: Iterable[Mapping[str, list[int]]]) -> dict[str, str
     """{canonical name: rule} from what `most_used` gave for the parts of a dump; names that tell nothing have none."""
     total: dict[str, list[int]] = {}
     for part in parts:
+        if len(total) > 10 * MOST_NAMES:  # a name that is new after so many is too rare to matter
+            part = {name: counts for name, counts in part.items() if name in total}
         for name, counts in part.items():
             before = total.get(name, [0] * len(counts))
             total[name] = [a + b for a, b in zip(before, counts, strict=True)]

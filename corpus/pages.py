@@ -5,7 +5,7 @@ In folder/pages, of each part of a dump, and then of all:
     part_00000.parquet        its articles: id, title, url, wikitext; and how many pages are something else
     templates_00000.parquet   its Template pages: wiki, name, target of a redirect, wikitext
     templates.sqlite          the Template pages of all parts
-    learnt.json               rules for templates that no table knows (corpus/learn.py), and the day of the last edit
+    learnt.json               of each wiki: rules for what no table knows (corpus/learn.py), the day of the last edit
     begun.json                from which source and beside which tables all this was made
 
 A dump is decompressed once. The work can be interrupted and goes on with the parts that are missing.
@@ -24,18 +24,23 @@ import atomic
 from corpus.documents import Document, DocumentWriter, read_counts, read_documents
 from corpus.learn import Standing, look_at_article, most_used, rules_by_standing
 from corpus.pool import map_parts
-from corpus.sources import Piece, Rules, Truncated, cut_parts, read_dump_pages, templates_of
+from corpus.sources import Piece, TemplateSettings, Truncated, cut_parts, read_dump_pages, templates_of
 from corpus.template_pages import TemplatePage, write_template_pages
 from corpus.templates import tables_hash
 from errors import read_json
 
 
 def make_pages(
-    pieces: list[Piece], folder: Path, workers: int, rules: Rules, identity: dict[str, Any], allow_truncated: bool
+    pieces: list[Piece],
+    folder: Path,
+    workers: int,
+    settings: TemplateSettings,
+    identity: dict[str, Any],
+    allow_truncated: bool,
 ) -> list[Piece]:
     """The pieces, with a file in folder/pages in the place of each part of a dump. Without dumps nothing is done.
 
-    rules: what else says what templates show. identity: of the source, from find_pieces.
+    settings: what else says what templates show. identity: of the source, from find_pieces.
     """
     if not any(piece.kind == "xml" for piece in pieces):
         return pieces
@@ -55,8 +60,8 @@ def make_pages(
         made += of_run
 
     write_rules(parts, folder / "pages")
-    rules = replace(rules, pages=str(folder / "pages"))
-    return [replace(piece, rules=rules) if piece.kind == "pages" else piece for piece in made]
+    settings = replace(settings, pages=str(folder / "pages"))
+    return [replace(piece, templates=settings) if piece.kind == "pages" else piece for piece in made]
 
 
 def forget_others(folder: Path, begun: dict[str, Any]) -> None:
@@ -83,7 +88,7 @@ def make_part(allow_truncated: bool, job: tuple[Piece, Path]) -> Piece:
     if path.is_file():
         return replace(made, size_bytes=path.stat().st_size)
 
-    is_known = templates_of(piece.site, Rules()).is_known
+    is_known = templates_of(piece.site, TemplateSettings()).is_known
     kinds: Counter = Counter()
     failure = ""
     newest = ""
@@ -96,7 +101,7 @@ def make_part(allow_truncated: bool, job: tuple[Piece, Path]) -> Piece:
             for page in read_dump_pages(piece):
                 if isinstance(page, TemplatePage):
                     kinds["other_namespace"] += 1
-                    templates.add(Document(piece.site.prefix, page.name, page.target, page.body))
+                    templates.add(Document(piece.site.wiki, page.name, page.target, page.body))
                 elif isinstance(page, Document):
                     look_at_article(page.text, is_known, standings)
                     newest = max(newest, page.edited)
@@ -108,7 +113,13 @@ def make_part(allow_truncated: bool, job: tuple[Piece, Path]) -> Piece:
                 raise Truncated(f"{error}; --allow_truncated=True keeps what comes before") from None
             failure = str(error)
         templates.close({})
-        counts = {"kinds": kinds, "failure": failure, "newest": newest, "standings": most_used(standings)}
+        counts = {
+            "kinds": kinds,
+            "failure": failure,
+            "wiki": piece.site.wiki,
+            "newest": newest,
+            "standings": most_used(standings),
+        }
         articles.close(counts)
     return replace(made, size_bytes=path.stat().st_size)
 
@@ -120,9 +131,16 @@ def write_rules(parts: list[Path], folder: Path) -> None:
             temporary.unlink(missing_ok=True)
             write_template_pages(temporary, template_pages(parts))
     if not (folder / "learnt.json").is_file():
-        rules = rules_by_standing(read_counts(part)["standings"] for part in parts)
-        newest = max((read_counts(part)["newest"] for part in parts), default="")
-        atomic.write_json(folder / "learnt.json", {"rules": rules, "newest": newest})
+        of_wiki: dict[str, list[Path]] = {}
+        for part in parts:
+            of_wiki.setdefault(read_counts(part)["wiki"], []).append(part)
+
+        learnt = {}
+        for wiki, its_parts in of_wiki.items():
+            rules = rules_by_standing(read_counts(part)["standings"] for part in its_parts)
+            newest = max(read_counts(part)["newest"] for part in its_parts)
+            learnt[wiki] = {"rules": rules, "newest": newest}
+        atomic.write_json(folder / "learnt.json", learnt)
 
 
 def template_pages(parts: list[Path]) -> Iterator[tuple[str, TemplatePage]]:

@@ -63,7 +63,7 @@ EXTRACTED = re.compile(r'<doc id="([^"]*)" url="([^"]*)" title="(.*?)">\n(.*?)\n
 
 
 @dataclass(frozen=True)
-class Rules:
+class TemplateSettings:
     """What the templates of a dump show, beside the tables."""
 
     pages: str = ""  # the folder of corpus/pages.py; "": the pages of the dump are not looked at
@@ -88,7 +88,7 @@ class Piece:
     block: bytes | None = None  # decompressed; whole rows or pages
     start: int = 0  # the number of the first row in the block
     site: Site | None = None  # dumps only
-    rules: Rules = Rules()  # dumps only
+    templates: TemplateSettings = TemplateSettings()  # dumps only
     failure: str = ""  # why the file ends with this block, if the file is damaged
 
     @property
@@ -508,25 +508,25 @@ def read_pages(piece: Piece) -> Iterator[Document | str]:
 
 def as_prose(article: Document, piece: Piece) -> Document:
     """An article in wikitext as its readers see it."""
-    templates = templates_of(piece.site, piece.rules)
-    result = prose(article.text, piece.site.hidden, templates, article.title, piece.rules.keep_holes)
+    templates = templates_of(piece.site, piece.templates)
+    result = prose(article.text, piece.site.hidden, templates, article.title, piece.templates.keep_holes)
     return replace(article, text=result.text, holes=tuple(result.holes))
 
 
 @functools.lru_cache(maxsize=4)
-def templates_of(site: Site, rules: Rules) -> Templates:
+def templates_of(site: Site, settings: TemplateSettings) -> Templates:
     """What the templates of a dump show."""
     pages = None
     learnt: dict[str, Any] = {"rules": {}, "newest": ""}
-    if rules.pages:
-        folder = Path(rules.pages)
-        pages = TemplatePages(folder / "templates.sqlite", site.prefix)
-        learnt = errors.read_json(folder / "learnt.json")
+    if settings.pages:
+        folder = Path(settings.pages)
+        pages = TemplatePages(folder / "templates.sqlite", site.wiki)
+        learnt = errors.read_json(folder / "learnt.json")[site.wiki]
     return Templates(
         language=site.language,
         pages=pages,
         learnt=learnt["rules"],
-        own_table=Path(rules.own_table) if rules.own_table else None,
+        own_table=Path(settings.own_table) if settings.own_table else None,
         namespaces=site.template_names,
         now=site.date or dump.day(learnt["newest"].replace("-", "")),
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MOST_REDIRECTS = 5
-BESIDE = ("/doc", "/sandbox", "/testcases", "/styles.css")  # pages that belong to a template and are none
+BESIDE = ("/doc", "/sandbox", "/testcases", "/styles.css")  # pages about a template, which no article uses
 
 
 @dataclass(frozen=True)
@@ -49,19 +49,26 @@ class TemplatePages:
     """The Template pages of one wiki in a file."""
 
     def __init__(self, path: Path, wiki: str):
-        self.database = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+        self.database = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
         self.wiki = wiki
-        self.page = functools.lru_cache(maxsize=1 << 12)(self._page)
+        self.target = functools.lru_cache(maxsize=1 << 14)(self._target)
+        self.body = functools.lru_cache(maxsize=1 << 9)(self._body)
 
-    def _page(self, name: str) -> TemplatePage | None:
-        """The page of this name, redirects followed; None without one."""
-        query = "SELECT name, body, target FROM pages WHERE wiki = ? AND name = ?"
+    def _target(self, name: str) -> str | None:
+        """The name of the page that `name` leads to by redirects, itself without one; None if there is no such page."""
+        query = "SELECT name, target FROM pages WHERE wiki = ? AND name = ?"
         for _ in range(MOST_REDIRECTS):
             row = self.database.execute(query, (self.wiki, page_name(name))).fetchone()
             if row is None:
                 return None
-            name, body, target = row
+            name, target = row
             if not target:
-                return TemplatePage(name, zlib.decompress(body).decode(), "")
+                return name
             name = target
         return None
+
+    def _body(self, name: str) -> str:
+        """The wikitext of a page, by its name from `target`."""
+        query = "SELECT body FROM pages WHERE wiki = ? AND name = ?"
+        (body,) = self.database.execute(query, (self.wiki, name)).fetchone()
+        return zlib.decompress(body).decode()

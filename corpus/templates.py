@@ -27,9 +27,12 @@ from corpus.expand import Expansion, Tree, expand, parse
 from corpus.parser_functions import ERROR, FUNCTIONS, VARIABLES
 from corpus.template_pages import TemplatePages
 from corpus.twins import TWINS
+from corpus.units import UNITS
 from errors import one_line
 
 TABLES = Path(__file__).with_name("template_tables")
+MOST_CHARS = 1 << 21  # that the templates of one article may show; MediaWiki's limit is 2 MiB as well
+SHORT = 5_000  # characters of a rule whose tree is kept in memory
 BUDGET = 50_000  # nodes that one call in an article may expand
 FUNCTION = re.compile(r"\{\{\s*(#\w+):")
 TWIN = re.compile(r"\{\{#python:\s*([^|{}]*?)\s*[|}]")
@@ -170,7 +173,7 @@ def main_script(wikitext: str) -> str:
 def tables_hash(own_table: Path | None) -> str:
     """What changes when a table does, that of the user included."""
     own = [own_table] if own_table is not None else []
-    contents = [path.read_bytes() for path in (*own, *table_paths())]
+    contents = [path.read_bytes() for path in (*own, *table_paths(), UNITS)]
     return xxhash.xxh3_128_hexdigest(b"\0".join(contents))
 
 
@@ -181,8 +184,14 @@ def tables_hash(own_table: Path | None) -> str:
 class Rule:
     """What a template shows, as wikitext."""
 
-    wikitext: str
+    wikitext: str | None  # None: the body of a page of the dump, which is read when it is needed
     anywhere: bool  # also for a template that stands alone on its line
+    page: str = ""  # the name of that page
+
+
+def same(inside: str) -> str:
+    """The call as it is: no call waits in its arguments."""
+    return inside
 
 
 class Templates:
@@ -219,7 +228,7 @@ class Templates:
         self.now = now
         self.rules = functools.lru_cache(maxsize=1 << 14)(self._rules)
         self.is_known = functools.lru_cache(maxsize=1 << 14)(self._is_known)
-        self.tree = functools.lru_cache(maxsize=1 << 14)(parse)
+        self.short_tree = functools.lru_cache(maxsize=1 << 14)(parse)
 
     def bare(self, name: str) -> str:
         """A name without that of the namespace: "Template:Cvt" -> "Cvt"."""
@@ -239,10 +248,10 @@ class Templates:
         script: in which the page is written, from `main_script`.
         """
         name = self.bare(name)
-        page = self.pages.page(name) if self.pages is not None else None
+        page = self.pages.target(name) if self.pages is not None else None
         keys = [canonical(name)]
         if page is not None:
-            keys.append(canonical(page.name))  # where its redirects lead
+            keys.append(canonical(page))  # where its redirects lead
 
         own = first_rule(self.tables, keys)
         other = first_rule(self.other_tables[script], keys)
@@ -253,7 +262,7 @@ class Templates:
         if own is not None:
             rules.append(Rule(own, anywhere=True))
         if page is not None:
-            rules.append(Rule(page.body, anywhere=False))
+            rules.append(Rule(None, anywhere=False, page=page))
         country = country_name(" ".join(name.split()), self.language)
         if country is not None:
             rules.append(Rule(country, anywhere=False))
@@ -265,53 +274,71 @@ class Templates:
                 rules.append(Rule(learnt, anywhere=False))
         return tuple(rules)
 
-    def show(self, inside: str, page: "Page", alone: bool | None) -> str | None:
-        """The wikitext that {{inside}} shows in an article.
+    def tree(self, rule: Rule) -> Tree:
+        """A rule, parsed."""
+        wikitext = self.pages.body(rule.page) if rule.wikitext is None else rule.wikitext
+        return self.short_tree(wikitext) if len(wikitext) <= SHORT else parse(wikitext)
 
-        alone: whether it stands alone on its line; None: that is not known yet. None is returned when no rule can say
-        what is shown, or, for alone=None, when it depends on the place.
+    # --- what a call shows ---
+
+    def show(
+        self, inside: str, article: "Article", alone: bool | None, settled: Callable[[str], str] = same
+    ) -> str | None:
+        """The wikitext that {{inside}} shows in an article; None when no rule can say.
+
+        alone: whether it stands alone on its line; None: that is not known yet. By the best rule:
+
+            of a table, that shows nothing      ""           wherever it stands
+            of a table                          its text     wherever it stands
+            of a page, a country, or learnt     None         when the place is not known: ask again when it is
+                                                its text     beside words
+                                                None         alone: infoboxes, messages, navigation
+
+        settled: makes text of the calls that wait in `inside`; it is called when a rule or a function needs them.
         """
         name = inside.partition("|")[0]
-        rules = self.rules(name, page.script)
+        rules = self.rules(name, article.script)
         if not rules:
             is_function = "#" in name or ":" in name or name.strip() in VARIABLES
             if not is_function:
                 return None
-            return self.expanded(inside, page, lambda used: self.find(used, page))  # {{#if:...}}, {{formatnum:18}}
+            return self.expanded(settled(inside), article, lambda used: self.find(used, article))
 
         for rule in rules:
             if alone is None and not rule.anywhere:
                 return None
             if alone and not rule.anywhere:
                 continue
-            if not rule.wikitext:
+            if rule.wikitext == "":
                 return ""
-            shown = self.by_rule(rule, inside, page)
+            shown = self.by_rule(rule, settled(inside), article)
             if shown is not None:
                 return shown
         return None
 
-    def by_rule(self, rule: Rule, inside: str, page: "Page") -> str | None:
+    def by_rule(self, rule: Rule, inside: str, article: "Article") -> str | None:
         """What {{inside}} shows by this rule; None when that cannot be said."""
-        tree = self.tree(rule.wikitext)
-        name = canonical(inside.partition("|")[0])
+        tree = self.tree(rule)
+        name = canonical(self.bare(inside.partition("|")[0]))
 
         def find(used: str) -> Tree | None:
-            return tree if canonical(used) == name else self.find(used, page)
+            return tree if canonical(used) == name else self.find(used, article)
 
-        shown = self.expanded(inside, page, find)
+        shown = self.expanded(inside, article, find)
         is_one_item = shown is not None and shown.startswith("\n") and shown.count("\n") == 1
         if rule.anywhere and is_one_item:
             return shown[1:]  # {{IPA|*ʄ}} is no list, as it would be on a page that shows *ʄ without a tag around it
         return shown
 
-    def expanded(self, inside: str, page: "Page", find: Callable[[str], Tree | None]) -> str | None:
+    def expanded(self, inside: str, article: "Article", find: Callable[[str], Tree | None]) -> str | None:
         """{{inside}} with the rules that `find` gives; None when that cannot be said."""
+        if article.chars_left <= 0:
+            return None
         expansion = Expansion(
             find=find,
             twins=TWINS,
             language=self.language,
-            title=page.title,
+            title=article.title,
             budget=BUDGET,
             now=self.now,
         )
@@ -319,20 +346,22 @@ class Templates:
             shown = expand(parse("{{" + inside + "}}"), {}, expansion)
         except ValueError:  # Unknown, TooMuch, or a twin that cannot say
             return None
+        article.chars_left -= len(shown)
         return None if ERROR.search(shown) else shown  # "Expression error: ..." is no sentence's word
 
-    def find(self, name: str, page: "Page") -> Tree | None:
+    def find(self, name: str, article: "Article") -> Tree | None:
         """The parsed rule of a template that another one uses; None without one."""
-        rules = self.rules(name, page.script)
-        return self.tree(rules[0].wikitext) if rules else None
+        rules = self.rules(name, article.script)
+        return self.tree(rules[0]) if rules else None
 
 
-@dataclass(frozen=True)
-class Page:
+@dataclass
+class Article:
     """What of an article decides what its templates show."""
 
     title: str
     script: str  # from `main_script`
+    chars_left: int = MOST_CHARS  # that its templates may still show
 
 
 def first_rule(tables: Iterable[Table], keys: Iterable[str]) -> str | None:

@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from corpus.holes import MARK, Call, Hole, Kept, find_holes, settle
-from corpus.templates import Page, Templates, main_script
+from corpus.holes import MARK, Hole, Kept, WaitingCall, find_holes, settle
+from corpus.templates import Article, Templates, main_script
 
 # In the order of the steps. All work is linear: the body of an element ends at the next opening of the same name and
 # attributes end at the next "<", so no search for an end that is missing crosses the page. (A comment without its end
@@ -25,13 +25,17 @@ ELEMENT = re.compile(rf"(?i){COMMENT}|<({NAMES})\b[^<>]*+(?:(?<=/)>|>((?:[^<]++|
 PARAMETER = re.compile(r"\{\{\{(?<!\{\{\{\{)(?!\{)[^{}|\n]*+(?:\|([^{}]*+))?\}\}\}")
 CODE = re.compile(r"(?i)<code\b[^<>]*>((?:[^<]++|<(?!/?code\b))*+)</code\s*>")
 NOTE_MARK = "\2"
-SOURCE_MARK = "\4"  # a citation: a template that shows nothing here, with several named arguments
+SOURCE_MARK = "\4"  # a citation: a template that shows nothing here, with the title of a work
 SOURCED_ITEM = re.compile(r"\n[*#:;]+[ \t]*\x04[^\n]*")  # the remark behind a citation is of no use without it
-NAMED_ARGUMENTS = 3  # as many has every citation, and no flag or anchor
+# How citations name the title in many languages. (A flag or an anchor has none.)
+TITLES = "title|titel|titre|titolo|título|titulo|tytuł|titul|cím|titlu|tittel|nimeke|başlık|nhan đề|tiêu đề|judul|tajuk"
+TITLES += "|название|заглавие|назва|наслов|заголовок|τίτλος|عنوان|כותרת|शीर्षक|題名|タイトル|書名|标题|標題|제목"
+CITATION = re.compile(rf"(?i)\|\s*(?:{TITLES})\s*=")
 # Between these a note's mark stands in place of a space: "end.[1]Next". In scripts above U+0E00 words need none.
 GLUED_BY_NOTE = re.compile(
     r"\x02(?<=[A-Za-z\u00c0-\u0dff.,;:!?\])'\"]\x02)\x02*(?=(?:\[\[|'')*(?![։،؛؟۔।॥])[A-Za-z\u00c0-\u0dff]|\()"
 )
+SPACE_BEFORE_NOTE = re.compile(r"[ \t]++\x02++(?=[,.;:!?)])")
 BAR = "\x03"
 NO_MARKS = {"!": BAR, "=": "&#61;"}  # a bar and a sign that part and name no arguments of the call around them
 MATHS_MARKS = re.compile(r"\{(?=[{|])|\}(?=\})|\[(?=\[)|\](?=\])")
@@ -185,20 +189,20 @@ def prose(wikitext: str, hidden: frozenset[str], templates: Templates, title: st
     it; only a comment goes on to the end of the page, as in MediaWiki. Time is linear.
     """
     text = "\n" + wikitext.replace("\0", "").replace(BAR, "") + "\n"
-    page = Page(title, main_script(wikitext))
+    article = Article(title, main_script(wikitext))
     kept: Kept = []  # \0number\0 stands for an entry: text that no later step may touch, or a call of a template
 
     # elements, templates, tables
     text = MANY_APOSTROPHES.sub(literal_apostrophes, text)
     text = parameters(text)
     text = without_elements(text, kept)
-    text = nested(text, "{{", "}}", lambda inside: template(inside, templates, page, kept))
+    text = nested(text, "{{", "}}", lambda inside: template(inside, templates, article, kept))
     text = SOURCED_ITEM.sub("", text).replace(SOURCE_MARK, NOTE_MARK)
-    text = GLUED_BY_NOTE.sub(" ", text).replace(NOTE_MARK, "")
+    text = without_note_marks(text)
     text = text.replace(BAR, "|")
     text = CODE.sub(lambda match: keep(restore(inline(TAG.sub("", match[1]), hidden), kept), kept), text)
     text = without_tables(text)
-    text = settle(text, kept, lambda inside, alone: template_in_place(inside, alone, templates, page, kept))
+    text = settle(text, kept, lambda inside, alone: template_in_place(inside, alone, templates, article, kept))
 
     # conversion marks, links, characters
     # the switches are upper-case in every script that has case; __init__ is a word
@@ -206,7 +210,8 @@ def prose(wikitext: str, hidden: frozenset[str], templates: Templates, title: st
     text = inline(text, hidden)
     text = TABLE_END.sub("", text)
     text = TABLE_ROW.sub("", text)  # not before the links: the lines of a caption may begin with a bar
-    text, holes = find_holes(text, kept, keep_holes)
+    text, holes = find_holes(text, kept, keep_holes, NOTE_MARK)
+    text = without_note_marks(text)
 
     # what removals leave, lists, headings
     text = tidy(text, wikitext)
@@ -232,6 +237,15 @@ def inline(text: str, hidden: frozenset[str]) -> str:
 def without_elements(text: str, kept: Kept) -> str:
     """`text` without comments, notes and pictures; formulas and code are kept, with marks in their places."""
     text = ELEMENT.sub(lambda match: element(match, kept), text)
+    return without_note_marks(text)
+
+
+def without_note_marks(text: str) -> str:
+    """`text` with a space where a note stood in the place of one, and without the space before a note that is gone.
+
+    end.[1]Next -> end. Next       word [1], and -> word, and
+    """
+    text = SPACE_BEFORE_NOTE.sub("", text)
     return GLUED_BY_NOTE.sub(" ", text).replace(NOTE_MARK, "")
 
 
@@ -337,7 +351,7 @@ def new_line(inside: str) -> str:
     return "\n"
 
 
-def template(inside: str, templates: Templates, page: Page, kept: Kept) -> str:
+def template(inside: str, templates: Templates, article: Article, kept: Kept) -> str:
     """What {{inside}} shows; a mark that points into `kept` if the line where it stands decides that.
 
     What shows nothing may stand as a note does, in the place of a space: see GLUED_BY_NOTE.
@@ -346,23 +360,41 @@ def template(inside: str, templates: Templates, page: Page, kept: Kept) -> str:
     name = inside.strip()
     if name in NO_MARKS:
         return NO_MARKS[name]
-    shown = templates.show(inside, page, alone=None)
+    shown = templates.show(inside, article, None, lambda inside: settled(inside, templates, article, kept))
     if shown is None:
-        kept.append(Call(inside))
+        kept.append(WaitingCall(inside))
         return f"\0{len(kept) - 1}\0"
     if shown:
-        return shown
-    return SOURCE_MARK if inside.count("=") >= NAMED_ARGUMENTS else NOTE_MARK
+        return without_elements(shown, kept) if "<" in shown else shown
+    is_citation = CITATION.search(inside) is not None
+    return SOURCE_MARK if is_citation else NOTE_MARK
 
 
-def template_in_place(inside: str, alone: bool, templates: Templates, page: Page, kept: Kept) -> str | None:
+def settled(inside: str, templates: Templates, article: Article, kept: Kept) -> str:
+    """A call with what the calls in its arguments show: {{uc:\\0 3 \\0}} -> {{uc:haus}}. Unknown ones stay."""
+    if "\0" not in inside:
+        return inside
+
+    def shown(match: re.Match) -> str:
+        entry = kept[int(match[1])]
+        if isinstance(entry, str):
+            return match[0]
+        text = template_in_place(entry.inside, False, templates, article, kept)
+        return match[0] if text is None else text
+
+    return MARK.sub(shown, inside)
+
+
+def template_in_place(inside: str, alone: bool, templates: Templates, article: Article, kept: Kept) -> str | None:
     """The text that {{inside}} shows: what stands in the rule's elements and tables is not text. None: not known."""
-    shown = templates.show(inside, page, alone)
+    shown = templates.show(inside, article, alone, lambda inside: settled(inside, templates, article, kept))
     if not shown:
         return shown
     shown = without_elements(shown, kept)
     shown = without_tables("\n" + shown)
-    return shown.strip("\n")
+    shown = shown.strip("\n")
+    is_list = shown.startswith(("*", "#", ":", ";"))
+    return "\n" + shown if is_list else shown
 
 
 def without_tables(text: str) -> str:
@@ -494,8 +526,8 @@ def word_before(text: str) -> int:
 def tidy(text: str, wikitext: str) -> str:
     """`text` without the marks that have no partner and the empty brackets and spaces that removals leave.
 
-    Empty brackets that were in `wikitext` are the author's, who writes of them; so are spaces before semicolons, and
-    items that begin with a comma.
+    Empty brackets that were in `wikitext` are the author's, who writes of them; so are spaces before marks, and items
+    that begin with a comma.
     """
     text = STRAY.sub(" ", text)
     text = AFTER_BRACKET.sub("(", text)

@@ -186,8 +186,8 @@ def test_a_dump_without_a_date_in_its_name_is_of_its_newest_edit(tmp_path):
     text = page(1, "Alter", "Es ist {{CURRENTYEAR}}, also {{age|1969|07|20}} Jahre her.")
     other = page(2, "Neu", "Später geändert, aber ohne Vorlagen.")
     pages = [
-        text.replace("<revision>", edited.format("2016-05-01")),
         other.replace("<revision>", edited.format("2017-08-01")),
+        text.replace("<revision>", edited.format("2016-05-01")),
     ]
     path = tmp_path / "slice.xml"
     path.write_text("".join([HEAD, *pages, TAIL]), encoding="utf-8")
@@ -195,16 +195,48 @@ def test_a_dump_without_a_date_in_its_name_is_of_its_newest_edit(tmp_path):
     assert stored(folder)["dewiki/slice/1"] == "Es ist 2017, also 48 Jahre her."
 
 
+def test_two_wikis_learn_apart_and_files_without_a_date_are_one_wiki(tmp_path):
+    """In one wiki {{Werk}} is a part of sentences, in the other a note; the page of {{Mal}} is in a file of its own."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    german = [page(number, f"T{number}", "Er las {{Werk|Faust}} {{Mal|2}} nie.") for number in range(1, 5)]
+    english = [page(number, f"T{number}", "He read it.{{Werk|note}} Then more.") for number in range(1, 5)]
+    template = page(9, "Vorlage:Mal", "{{{1}}} mal", namespace=10)
+    (folder / "articles.xml").write_text("".join([HEAD, *german, TAIL]), encoding="utf-8")
+    (folder / "templates.xml").write_text("".join([HEAD, template, TAIL]), encoding="utf-8")
+    other_head = HEAD.replace("dewiki", "enwiki").replace('xml:lang="de"', 'xml:lang="en"')
+    (folder / "other.xml").write_text("".join([other_head, *english, TAIL]), encoding="utf-8")
+
+    found = stored(documents(f"{folder}/*.xml", tmp_path / "out"))
+    assert found["dewiki/articles/1"] == "Er las Faust 2 mal nie."
+    assert found["enwiki/other/1"] == "He read it. Then more."
+
+
+def test_a_redirect_of_templates_without_its_mark_is_one(tmp_path):
+    """Dumps before 2012 say it in the text only."""
+    article = page(1, "T", "Es ist {{Weiter|Wort}} hier.")
+    target = page(2, "Vorlage:Ziel", "{{{1}}}", namespace=10)
+    redirect = page(3, "Vorlage:Weiter", "#WEITERLEITUNG [[Vorlage:Ziel]]", namespace=10)
+    path = tmp_path / "dewiki.xml"
+    path.write_text("".join([HEAD, article, target, redirect, TAIL]), encoding="utf-8")
+    assert stored(documents(path, tmp_path / "out"))["dewiki/dewiki/1"] == "Es ist Wort hier."
+
+
+def test_a_folder_may_have_any_name(dump, tmp_path):
+    folder = documents(dump(), tmp_path / "a?b #1 100%41 [x]")
+    assert texts(folder) == WITH_PAGES
+
+
 def test_two_wikis_do_not_share_their_templates(tmp_path):
     path = tmp_path / "templates.sqlite"
     write_template_pages(path, [("a/", TemplatePage("X", "of a", "")), ("b/", TemplatePage("X", "of b", ""))])
-    assert TemplatePages(path, "a/").page("x").body == "of a"
-    assert TemplatePages(path, "b/").page("X").body == "of b"
+    assert TemplatePages(path, "a/").body("X") == "of a"
+    assert TemplatePages(path, "b/").body("X") == "of b"
 
 
 def test_redirects_that_lead_in_a_circle_or_nowhere_are_no_pages(tmp_path):
     path = tmp_path / "templates.sqlite"
     pages = [TemplatePage("A", "", "B"), TemplatePage("B", "", "A"), TemplatePage("C", "", "Nowhere")]
     write_template_pages(path, [("a/", found) for found in pages])
-    assert TemplatePages(path, "a/").page("A") is None
-    assert TemplatePages(path, "a/").page("C") is None
+    assert TemplatePages(path, "a/").target("A") is None
+    assert TemplatePages(path, "a/").target("C") is None

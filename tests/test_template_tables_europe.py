@@ -5,7 +5,7 @@ from datetime import date
 
 import pytest
 
-from corpus.templates import TABLES, Page, Templates, check_table, read_table
+from corpus.templates import TABLES, Article, Templates, check_table, read_table
 from corpus.wikitext import HIDDEN, prose
 
 LANGUAGES = "en bg ca cs da de el es fi fr hu it ltg nl no pl pt ro ru sr sv tr uk".split()
@@ -118,17 +118,17 @@ def test_every_rule_is_wikitext_that_calls_what_is_there(language):
     names = [name for name, rule in table.names.items() if rule]
     for name in names:
         assert table.names[name].count("{") == table.names[name].count("}"), name
-        shown = rules.show(f"{name}|1|2|3|4", Page("Title", ""), alone=None) or ""
+        shown = rules.show(f"{name}|1|2|3|4", Article("Title", ""), alone=None) or ""
         assert not re.search(r"\{\{\{|Expression error", shown), f"{name} shows {shown}"
 
 
 def test_a_rule_that_cannot_say_what_is_shown_is_not_replaced_by_that_of_another_language():
-    assert Templates("en").show("langx", Page("Title", ""), alone=None) is None
+    assert Templates("en").show("langx", Article("Title", ""), alone=None) is None
 
 
 def test_an_age_is_that_on_the_day_of_the_dump():
     rules = Templates("en", now=date(2016, 5, 1))
-    page = Page("Title", "")
+    page = Article("Title", "")
     birthdays = ("04|30", "05|01", "05|02")
     ages = [rules.show(f"age|1969|{birthday}", page, alone=None) for birthday in birthdays]
     assert ages == ["47", "47", "46"]

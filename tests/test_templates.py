@@ -1,5 +1,6 @@
 """What templates show: tables, the dump's own pages, redirects, the place; and the holes of unknown ones."""
 
+import functools
 import re
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from corpus import templates
 from corpus.expand import parse
 from corpus.holes import Hole
+from corpus.learn import look_at_article
 from corpus.template_pages import TemplatePage, TemplatePages, write_template_pages
 from corpus.templates import Templates, check_table, read_table, table_paths
 from corpus.wikitext import HIDDEN, plain_text, prose
@@ -104,6 +106,53 @@ def test_words_are_not_glued_where_a_silent_template_stood(rules_of):
     assert shown("Said so.{{cn}}Next {{show|a{{cn}}}}b, {{#if:{{cn}}|x|y}}.", rules) == "Said so. Next ab, y."
 
 
+def test_pages_in_arguments_are_text_before_a_function_or_another_call_reads_them(rules_of):
+    pages = {"Wert": "5", "Wort": "haus", "Mal": "{{#expr:{{{1}}}*{{{2}}}}}"}
+    rules = rules_of({"en": "measure = {{{1}}} {{{2}}}"}, pages)
+    for wikitext, text in {
+        "{{#switch:{{Wert}}|5=a|b}}": "a",
+        "{{#ifeq:{{Wert}}|5|gleich|ungleich}}": "gleich",
+        "{{padleft:{{Wert}}|4|0}}": "0005",
+        "{{uc:{{Wort}}}}": "HAUS",
+        "{{#len:{{Wort}}}}": "4",
+        "{{#expr:{{Wert}}*2}}": "10",
+        "{{measure|{{Wert}}|km}}": "5 km",
+        "{{Mal|{{Wert}}|3}}": "15",
+        "{{Mal|{{Mal|2|{{Wert}}}}|3}}": "30",
+    }.items():
+        result = prose(f"Es ist {wikitext} hier.", HIDDEN, rules, "")
+        assert result.text == f"Es ist {text} hier."
+        assert result.holes == []
+
+
+def test_a_list_that_a_page_shows_within_a_line_is_one(rules_of):
+    rules = rules_of({}, {"Liste": "* eins\n* zwei"})
+    assert shown("Dann: {{Liste}}\nUnd hier.", rules) == "Dann:\n- eins\n- zwei\nUnd hier."
+
+
+def test_notes_and_formulas_in_a_rule_of_a_table_are_read(rules_of):
+    rules = rules_of({"en": "x = {{{1}}}<ref>note</ref><!-- comment --><math>a^2</math>"})
+    assert shown("It is {{x|b}} here.", rules) == "It is b$a^2$ here."
+
+
+def test_an_article_shows_at_most_so_much_by_its_templates(rules_of, monkeypatch):
+    monkeypatch.setattr(
+        templates.Article, "__init__", functools.partialmethod(templates.Article.__init__, chars_left=30)
+    )
+    rules = rules_of({"en": "long = 12345678901234567890"})
+    result = prose("a {{long}} b {{long}} c {{long}} d", HIDDEN, rules, "")
+    assert result.text == "a 12345678901234567890 b 12345678901234567890 c d"
+    assert [hole.name for hole in result.holes] == ["long"]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("unit", ["word {{unk|x}} ", "{{unk}} a<!-- ", "a {{unk|b}} <ref>", "a {{unk|b}} <math>"])
+def test_many_unknown_calls_on_a_line_take_linear_time(rules_of, unit):
+    """Linear work takes a few seconds, quadratic work minutes."""
+    prose(unit * 20_000, HIDDEN, rules_of({}), "")
+    look_at_article(unit * 20_000, lambda name: False, {})
+
+
 # --- holes ---
 
 
@@ -166,7 +215,7 @@ def test_the_remark_behind_a_citation_goes_with_it_and_what_stands_behind_a_flag
     rules = rules_of({"en": "cite book, flagicon, anchor ="})
     items = [
         "* {{cite book|title=A|author=B|year=1}} For the general reader.",
-        "* {{flagicon|FR|size=1}} France",
+        "* {{flagicon|FR|size=1|variant=a|alt=b}} France",
         "* {{anchor|a}} Text. {{cite book|title=A|author=B|year=1}}",
     ]
     assert shown("Two.\n" + "\n".join(items), rules) == "Two.\n- France\n- Text."

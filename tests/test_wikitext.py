@@ -13,6 +13,9 @@ from corpus.clean import normalise
 from corpus.wikitext import HIDDEN, hidden_namespaces, is_redirect, plain_text
 
 WIKITEXT = {
+    # spaces before marks are the author's, but for those before what vanished
+    "did not shift , (comma) or . (full stop) . . .": "did not shift , (comma) or . (full stop) . . .",
+    "a word <ref>b</ref>, and {{cn}}. Not {{zz|b}}; here": "a word, and. Not; here",
     # templates
     "a {{cite|x}} b": "a b",
     "a{{zz|{{y|{{z}}}}|w}}b": "ab",
