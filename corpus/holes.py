@@ -111,7 +111,7 @@ def has_words(line: str, kept: Kept) -> bool:
 
 
 def find_holes(text: str, kept: Kept, keep_sentences: bool, gone: str) -> tuple[str, list[Hole]]:
-    """`text` with the character `gone` for each unknown call, or without their sentences; and the holes that they are."""
+    """`text` with the character `gone` for each unknown call, or without its sentence; and the holes they leave."""
     holes: list[Hole] = []
     lines = text.split("\n")
     for i, line in enumerate(lines):

@@ -35,7 +35,7 @@ CITATION = re.compile(rf"(?i)\|\s*(?:{TITLES})\s*=")
 GLUED_BY_NOTE = re.compile(
     r"\x02(?<=[A-Za-z\u00c0-\u0dff.,;:!?\])'\"]\x02)\x02*(?=(?:\[\[|'')*(?![։،؛؟۔।॥])[A-Za-z\u00c0-\u0dff]|\()"
 )
-SPACE_BEFORE_NOTE = re.compile(r"[ \t]++\x02++(?=[,.;:!?)])")
+SPACE_BEFORE_NOTE = re.compile(r"(?<![ \t])[ \t]++\x02++[ \t]*+(?=[,.;:!?)])")  # looks at each run of spaces once
 BAR = "\x03"
 NO_MARKS = {"!": BAR, "=": "&#61;"}  # a bar and a sign that part and name no arguments of the call around them
 MATHS_MARKS = re.compile(r"\{(?=[{|])|\}(?=\})|\[(?=\[)|\](?=\])")
@@ -117,9 +117,11 @@ SPACE_AND_SEMICOLON = re.compile(";(?<= ;)")
 SEPARATOR_FIRST = re.compile(r"(\n[*#:]+)[ \t]*[,;][ \t,;]*+")  # of a list's item
 # Spaces before marks, and marks that follow each other. A search for one character that looks behind itself is twice as
 # fast as `in` for two, and most texts have none of them.
-UNTIDY_COMMA = re.compile(r",(?<=[ ,],)")
-UNTIDY_BRACKET = re.compile(r"\)(?<=[ ,]\))")
-UNTIDY_POINT = re.compile(r"\.(?<= \.)[ \n]")
+UNTIDY = {
+    re.compile(r",(?<=[ ,],)"): {" ,": ",", ",,": ","},
+    re.compile(r"\)(?<=[ ,]\))"): {" )": ")", ",)": ")"},
+    re.compile(r"\.(?<= \.)[ \n]"): {" . ": ". ", " .\n": ".\n"},
+}
 UNTIDY_WIDE = {"（）": "", "，）": "）", "；）": "）", "、）": "）"}
 LINE_START = re.compile(r"\n[ \t]+")
 LIST_ITEM = re.compile(r"\n(-{4,}|[*#:;]+)[ \t]*([^\n]*)")
@@ -214,7 +216,7 @@ def prose(wikitext: str, hidden: frozenset[str], templates: Templates, title: st
     text = without_note_marks(text)
 
     # what removals leave, lists, headings
-    text = tidy(text, wikitext)
+    text = tidy(text, f"\n{wikitext}\n")
     text = LIST_ITEM.sub(list_item, text)
     text = sections(text)
     return Prose(restore(text, kept).strip(), holes)
@@ -536,17 +538,16 @@ def tidy(text: str, wikitext: str) -> str:
         if pair[0] in text and pair in text and pair not in wikitext:
             text = text.replace(pair, "")
     text = SEVERAL_SPACES.sub(" ", text)
-    if UNTIDY_COMMA.search(text):
-        text = text.replace(" ,", ",").replace(",,", ",")
-    if UNTIDY_BRACKET.search(text):
-        text = text.replace(" )", ")").replace(",)", ")")
-    if UNTIDY_POINT.search(text):
-        text = text.replace(" . ", ". ").replace(" .\n", ".\n")
+    for untidy, replacements in UNTIDY.items():
+        if untidy.search(text):
+            for wrong, right in replacements.items():
+                if wrong not in wikitext:
+                    text = text.replace(wrong, right)
     if SEMICOLON_AT_END.search(text):
         text = SEPARATORS_AT_END.sub(")", text)
     if SPACE_AND_SEMICOLON.search(text) and " ;" not in wikitext:
         text = text.replace(" ;", ";")
-    if SEPARATOR_FIRST.search(text) and not SEPARATOR_FIRST.search("\n" + wikitext):
+    if SEPARATOR_FIRST.search(text) and not SEPARATOR_FIRST.search(wikitext):
         text = SEPARATOR_FIRST.sub(r"\1 ", text)
     if "）" in text:
         text = AFTER_WIDE_BRACKET.sub("（", text)

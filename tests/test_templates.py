@@ -127,7 +127,7 @@ def test_pages_in_arguments_are_text_before_a_function_or_another_call_reads_the
 
 def test_a_list_that_a_page_shows_within_a_line_is_one(rules_of):
     rules = rules_of({}, {"Liste": "* eins\n* zwei"})
-    assert shown("Dann: {{Liste}}\nUnd hier.", rules) == "Dann:\n- eins\n- zwei\nUnd hier."
+    assert shown("Dann:{{Liste}}\nUnd hier.", rules) == "Dann:\n- eins\n- zwei\nUnd hier."
 
 
 def test_notes_and_formulas_in_a_rule_of_a_table_are_read(rules_of):

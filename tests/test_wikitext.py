@@ -18,7 +18,7 @@ WIKITEXT = {
     "a word <ref>b</ref>, and {{cn}}. Not {{zz|b}}; here": "a word, and. Not; here",
     # templates
     "a {{cite|x}} b": "a b",
-    "a{{zz|{{y|{{z}}}}|w}}b": "ab",
+    "a{{zz|{{y|{{z}}}}|w}}b": "a b",
     "a {{convert|20|mi|km}} b": "a 20 miles (32 km) b",
     "a {{convert|20|to|30|mi|km}} b": "a 20 to 30 miles (32 to 48 km) b",
     "{{lang|fr|mot}} {{lang-de|Wort}} {{transl|ar|ALA|kalima}}": "mot German: Wort kalima",
@@ -59,7 +59,7 @@ WIKITEXT = {
     "a <math>x_{{1}}</math> b": "a $x_{ {1} }$ b",
     "<math>\\frac{a}{{b}}\n [[0,1]] {|x|}</math>": "$\\frac{a}{ {b} } [ [0,1] ] { |x|}$",
     "<code>[[a|f]](<var>x</var>)  = ''y''; &lt;&#47;i> <nowiki>''</nowiki></code>": "f(x)  = y; </i> ''",  # not raw
-    "a ( <code>()</code> , <code>x</code> ) <code>__FILE__ , ;)</code>": "a ((), x) __FILE__ , ;)",
+    "a ( <code>()</code> , <code>x</code> ) <code>__FILE__ , ;)</code>": "a (() , x ) __FILE__ , ;)",
     "<syntaxhighlight lang=c inline>&lt; ''b''</syntaxhighlight> <pre>&lt; ''b''</pre>c": "&lt; ''b''\n< ''b''\nc",
     "<syntaxhighlight lang=c>\nif (a == b)\n    f();\n</syntaxhighlight>": "if (a == b)\n    f();",
     "<math>a\\ </math>": "$a$",
