@@ -342,7 +342,7 @@ class ChatTemplate:
         if train_on == "all":
             return np.array(ids, np.uint32), np.ones(len(ids), bool)
 
-        turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+        turns = [i for i, message in enumerate(messages) if message.get("role") == "assistant"]
         if not turns:
             raise ValueError("no message is the assistant's: nothing to train on")
         if train_on == "last":
