@@ -35,7 +35,10 @@ CITATION = re.compile(rf"(?i)\|\s*(?:{TITLES})\s*=")
 GLUED_BY_NOTE = re.compile(
     r"\x02(?<=[A-Za-z\u00c0-\u0dff.,;:!?\])'\"]\x02)\x02*(?=(?:\[\[|'')*(?![։،؛؟۔।॥])[A-Za-z\u00c0-\u0dff]|\()"
 )
-SPACE_BEFORE_NOTE = re.compile(r"(?<![ \t])[ \t]++\x02++[ \t]*+(?=[,.;:!?)])")  # looks at each run of spaces once
+# A note between spaces and a mark; the search begins with the note, as spaces are everywhere.
+NOTE_BEFORE_MARK = re.compile(r"\x02(?<= \x02)\x02*+ *+(?=[,.;:!?)])")
+NO_SPACE = "\x05"
+SPACES_AND_NO_SPACE = re.compile(rf" *+{NO_SPACE}")
 BAR = "\x03"
 NO_MARKS = {"!": BAR, "=": "&#61;"}  # a bar and a sign that part and name no arguments of the call around them
 MATHS_MARKS = re.compile(r"\{(?=[{|])|\}(?=\})|\[(?=\[)|\](?=\])")
@@ -247,7 +250,11 @@ def without_note_marks(text: str) -> str:
 
     end.[1]Next -> end. Next       word [1], and -> word, and
     """
-    text = SPACE_BEFORE_NOTE.sub("", text)
+    if NOTE_MARK not in text:
+        return text
+    if NOTE_BEFORE_MARK.search(text):
+        text = NOTE_BEFORE_MARK.sub(NO_SPACE, text)
+        text = SPACES_AND_NO_SPACE.sub("", text)
     return GLUED_BY_NOTE.sub(" ", text).replace(NOTE_MARK, "")
 
 
