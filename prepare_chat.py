@@ -18,8 +18,6 @@ import json
 import os
 import random
 import sys
-from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -32,28 +30,27 @@ import atomic
 from chat_shards import Conversations, ConversationWriter
 from chat_template import ChatTemplate, TrainOn
 from corpus.conversations import CHAT_FORMATS, REASONS, Conversation, Dropped, read_conversation
-from corpus.documents import DocumentWriter, read_counts, unchanged_source
+from corpus.documents import DocumentWriter, unchanged_source
 from corpus.manifest import fixed_settings, provenance, read_manifest, refuse_changes, write_manifest
 from corpus.pool import ORPHANS_S, map_parts, print_now, read_cached, stage
 from corpus.sources import (
     FORMATS,
     Piece,
-    Truncated,
-    cut_parts,
     describe,
     find_pieces,
     local_states,
     make_document,
+    part_jobs,
+    part_path,
     read_rows,
 )
 from corpus.split import Splitter
+from corpus.tally import EXAMPLE_CHARS, Tally
 from dedup import KINDS, check_threshold, find_duplicates_once, threshold_note
 from errors import read_json
 from shards import FORMAT_VERSION, token_dtype, verify_shards
 from tokenizer import Tokenizer
 
-EXAMPLES = 20  # of what is dropped for each reason, in the report
-EXAMPLE_CHARS = 300
 SPLITS = ("train", "val")
 SCHEMA = pa.schema(
     [
@@ -303,20 +300,23 @@ class Encoder:
         self.left_out = left_out(template)
         self.dtype = token_dtype(template.tokenizer.vocab_size)
 
-    def encode(self, piece: Piece, row: int, fields: dict[str, Any], counts: Counter) -> EncodedRow:
-        """The row, counted in `counts`. Raises Dropped, which says why it is not wanted."""
+    def encode(self, piece: Piece, row: int, fields: dict[str, Any]) -> tuple[str, EncodedRow]:
+        """The format of a row, and what is written of it. Raises Dropped, which says why it is not wanted."""
         conversation = read_conversation(fields)
         ids, scored = self.encode_scored(conversation)
 
-        cfg = self.cfg
-        fields_of_id = {"text": conversation.text(), "id": fields.get(cfg.id_column)}
-        document = make_document(piece, row, fields_of_id, "text", "id" if cfg.id_column else None)
+        id_column = self.cfg.id_column
+        fields_of_id = {"text": conversation.text(), "id": fields.get(id_column)}
+        document = make_document(piece, row, fields_of_id, "text", "id" if id_column else None)
 
-        counts[conversation.format] += 1
-        counts["bytes"] += len(document.text.encode())
-        messages = json.dumps(conversation.messages, ensure_ascii=False).encode("utf-8", "replace").decode()
-        packed = np.packbits(scored, bitorder="little").tobytes()
-        return EncodedRow(document.id, document.text, messages, ids.astype(self.dtype).tobytes(), packed)
+        encoded = EncodedRow(
+            id=document.id,
+            text=document.text,
+            messages=storable_json(conversation.messages),
+            ids=ids.astype(self.dtype).tobytes(),
+            scored=np.packbits(scored, bitorder="little").tobytes(),
+        )
+        return conversation.format, encoded
 
     def encode_scored(self, conversation: Conversation) -> tuple[np.ndarray, np.ndarray]:
         """The ids of a conversation, and which are scored. Raises Dropped."""
@@ -338,9 +338,9 @@ class Encoder:
         return ids, scored
 
 
-def no_counts() -> Counter:
-    """Zero for everything that is counted, in the order of the report."""
-    return Counter(dict.fromkeys(["damaged", "in", *REASONS, "kept", *CHAT_FORMATS, "bytes"], 0))
+def no_counts() -> Tally:
+    """Zero for everything that is counted."""
+    return Tally(["damaged", "in", *REASONS, "kept", *CHAT_FORMATS, "bytes"])
 
 
 def make_conversations(
@@ -349,46 +349,34 @@ def make_conversations(
     """Read and encode each part into conversations/part_00000.parquet and on; returns (paths, conversations.json)."""
     done = folder / "conversations.json"  # written last
     if not done.is_file():
-        jobs = conversations_jobs(pieces, folder)
+        jobs = part_jobs(pieces, folder / "conversations")
         total_bytes = sum(piece.size_bytes for piece in pieces)
         work = functools.partial(make_conversations_part, cfg, folder)
         paths = map_parts(work, jobs, workers, "conversations", total_bytes)
 
-        counts, examples = add_up(paths)
-        if not counts["kept"]:
+        tally = no_counts()
+        tally.add_files(paths)
+        if not tally.counts["kept"]:
             for path in paths:
                 path.unlink()  # nothing finished: the settings may change
-            raise ValueError(f"--source={cfg.source}: {nothing_left(counts, examples)}")
-        report = {"parts": len(paths), "conversations": counts, "dropped": examples}
+            raise ValueError(f"--source={cfg.source}: {nothing_left(tally)}")
+        report = {"parts": len(paths), "conversations": tally.counts, "dropped": tally.examples}
         atomic.write_json(done, report)
 
     report = read_json(done)
-    return [part_path(folder, number) for number in range(report["parts"])], report
+    return [part_path(folder / "conversations", number) for number in range(report["parts"])], report
 
 
-def nothing_left(counts: Counter, examples: dict[str, list]) -> str:
+def nothing_left(tally: Tally) -> str:
     """The message for a source of which every row was dropped."""
+    counts = tally.counts
     dropped = [name for name in REASONS if counts[name]]
     if not dropped:
         return "no row in it"
     numbers = ", ".join(f"{counts[name]} {name}" for name in dropped)
     most = max(dropped, key=lambda name: counts[name])
-    detail = next((f" ({detail})" for _, detail, _ in examples[most] if detail), "")
+    detail = next((f" ({detail})" for _, detail, _ in tally.examples[most] if detail), "")
     return f"no conversation left of {counts['in']} ({numbers}); {most}: {REASONS[most]}{detail}"
-
-
-def part_path(folder: Path, number: int) -> Path:
-    """Where the conversations of a part are."""
-    return folder / f"conversations/part_{number:05d}.parquet"
-
-
-def conversations_jobs(pieces: list[Piece], folder: Path) -> Iterator[tuple[tuple[list[Piece], Path], int]]:
-    """Yield ((the part to read, or nothing when its file is there, the path to write), the part's bytes)."""
-    for number, part in enumerate(cut_parts(pieces)):
-        path = part_path(folder, number)
-        part_bytes = sum(piece.size_bytes for piece in part)
-        to_read = [] if path.is_file() else part
-        yield (to_read, path), part_bytes
 
 
 def make_conversations_part(cfg: ChatConfig, folder: Path, job: tuple[list[Piece], Path]) -> Path:
@@ -401,20 +389,14 @@ def make_conversations_part(cfg: ChatConfig, folder: Path, job: tuple[list[Piece
         return path
 
     encoder = Encoder(cfg, read_cached(load_template, folder / "tokenizer.json", cfg.date))
-    counts = no_counts()
-    examples: dict[str, list] = {}
+    tally = no_counts()
     with atomic.new_file(path) as temporary:
         writer = DocumentWriter(temporary, schema=SCHEMA)
         for piece in part:
-            try:
+            with tally.damage(piece.name, cfg.allow_truncated):
                 for row, fields in read_rows(piece):
-                    add_row(encoder, piece, row, fields, writer, counts, examples)
-            except Truncated as error:
-                if not cfg.allow_truncated:
-                    raise Truncated(f"{error}; --allow_truncated=True keeps what comes before") from None
-                counts["damaged"] += 1
-                examples.setdefault("damaged", []).append([piece.name, str(error), ""])
-        writer.close({**counts, "examples": examples})
+                    add_row(encoder, piece, row, fields, writer, tally)
+        writer.close(tally.for_file())
     return path
 
 
@@ -424,32 +406,26 @@ def add_row(
     row: int,
     fields: dict[str, Any],
     writer: DocumentWriter,
-    counts: Counter,
-    examples: dict[str, list],
+    tally: Tally,
 ) -> None:
     """Write the conversation in a row, or count why it is dropped, with an example [place, detail, the row]."""
-    counts["in"] += 1
+    tally.counts["in"] += 1
     try:
-        writer.add(encoder.encode(piece, row, fields, counts))
-        counts["kept"] += 1
+        form, encoded = encoder.encode(piece, row, fields)
     except Dropped as dropped:
-        counts[dropped.reason] += 1
-        of_reason = examples.setdefault(dropped.reason, [])
-        if len(of_reason) < EXAMPLES:
-            shown = json.dumps(fields, ensure_ascii=False, default=str).encode("utf-8", "replace").decode()
-            of_reason.append([f"{piece.name}#{row}", dropped.detail[:EXAMPLE_CHARS], shown[:EXAMPLE_CHARS]])
+        shown = storable_json(fields)
+        example = [f"{piece.name}#{row}", dropped.detail[:EXAMPLE_CHARS], shown[:EXAMPLE_CHARS]]
+        tally.drop(dropped.reason, example)
+        return
+    for name in ("kept", form):
+        tally.counts[name] += 1
+    tally.counts["bytes"] += len(encoded.text.encode())
+    writer.add(encoded)
 
 
-def add_up(paths: list[Path]) -> tuple[Counter, dict[str, list]]:
-    """The counts of all parts together, and the first examples of what was dropped for each reason."""
-    counts = no_counts()
-    examples: dict[str, list] = {}
-    for path in paths:
-        part_counts = read_counts(path)
-        for reason, rows in part_counts.pop("examples").items():
-            examples[reason] = [*examples.get(reason, []), *rows][:EXAMPLES]
-        counts.update(part_counts)
-    return counts, examples
+def storable_json(value: Any) -> str:
+    """The JSON of a value, with "?" for lone surrogates."""
+    return json.dumps(value, ensure_ascii=False, default=str).encode("utf-8", "replace").decode()
 
 
 # --- stage 3: shards ---

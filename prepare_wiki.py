@@ -16,7 +16,6 @@ import json
 import os
 import shlex
 import shutil
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +30,18 @@ from corpus.documents import Document, DocumentWriter, read_counts, unchanged_so
 from corpus.manifest import fixed_settings, provenance, read_manifest, refuse_changes, write_manifest
 from corpus.pages import make_pages
 from corpus.pool import ORPHANS_S, map_parts, print_now, read_cached, stage
-from corpus.sources import Piece, TemplateSettings, Truncated, cut_parts, describe, find_pieces, local_states, read_part
+from corpus.sources import (
+    Piece,
+    TemplateSettings,
+    describe,
+    find_pieces,
+    local_states,
+    part_jobs,
+    part_path,
+    read_part,
+)
 from corpus.split import Splitter, fraction, source_file
+from corpus.tally import EXAMPLE_CHARS, Tally
 from corpus.templates import check_table, tables_hash
 from dedup import KINDS, check_threshold, find_duplicates_once, threshold_note
 from errors import read_json
@@ -40,8 +49,6 @@ from shards import FORMAT_VERSION, Shards, join_parts, token_dtype, verify_shard
 from tokenizer import ENCODINGS, Tokenizer, from_tiktoken, train_bpe, train_characters
 
 TOKENIZER_BYTES = 100_000_000  # the vocabulary is trained on about this much of the text, drawn by a hash of the id
-EXAMPLES = 20  # of what each filter dropped, in the report
-EXAMPLE_CHARS = 300
 SKIPPED = ("other_namespace", "redirect", "damaged")  # what a dump has beside articles
 SPLITS = ("train", "val")
 HOLES_SHOWN = 100  # templates in the report
@@ -308,38 +315,26 @@ def make_documents(
     """Read and clean each part into documents/part_00000.parquet and on; returns (paths, documents.json)."""
     done = folder / "documents.json"  # written last
     if not done.is_file():
-        jobs = documents_jobs(pieces, folder)
+        jobs = part_jobs(pieces, folder / "documents")
         total_bytes = sum(piece.size_bytes for piece in pieces)
         paths = map_parts(functools.partial(make_documents_part, cfg), jobs, workers, "documents", total_bytes)
 
-        counts, examples, holes = add_up(paths)
+        tally = no_counts()
+        tally.add_files(paths)
+        counts = tally.counts
         if not counts["kept"]:
             shutil.rmtree(folder / "documents")  # nothing finished: the settings may change
             dropped = ", ".join(f"{counts[name]} {name}" for name in FILTERS if counts[name])
             reasons = f" ({dropped})" if dropped else ""
             nothing_left = f"no document left of {counts['in']}{reasons}; check the source, the filters"
             raise ValueError(f"--source={cfg.source}: {nothing_left}")
-        report = {"parts": len(paths), "documents": counts, "dropped": examples}
+        report = {"parts": len(paths), "documents": counts, "dropped": tally.examples}
         if any(piece.kind == "pages" for piece in pieces):
-            report["holes"] = holes_report(holes, cfg.holes)
+            report["holes"] = holes_report(add_holes(paths), cfg.holes)
         atomic.write_json(done, report)
 
     report = read_json(done)
-    return [documents_path(folder, number) for number in range(report["parts"])], report
-
-
-def documents_path(folder: Path, number: int) -> Path:
-    """Where the documents of a part are."""
-    return folder / f"documents/part_{number:05d}.parquet"
-
-
-def documents_jobs(pieces: list[Piece], folder: Path) -> Iterator[tuple[tuple[list[Piece], Path], int]]:
-    """Yield ((the part to read, or nothing when its file is there, the path to write), the part's bytes)."""
-    for number, part in enumerate(cut_parts(pieces)):
-        path = documents_path(folder, number)
-        part_bytes = sum(piece.size_bytes for piece in part)
-        to_read = [] if path.is_file() else part
-        yield (to_read, path), part_bytes
+    return [part_path(folder / "documents", number) for number in range(report["parts"])], report
 
 
 def make_documents_part(cfg: PrepareConfig, job: tuple[list[Piece], Path]) -> Path:
@@ -351,46 +346,38 @@ def make_documents_part(cfg: PrepareConfig, job: tuple[list[Piece], Path]) -> Pa
     if not part:
         return path
 
-    counts = no_counts()
-    examples: dict[str, list] = {}
+    tally = no_counts()
     holes: Holes = {}
     with atomic.new_file(path) as temporary:
         writer = DocumentWriter(temporary)
         for piece in part:
-            try:
+            with tally.damage(piece.name, cfg.allow_truncated):
                 for document in read_part([piece], cfg.text_column, cfg.id_column):
                     if isinstance(document, str):  # a page that is no article
-                        counts[document] += 1
+                        tally.counts[document] += 1
                     else:
-                        is_kept = add_document(cfg, document, writer, counts, examples)
+                        is_kept = add_document(cfg, document, writer, tally)
                         if is_kept:
                             count_holes(document, holes)
-            except Truncated as error:
-                if not cfg.allow_truncated:
-                    raise Truncated(f"{error}; --allow_truncated=True keeps what comes before") from None
-                counts["damaged"] += 1
-                examples.setdefault("damaged", []).append([piece.name, "", str(error)])
-        writer.close({**counts, "examples": examples, "holes": holes})
+        writer.close({**tally.for_file(), "holes": holes})
     return path
 
 
-def add_document(
-    cfg: PrepareConfig, document: Document, writer: DocumentWriter, counts: Counter, examples: dict[str, list]
-) -> bool:
+def add_document(cfg: PrepareConfig, document: Document, writer: DocumentWriter, tally: Tally) -> bool:
     """Clean one document; then write it, or count why it is dropped. Returns whether it was written."""
     if cfg.split_by == "file":
         source_file(document.id)  # refuses ids that name none while nothing is written yet
     text = normalise(document.text) if cfg.clean else document.text
     reason = reason_to_drop(document.title, text, cfg)
 
-    counts["in"] += 1
-    counts[reason or "kept"] += 1
-    if reason is None:
-        counts["bytes"] += len(text.encode())
-        writer.add(dataclasses.replace(document, text=text))
-    elif len(examples.setdefault(reason, [])) < EXAMPLES:
-        examples[reason].append([document.id, document.title, text[:EXAMPLE_CHARS]])
-    return reason is None
+    tally.counts["in"] += 1
+    if reason is not None:
+        tally.drop(reason, [document.id, document.title, text[:EXAMPLE_CHARS]])
+        return False
+    tally.counts["kept"] += 1
+    tally.counts["bytes"] += len(text.encode())
+    writer.add(dataclasses.replace(document, text=text))
+    return True
 
 
 def count_holes(document: Document, holes: Holes) -> None:
@@ -411,25 +398,19 @@ def holes_report(holes: Holes, setting: str) -> dict[str, Any]:
     return {"in_sentences": in_sentences, "sentences": setting, "templates": templates}
 
 
-def no_counts() -> Counter:
-    """Zero for everything that is counted, in the order of the report."""
-    return Counter(dict.fromkeys([*SKIPPED, "in", *FILTERS, "kept", "bytes"], 0))
-
-
-def add_up(paths: list[Path]) -> tuple[Counter, dict[str, list], Holes]:
-    """The counts of all parts together, the first examples of what was dropped for each reason, and the holes."""
-    counts = no_counts()
-    examples: dict[str, list] = {}
+def add_holes(paths: list[Path]) -> Holes:
+    """The holes of all parts together."""
     holes: Holes = {}
     for path in paths:
-        part_counts = read_counts(path)
-        for reason, rows in part_counts.pop("examples").items():
-            examples[reason] = [*examples.get(reason, []), *rows][:EXAMPLES]
-        for name, (count, example) in part_counts.pop("holes", {}).items():
+        for name, (count, example) in read_counts(path).get("holes", {}).items():
             before, first_example = holes.get(name, (0, example))
             holes[name] = (before + count, first_example)
-        counts.update(part_counts)
-    return counts, examples, holes
+    return holes
+
+
+def no_counts() -> Tally:
+    """Zero for everything that is counted."""
+    return Tally([*SKIPPED, "in", *FILTERS, "kept", "bytes"])
 
 
 # --- stage 3: the tokenizer (stage 2, duplicates, is dedup.py) ---

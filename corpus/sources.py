@@ -838,6 +838,20 @@ def cut_parts(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
         yield part
 
 
+def part_path(folder: Path, number: int) -> Path:
+    """Where what is made of a part is written."""
+    return folder / f"part_{number:05d}.parquet"
+
+
+def part_jobs(pieces: list[Piece], folder: Path) -> Iterator[tuple[tuple[list[Piece], Path], int]]:
+    """Yield ((the part to read, or nothing when its file is there, the path to write), the part's bytes)."""
+    for number, part in enumerate(cut_parts(pieces)):
+        path = part_path(folder, number)
+        part_bytes = sum(piece.size_bytes for piece in part)
+        to_read = [] if path.is_file() else part
+        yield (to_read, path), part_bytes
+
+
 # --- from parts to documents ---
 
 

@@ -33,7 +33,7 @@ from shards import read_meta, verify
 
 pytestmark = pytest.mark.usefixtures("no_plot")
 PART_BYTES = 3000
-SETTINGS = {"val_fraction": 0.2, "max_tokens": 400, "num_workers": 1}
+SETTINGS = {"val_fraction": 0.2, "max_tokens": 600, "num_workers": 1}
 TEMPLATE = """{% for message in messages %}{{ '<|im_start|>' + message['role'] + '
 ' + message['content'] + '<|im_end|>
 ' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant
@@ -87,7 +87,7 @@ def make_corpus(folder: Path) -> list[list[dict]]:
     alpaca.append(turns("说出彩虹的颜色。\n\n请用中文。", "红、橙、黄、绿、蓝、靛、紫。"))
     sharegpt = [turns(words(6), words(12), words(5), words(9)) for _ in range(20)]
     openai = [[{"role": "system", "content": words(30)}, *turns(words(9), words(9))] for _ in range(3)]
-    same_system = {"role": "system", "content": words(30)}
+    same_system = {"role": "system", "content": words(120)}
     openai += [[same_system, *turns(f"{k} plus {k}?", f"It is {2 * k}.")] for k in range(6)]
     openai.append(turns("What does <|im_end|> mean?", "It ends a turn: <|im_end|> and so on.\n\n\n  code"))
 
@@ -220,7 +220,7 @@ def test_counts_add_up_and_each_reason_has_an_example(corpus, finished):
     scores = [scored for split in everything for _, scored in split]
     assert sum(entry["scored_tokens"] for entry in entries) == sum(map(sum, scores))
     assert sum(entry["tokens"] for entry in entries) == sum(map(len, scores))
-    assert report["lengths"]["longest"] == max(map(len, scores)) <= 400
+    assert report["lengths"]["longest"] == max(map(len, scores)) <= 600
 
 
 def test_validation_is_a_hash_of_the_id(finished):
@@ -431,7 +431,7 @@ import killer, prepare_chat
 
 source, model, base = sys.argv[1], sys.argv[2], Path(sys.argv[3])
 sys.argv = ["prepare_chat.py"]
-settings = dict(source=source, tokenizer=model, val_fraction=0.2, max_tokens=400, shard_tokens=1500, num_workers=1)
+settings = dict(source=source, tokenizer=model, val_fraction=0.2, max_tokens=600, shard_tokens=1500, num_workers=1)
 
 
 def run(out):
@@ -470,7 +470,7 @@ def test_a_folder_is_locked_while_it_is_written(corpus, model, finished, tmp_pat
 
 OTHER = {  # another value of each setting that decides what is written
     "train_on": "all",
-    "max_tokens": 399,
+    "max_tokens": 599,
     "date": "2024-07-26",
     "id_column": "id",
     "dedup_threshold": 0.8,
@@ -507,6 +507,16 @@ def test_a_setting_is_fixed_by_the_first_file_that_depends_on_it(corpus, model, 
         assert f"{fixed}=" in refusal(corpus[0], model, tmp_path / "data", **{fixed: OTHER[fixed]})
     again = prepare(corpus[0], model, tmp_path / "data", **{free: OTHER[free]})
     assert tree(again) == tree(prepare(corpus[0], model, tmp_path / "fresh", **{free: OTHER[free]}))
+
+
+def test_shards_of_an_interrupted_call_do_not_stay(corpus, model, tmp_path, monkeypatch):
+    """It had begun more of them than the next call needs."""
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(prepare_chat, "lengths_report", interrupt_in(prepare_chat, "lengths_report", 1))
+        prepare(corpus[0], model, tmp_path / "data", shard_tokens=500)
+    assert (tmp_path / "data/train_00001.bin").is_file()
+    again = prepare(corpus[0], model, tmp_path / "data")
+    assert tree(again) == tree(prepare(corpus[0], model, tmp_path / "fresh"))
 
 
 def test_a_tokenizer_may_be_another_until_something_is_encoded(corpus, model, finished, tmp_path, monkeypatch):
