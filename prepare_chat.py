@@ -234,6 +234,10 @@ def has_parts(folder: Path) -> bool:
 
 def given_template(cfg: ChatConfig) -> ChatTemplate:
     """The template of --tokenizer. Raises ValueError for a folder without a usable one."""
+    if not Path(cfg.tokenizer).is_dir():
+        raise ValueError(
+            f"--tokenizer={cfg.tokenizer}: no such folder; give that of the model, with its tokenizer.json"
+        )
     return ChatTemplate.load(cfg.tokenizer, day(cfg.date))
 
 

@@ -544,7 +544,7 @@ def test_a_source_that_changes_while_it_is_read_is_refused(corpus, model, tmp_pa
 WRONG = {
     "no source": ({"source": ""}, "give --source"),
     "no tokenizer": ({"tokenizer": ""}, "give --tokenizer=..., the folder of the model"),
-    "no such tokenizer": ({"tokenizer": "nowhere"}, "nowhere: no such tokenizer file"),
+    "no such tokenizer": ({"tokenizer": "nowhere"}, "--tokenizer=nowhere: no such folder; give that of the model"),
     "no such file": ({"source": "nowhere/*.json"}, "nowhere/*.json: no such file"),
     "a text": ({"source": "{rows}/note.txt"}, "note.txt: txt files hold texts, not conversations; give .json"),
     "docstrings": ({"source": "pydocs"}, "hold texts, not conversations"),
