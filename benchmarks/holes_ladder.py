@@ -29,7 +29,7 @@ import configurator  # before torch and the others: Ctrl-C during their import i
 # isort: split
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from statistics import mean
 from typing import Any
@@ -44,9 +44,9 @@ from corpus.clean import normalise, reason_to_drop
 from corpus.documents import read_documents
 from corpus.holes import SENTENCE_END
 from corpus.pages import make_pages
-from corpus.sources import Piece, Rules, find_pieces, templates_of
+from corpus.sources import Piece, TemplateSettings, find_pieces, templates_of
 from corpus.split import fraction
-from corpus.templates import Page, Templates, tables_hash
+from corpus.templates import Article, Templates, same, tables_hash
 from corpus.wikitext import prose
 from model import Llama
 from prepare_wiki import PrepareConfig
@@ -106,7 +106,9 @@ class OneAnswer(Templates):
         super().__init__()
         self.answer = answer
 
-    def show(self, inside: str, page: Page, alone: bool | None) -> str | None:
+    def show(
+        self, inside: str, article: Article, alone: bool | None, settled: Callable[[str], str] = same
+    ) -> str | None:
         """The answer."""
         return self.answer
 
@@ -116,7 +118,7 @@ MARKED = OneAnswer(MARK)
 
 
 @dataclass
-class Article:
+class DumpArticle:
     """An article in wikitext."""
 
     title: str
@@ -130,7 +132,7 @@ class Article:
 
     def texts(self) -> dict[str, str]:
         """Its text on each rung."""
-        rules = templates_of(self.piece.site, self.piece.rules)
+        rules = templates_of(self.piece.site, self.piece.templates)
         return {
             "holes": self.text(UNKNOWN),
             "holes_dropped": self.text(UNKNOWN, keep_holes=False),
@@ -144,7 +146,7 @@ class Article:
         return [line for line in lines if MARK not in line and len(line) >= PARAGRAPH_CHARS]
 
 
-def read_articles(source: str, work: Path) -> dict[str, Article]:
+def read_articles(source: str, work: Path) -> dict[str, DumpArticle]:
     """{title: article} of dumps; of a title that is there several times the last. work: a folder for their pages."""
     pieces, identity = find_pieces(source)
     others = {piece.kind for piece in pieces} - {"xml"}
@@ -152,10 +154,10 @@ def read_articles(source: str, work: Path) -> dict[str, Article]:
         raise ValueError(f"{source}: {', '.join(sorted(others))} files have no templates; give dumps: .xml, .xml.bz2")
 
     articles = {}
-    rules = Rules(tables=tables_hash(None))
-    for piece in make_pages(pieces, work, 1, rules, identity, allow_truncated=True):
+    settings = TemplateSettings(tables=tables_hash(None))
+    for piece in make_pages(pieces, work, 1, settings, identity, allow_truncated=True):
         for title, wikitext in read_documents(Path(piece.path), ("title", "text")):
-            articles[title] = Article(title, wikitext, piece)
+            articles[title] = DumpArticle(title, wikitext, piece)
     return articles
 
 
