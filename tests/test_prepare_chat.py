@@ -17,7 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import REPO, SHARED
+from test_chat_template import FAMILIES, with_tokens, without_markers, write_folder
 from test_prepare_wiki import sentence, tree
+from tokenizer_kinds import made
 from tokenizers import ByteLevelBPETokenizer
 
 import configurator
@@ -365,6 +367,29 @@ def test_tools_are_declared_by_the_template(model, tmp_path):
     assert tokenizer.Tokenizer.load(out).decode(ids).startswith(json.dumps(tools))
     said = refusal(tmp_path / "in.json", model, tmp_path / "without")
     assert "no conversation left of 20 (20 not_in_template)" in said and "(tools)" in said
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_of_templates_keeps_conversations_of_several_turns(tmp_path, family):
+    """With and without a system message; the ids are those of the template itself, the answers what is scored."""
+    made_of = FAMILIES[family]
+    tokenizer_json = with_tokens(made(made_of.kind), made_of.special)
+    folder = write_folder(tmp_path / "model", tokenizer_json, without_markers(made_of.template), **made_of.names)
+    conversations = [turns(f"Question {k}?", f"Answer {k}.", "And now?", f"All of {k}.") for k in range(20)]
+    conversations += [[{"role": "system", "content": "Be brief."}, *turns(f"{k}?", f"{k}.")] for k in range(20)]
+    (tmp_path / "in.json").write_text(json.dumps([{"messages": messages} for messages in conversations]))
+    out = prepare(tmp_path / "in.json", folder, tmp_path / "data", dedup_threshold=1.0)
+
+    template = ChatTemplate.load(folder)
+    found = read_all(out, "train") + read_all(out, "val")
+    assert sorted(ids for ids, _ in found) == sorted(template.encode(messages) for messages in conversations)
+    ends = template.tokenizer.hf.id_to_token(template.end_of_turn)
+    for ids, scored in found:
+        text = prepare_chat.marked_text(template.tokenizer, np.array(ids), np.array(scored), ("⟦", "⟧"))
+        answers = [run.partition("⟧")[0] for run in text.split("⟦")[1:]]
+        assert all(answer.endswith(ends) for answer in answers)
+        assert all(answer.removesuffix(ends).rstrip().endswith(".") for answer in answers)  # Llama 2 writes ". </s>"
+        assert len(answers) == (1 if "Be brief." in text else 2)
 
 
 # --- again, elsewhere, interrupted ---
