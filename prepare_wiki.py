@@ -42,7 +42,7 @@ from corpus.sources import (
 )
 from corpus.split import Splitter, fraction, source_file
 from corpus.tally import EXAMPLE_CHARS, Tally
-from corpus.templates import check_table, tables_hash
+from corpus.templates.rules import check_table, tables_hash
 from dedup import KINDS, check_threshold, find_duplicates_once, threshold_note
 from errors import read_json
 from shards import FORMAT_VERSION, Shards, join_parts, token_dtype, verify_shards
@@ -69,7 +69,7 @@ class PrepareConfig:
     allow_truncated: bool = False  # of a damaged or cut off file keep what comes before
     until: Literal["documents", "dedup", "shards"] = "shards"  # the stage after which to stop; a later call goes on
     holes: Literal["keep", "drop"] = "keep"  # of dumps: sentences in which a template shows something unknown
-    templates: str | None = None  # a file of your own lines like those of corpus/template_tables, for dumps
+    templates: str | None = None  # a file of your own lines like those of corpus/templates/tables, for dumps
     clean: bool = True  # normalise Unicode and whitespace; False keeps every character
     # filters: a document is dropped for the first that applies; None: the filter is off
     min_chars: int = 1  # shorter documents are dropped

@@ -42,11 +42,11 @@ import checkpoint
 from benchmarks.ladder import BATCH_TOKENS, train, write_tokens
 from corpus.clean import normalise, reason_to_drop
 from corpus.documents import read_documents
-from corpus.holes import SENTENCE_END
 from corpus.pages import make_pages
 from corpus.sources import Piece, TemplateSettings, find_pieces, templates_of
 from corpus.split import fraction
-from corpus.templates import Article, Templates, same, tables_hash
+from corpus.templates.holes import SENTENCE_END
+from corpus.templates.rules import Article, Templates, same, tables_hash
 from corpus.wikitext import prose
 from model import Llama
 from prepare_wiki import PrepareConfig

@@ -1,4 +1,4 @@
-"""How good are rules learnt from where calls stand (corpus/learn.py)? Compared with the tables, on dumps they know.
+"""How good are rules that are learnt (corpus/templates/learn.py)? Compared with the tables, on dumps that they know.
 
     python benchmarks/learnt_rules.py --dumps='dumps/enwiki*.xml.bz2'
 
@@ -18,9 +18,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs 
 
 import configurator
 from benchmarks.wikitext_reference import pages
-from corpus.expand import Expansion, expand, parse
-from corpus.learn import CALL, LINK, Standing, is_sentence, look_at_article, most_used, rules_by_standing
-from corpus.templates import Article, Templates, canonical
+from corpus.templates.expand import Expansion, expand, parse
+from corpus.templates.learn import CALL, LINK, Standing, is_sentence, look_at_article, most_used, rules_by_standing
+from corpus.templates.rules import Article, Templates, canonical
 from corpus.wikitext import ELEMENT
 
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from corpus.holes import Hole
+from corpus.templates.holes import Hole
 
 ROW_GROUP_BYTES = 8 << 20  # text in one row group of a document part: the memory a reader needs
 SCHEMA = pa.schema([("id", pa.string()), ("title", pa.string()), ("url", pa.string()), ("text", pa.string())])

@@ -13,10 +13,10 @@ from typing import Any
 from urllib.parse import quote
 from xml.etree import ElementTree
 
-from corpus.compressed import Streams, open_compressed
 from corpus.documents import Document
-from corpus.expand import template_body
-from corpus.template_pages import TemplatePage, page_name
+from corpus.files.compressed import Streams, open_compressed
+from corpus.templates.expand import template_body
+from corpus.templates.template_pages import TemplatePage, page_name
 from corpus.wikitext import hidden_namespaces, is_redirect
 
 READ_BYTES = 1 << 12  # of text, at once: where blocks are cut depends on it

@@ -5,7 +5,7 @@ In folder/pages, of each part of a dump, and then of all:
     part_00000.parquet        its articles: id, title, url, wikitext; and how many pages are something else
     templates_00000.parquet   its Template pages: wiki, name, target of a redirect, wikitext
     templates.sqlite          the Template pages of all parts
-    learnt.json               of each wiki: rules for what no table knows (corpus/learn.py), the day of the last edit
+    learnt.json               of each wiki: rules for what no table knows (templates/learn.py), the day of the last edit
     begun.json                from which source and beside which tables all this was made
 
 A dump is decompressed once. The work can be interrupted and goes on with the parts that are missing.
@@ -22,11 +22,11 @@ from typing import Any
 
 import atomic
 from corpus.documents import Document, DocumentWriter, read_counts, read_documents
-from corpus.learn import Standing, look_at_article, most_used, rules_by_standing
 from corpus.pool import map_parts
 from corpus.sources import Piece, TemplateSettings, Truncated, cut_parts, read_dump_pages, templates_of
-from corpus.template_pages import TemplatePage, write_template_pages
-from corpus.templates import tables_hash
+from corpus.templates.learn import Standing, look_at_article, most_used, rules_by_standing
+from corpus.templates.rules import tables_hash
+from corpus.templates.template_pages import TemplatePage, write_template_pages
 from errors import read_json
 
 

@@ -35,14 +35,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import errors
-from corpus import archives, dump, html_text, pydocs, remote
-from corpus.compressed import COMPRESSION, decompressed, open_compressed
-from corpus.copies import begin_anew, local_copy
+from corpus import dump, pydocs
 from corpus.documents import Document, files_matching, read_counts, read_documents, short_hash, state_of
 from corpus.dump import Site
-from corpus.json_objects import read_objects
-from corpus.template_pages import TemplatePage, TemplatePages
-from corpus.templates import Templates
+from corpus.files import archives, html_text, remote
+from corpus.files.compressed import COMPRESSION, decompressed, open_compressed
+from corpus.files.copies import begin_anew, local_copy
+from corpus.files.json_objects import read_objects
+from corpus.templates.rules import Templates
+from corpus.templates.template_pages import TemplatePage, TemplatePages
 from corpus.wikitext import prose
 
 PART_BYTES = 8 << 20  # of decompressed text in a part, about

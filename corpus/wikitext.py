@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from corpus.holes import MARK, Hole, Kept, WaitingCall, find_holes, settle
-from corpus.templates import Article, Templates, main_script
+from corpus.templates.holes import MARK, Hole, Kept, WaitingCall, find_holes, settle
+from corpus.templates.rules import Article, Templates, main_script
 
 # In the order of the steps. All work is linear: the body of an element ends at the next opening of the same name and
 # attributes end at the next "<", so no search for an end that is missing crosses the page. (A comment without its end

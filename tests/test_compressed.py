@@ -15,7 +15,7 @@ from conftest import examples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corpus.compressed import READ_BYTES, WRITE_BYTES, Decompressed, open_compressed
+from corpus.files.compressed import READ_BYTES, WRITE_BYTES, Decompressed, open_compressed
 
 PACK = {
     ".gz": gzip.compress,

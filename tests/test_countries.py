@@ -2,7 +2,7 @@
 
 import pytest
 
-from corpus.countries import country_name
+from corpus.templates.countries import country_name
 from corpus.wikitext import HIDDEN, Templates, prose
 
 NAMES = {

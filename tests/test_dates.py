@@ -7,7 +7,7 @@ from conftest import examples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corpus.dates import DateError, time_text
+from corpus.templates.dates import DateError, time_text
 
 TODAY = datetime.date(2024, 2, 29)
 

@@ -10,7 +10,7 @@ from conftest import SHARED, examples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corpus.expand import Expansion, TooMuch, Unknown, expand, on_new_line, parse, template_body
+from corpus.templates.expand import Expansion, TooMuch, Unknown, expand, on_new_line, parse, template_body
 
 TEMPLATES = {
     "echo": "{{{1}}}",

@@ -8,7 +8,7 @@ from conftest import examples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corpus.expressions import ExpressionError, expression, printed, rounded
+from corpus.templates.expressions import ExpressionError, expression, printed, rounded
 
 
 @pytest.mark.parametrize(

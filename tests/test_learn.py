@@ -2,7 +2,7 @@
 
 import pytest
 
-from corpus.learn import Standing, look_at_article, most_used, rules_by_standing
+from corpus.templates.learn import Standing, look_at_article, most_used, rules_by_standing
 
 SENTENCES = {
     "Er las {{Werk|Faust}} nie.": {"werk": "{{{1}}}"},

@@ -3,7 +3,7 @@
 import babel.numbers
 import pytest
 
-from corpus.locales import formatted, language_name, month_name, plain_number, plural_form
+from corpus.templates.locales import formatted, language_name, month_name, plain_number, plural_form
 
 AS_IN_CLDR = "en de fr it nl sv ja zh ko vi hi ta tr id da cs fi he el ro sr hr th".split()
 

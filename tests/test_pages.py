@@ -10,7 +10,7 @@ from test_prepare_wiki import prepare, refusal, stored, tree
 
 import prepare_wiki
 from corpus import sources
-from corpus.template_pages import TemplatePage, TemplatePages, write_template_pages
+from corpus.templates.template_pages import TemplatePage, TemplatePages, write_template_pages
 
 ARTICLES = {
     "Fluss": "Der '''Fluss''' ist {{Maßzahl|12|km}} lang. {{Kurz|9}} Er fließt.",

@@ -4,8 +4,8 @@ import datetime
 
 import pytest
 
-from corpus.expand import Expansion, Unknown, expand, parse
-from corpus.parser_functions import FUNCTIONS, TITLE_FUNCTIONS, VARIABLES
+from corpus.templates.expand import Expansion, Unknown, expand, parse
+from corpus.templates.parser_functions import FUNCTIONS, TITLE_FUNCTIONS, VARIABLES
 
 
 def shown(wikitext: str, language: str = "en", title: str = "Title", now: datetime.date | None = None) -> str:

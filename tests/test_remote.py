@@ -21,9 +21,9 @@ import pytest
 from conftest import PYTHON, REPO
 from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 
-from corpus import remote
-from corpus.copies import copies_folder
 from corpus.documents import Document
+from corpus.files import remote
+from corpus.files.copies import copies_folder
 from corpus.sources import cut_parts, find_pieces, read_part
 
 

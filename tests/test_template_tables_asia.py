@@ -2,7 +2,7 @@
 
 import pytest
 
-from corpus.templates import Templates
+from corpus.templates.rules import Templates
 from corpus.wikitext import plain_text
 
 JA = [

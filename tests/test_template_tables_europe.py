@@ -5,7 +5,7 @@ from datetime import date
 
 import pytest
 
-from corpus.templates import TABLES, Article, Templates, check_table, read_table
+from corpus.templates.rules import TABLES, Article, Templates, check_table, read_table
 from corpus.wikitext import HIDDEN, prose
 
 LANGUAGES = "en bg ca cs da de el es fi fr hu it ltg nl no pl pt ro ru sr sv tr uk".split()

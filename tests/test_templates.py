@@ -5,12 +5,12 @@ import re
 
 import pytest
 
-from corpus import templates
-from corpus.expand import parse
-from corpus.holes import Hole
-from corpus.learn import look_at_article
-from corpus.template_pages import TemplatePage, TemplatePages, write_template_pages
-from corpus.templates import Templates, check_table, read_table, table_paths
+from corpus.templates import rules as templates
+from corpus.templates.expand import parse
+from corpus.templates.holes import Hole
+from corpus.templates.learn import look_at_article
+from corpus.templates.rules import Templates, check_table, read_table, table_paths
+from corpus.templates.template_pages import TemplatePage, TemplatePages, write_template_pages
 from corpus.wikitext import HIDDEN, plain_text, prose
 
 

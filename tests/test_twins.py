@@ -5,9 +5,9 @@ from fractions import Fraction
 
 import pytest
 
-from corpus.expand import Expansion, expand, parse
-from corpus.twins import TWINS
-from corpus.units import converted, unit_of, units
+from corpus.templates.expand import Expansion, expand, parse
+from corpus.templates.twins import TWINS
+from corpus.templates.units import converted, unit_of, units
 
 
 def shown(call: str, language: str = "en") -> str:

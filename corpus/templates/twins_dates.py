@@ -7,9 +7,9 @@ the age today behind it, the date alone is shown. Names of months in other langu
 import datetime
 import re
 
-from corpus.locales import digits, locale
-from corpus.twins_arguments import ENGLISH, Arguments, Twin, only_english, text_of, texts_of
-from corpus.twins_numbers import ordinal_text
+from corpus.templates.locales import digits, locale
+from corpus.templates.twins_arguments import ENGLISH, Arguments, Twin, only_english, text_of, texts_of
+from corpus.templates.twins_numbers import ordinal_text
 
 MONTHS = "January February March April May June July August September October November December".split()
 YES = ("y", "yes", "true", "on", "1", "dmy")

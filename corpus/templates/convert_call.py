@@ -8,9 +8,9 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from corpus.twins_arguments import Arguments
-from corpus.twins_numbers import NUMBER, Number, grouped, mixed_fraction, parse_number, power_of_ten
-from corpus.units import Unit, unit_of, unknown_unit
+from corpus.templates.twins_arguments import Arguments
+from corpus.templates.twins_numbers import NUMBER, Number, grouped, mixed_fraction, parse_number, power_of_ten
+from corpus.templates.units import Unit, unit_of, unknown_unit
 
 # Two or three units that are shown as one measure: 5 ft 11 in.
 COMPOSITE = {

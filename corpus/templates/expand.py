@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from corpus.parser_functions import BLANK, FUNCTIONS, TITLE_FUNCTIONS, VARIABLES, decoded
+from corpus.templates.parser_functions import BLANK, FUNCTIONS, TITLE_FUNCTIONS, VARIABLES, decoded
 
 DEEPEST = 100  # levels of calls inside calls; MediaWiki's limits of templates and of its preprocessor are 100 as well
 LONGEST = 2**21  # characters of one text; MediaWiki's limit is 2 MiB

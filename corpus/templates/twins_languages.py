@@ -7,8 +7,8 @@ a label: better than a hole in their sentence.
 import re
 from functools import cache
 
-from corpus import locales
-from corpus.twins_arguments import ENGLISH, Arguments, Twin, first_of, text_of, texts_of, unnamed
+from corpus.templates import locales
+from corpus.templates.twins_arguments import ENGLISH, Arguments, Twin, first_of, text_of, texts_of, unnamed
 
 # Codes whose name in the English Wikipedia is not CLDR's, and codes of its own.
 NAMES = {

@@ -8,9 +8,9 @@ import math
 from fractions import Fraction
 from functools import cache
 
-from corpus.convert_call import COMPOSITE, RANGES, Amount, Call, read_call, with_commas
-from corpus.twins_arguments import ENGLISH, Arguments
-from corpus.twins_numbers import (
+from corpus.templates.convert_call import COMPOSITE, RANGES, Amount, Call, read_call, with_commas
+from corpus.templates.twins_arguments import ENGLISH, Arguments
+from corpus.templates.twins_numbers import (
     digits,
     half_up,
     in_words,
@@ -20,7 +20,7 @@ from corpus.twins_numbers import (
     rounded,
     ten_to,
 )
-from corpus.units import Unit, american, converted, unit_of
+from corpus.templates.units import Unit, american, converted, unit_of
 
 # Readers of ENGLISH see the names of units.txt, those of LOCAL the names that CLDR has; all others see symbols.
 LOCAL = ("ja", "ko", "vi", "zh")

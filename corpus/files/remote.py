@@ -1,6 +1,6 @@
 """Files at an address, s3://, gs://, hf://, https:// or whatever else fsspec knows: each is copied to this disk once.
 
-A copy (corpus/copies.py) is used again while the address gives the same size and version. An interrupted copy is
+A copy (corpus/files/copies.py) is used again while the address gives the same size and version. An interrupted copy is
 continued where the other side can begin in the middle of a file, and begun anew where it cannot.
 """
 
@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
-from corpus.copies import begin_anew, copies_folder, copy_path, local_copy
+from corpus.files.copies import begin_anew, copies_folder, copy_path, local_copy
 
 READ_BYTES = 8 << 20
 SILENCE_S = 60  # after so many seconds without a byte the other side is given up

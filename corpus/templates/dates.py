@@ -8,7 +8,7 @@ import calendar
 import datetime
 import re
 
-from corpus import locales
+from corpus.templates import locales
 
 MONTHS = "january february march april may june july august september october november december".split()
 DAYS = "monday tuesday wednesday thursday friday saturday sunday".split()

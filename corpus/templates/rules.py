@@ -2,13 +2,13 @@
 
 A rule says what a template shows. It is wikitext, as a Template page is written, and comes from
 
-    1. the table of the wiki's language      template_tables/ja.txt, one rule a line; and a file of your own
-    2. the dump's own Template pages         corpus/template_pages.py; without those that call Lua
-    3. the names of countries                corpus/countries.py
+    1. the table of the wiki's language      tables/ja.txt, one rule a line; and a file of your own
+    2. the dump's own Template pages         corpus/templates/template_pages.py; without those that call Lua
+    3. the names of countries                corpus/templates/countries.py
     4. the other tables, English first       many wikis took the English names over
-    5. where templates of this name stand    corpus/learn.py
+    5. where templates of this name stand    corpus/templates/learn.py
 
-What none of them knows shows nothing. In a sentence that leaves a hole, which is counted: see corpus/holes.py.
+What none of them knows shows nothing. In a sentence that leaves a hole, which is counted (holes.py).
 Rules of 2, 3 and 5 are not used for templates that stand alone on their line: infoboxes, messages, navigation.
 """
 
@@ -22,15 +22,15 @@ from pathlib import Path
 
 import xxhash
 
-from corpus.countries import country_name
-from corpus.expand import Expansion, Tree, expand, parse
-from corpus.parser_functions import ERROR, FUNCTIONS, VARIABLES
-from corpus.template_pages import TemplatePages
-from corpus.twins import TWINS
-from corpus.units import UNITS
+from corpus.templates.countries import country_name
+from corpus.templates.expand import Expansion, Tree, expand, parse
+from corpus.templates.parser_functions import ERROR, FUNCTIONS, VARIABLES
+from corpus.templates.template_pages import TemplatePages
+from corpus.templates.twins import TWINS
+from corpus.templates.units import UNITS
 from errors import one_line
 
-TABLES = Path(__file__).with_name("template_tables")
+TABLES = Path(__file__).with_name("tables")
 MOST_CHARS = 1 << 21  # that the templates of one article may show; MediaWiki's limit is 2 MiB as well
 SHORT = 5_000  # characters of a rule whose tree is kept in memory
 BUDGET = 50_000  # nodes that one call in an article may expand
@@ -68,7 +68,7 @@ class Table:
 
 
 def read_table(path: Path) -> Table:
-    """The rules of a file like template_tables/en.txt. Raises ValueError with the place of a line that is none."""
+    """The rules of a file like tables/en.txt. Raises ValueError with the place of a line that is none."""
     if not path.exists():
         raise ValueError(f"{path}: no such file of templates; write lines such as: name, other name = wikitext")
     with one_line(f"{path}: cannot be read as text: ", OSError, UnicodeDecodeError):

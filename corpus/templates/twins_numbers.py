@@ -10,9 +10,9 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from corpus.locales import digits as script_digits
-from corpus.locales import formatted_number, number_marks
-from corpus.twins_arguments import Arguments, Twin, first_of, only_english, text_of, texts_of
+from corpus.templates.locales import digits as script_digits
+from corpus.templates.locales import formatted_number, number_marks
+from corpus.templates.twins_arguments import Arguments, Twin, first_of, only_english, text_of, texts_of
 
 NUMBER = r"[+−-]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)"  # as the English Wikipedia writes it
 COMMA_DECIMAL = re.compile(r"[+−-]?(?:\d{1,3}(?:[. ]\d{3})+|\d+),\d+")  # 1.234,5 where it is so

@@ -11,12 +11,12 @@ import urllib.parse
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from corpus import dates, locales
-from corpus.expressions import ExpressionError, expression
+from corpus.templates import dates, locales
+from corpus.templates.expressions import ExpressionError, expression
 
 
 class Page(Protocol):
-    """What is known of the page and its wiki: `corpus.expand.Expansion`."""
+    """What is known of the page and its wiki: `corpus.templates.expand.Expansion`."""
 
     language: str
     title: str
@@ -25,7 +25,7 @@ class Page(Protocol):
 
 
 class Arguments(Protocol):
-    """The arguments of a function, from 0, expanded when they are asked for: `corpus.expand.Arguments`."""
+    """The arguments of a function, from 0, expanded when they are asked for: `corpus.templates.expand.Arguments`."""
 
     def __len__(self) -> int: ...
     @property
@@ -124,7 +124,7 @@ def choose_switch(arguments: Arguments) -> str:
 
 
 def calculate(arguments: Arguments) -> str:
-    """{{#expr: 1 + 1}}, see `corpus.expressions`."""
+    """{{#expr: 1 + 1}}, see `corpus.templates.expressions`."""
     try:
         return expression(arguments.text(0))
     except ExpressionError as problem:

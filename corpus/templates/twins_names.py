@@ -5,10 +5,10 @@ Subscripts of formulas are <sub>, as people write them without a template: corpu
 
 import re
 
-from corpus import locales
-from corpus.twins_arguments import ENGLISH, Arguments, Twin, first_of, text_of, texts_of, unnamed
-from corpus.twins_convert import convert
-from corpus.twins_numbers import mixed_fraction, parse_number, possible_places, rounded, superscript
+from corpus.templates import locales
+from corpus.templates.twins_arguments import ENGLISH, Arguments, Twin, first_of, text_of, texts_of, unnamed
+from corpus.templates.twins_convert import convert
+from corpus.templates.twins_numbers import mixed_fraction, parse_number, possible_places, rounded, superscript
 
 ELEMENTS = """
 hydrogen H, helium He, lithium Li, beryllium Be, boron B, carbon C, nitrogen N, oxygen O, fluorine F, neon Ne,

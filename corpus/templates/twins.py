@@ -12,12 +12,12 @@ then the sentence has a hole. A table of templates calls them: {{#python:convert
     twins_arguments.py    how all of them read their arguments
 """
 
-from corpus.twins_arguments import Twin
-from corpus.twins_convert import convert, cvt
-from corpus.twins_dates import DATES
-from corpus.twins_languages import LANGUAGES
-from corpus.twins_names import NAMES
-from corpus.twins_numbers import NUMBERS
+from corpus.templates.twins_arguments import Twin
+from corpus.templates.twins_convert import convert, cvt
+from corpus.templates.twins_dates import DATES
+from corpus.templates.twins_languages import LANGUAGES
+from corpus.templates.twins_names import NAMES
+from corpus.templates.twins_numbers import NUMBERS
 
 MEASURES: dict[str, Twin] = {"convert": convert, "cvt": cvt}
 TWINS = MEASURES | NUMBERS | DATES | LANGUAGES | NAMES

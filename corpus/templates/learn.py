@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from corpus.clean import UNSPACED
-from corpus.templates import canonical
+from corpus.templates.rules import canonical
 from corpus.wikitext import ELEMENT
 
 LEAST_USES = 3  # in sentences; of fewer nothing is learnt
