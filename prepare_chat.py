@@ -167,8 +167,7 @@ def run_stages(cfg: ChatConfig, pieces: list[Piece], identity: dict[str, Any], s
     done = folder / "conversations.json"
     with unchanged_source(states, done, [folder / "conversations"]), stage("conversations", seconds):
         if not has_parts(folder):
-            for name, content in given_template(cfg).files().items():
-                atomic.write(folder / name, content)
+            write_template(cfg, folder)
         parts, read_report = make_conversations(cfg, pieces, folder, workers)
 
     # --- duplicates ---
@@ -241,6 +240,16 @@ def given_template(cfg: ChatConfig) -> ChatTemplate:
     return ChatTemplate.load(cfg.tokenizer, day(cfg.date))
 
 
+def write_template(cfg: ChatConfig, folder: Path) -> None:
+    """Copy the template and the tokenizer into the data folder; say when the model has to grow."""
+    template = given_template(cfg)
+    for name, content in template.files().items():
+        atomic.write(folder / name, content)
+    if template.tokenizer.vocab_size > Tokenizer.load(cfg.tokenizer).vocab_size:
+        command = f"python grow.py --checkpoint={cfg.tokenizer} --out_dir=..."
+        print_now(f"note: {cfg.tokenizer} has no chat template and gets ChatML; before training: {command}")
+
+
 def load_template(tokenizer_json: Path, date: str) -> ChatTemplate:
     """The template of the data folder that holds this tokenizer.json."""
     return ChatTemplate.load(tokenizer_json.parent, day(date))
@@ -271,7 +280,7 @@ def left_out(template: ChatTemplate) -> set[str]:
     return found
 
 
-def has_features(conversation: Conversation) -> set[str]:
+def features_of(conversation: Conversation) -> set[str]:
     """The keys of PROBES that a conversation needs."""
     needed = {message["role"] for message in conversation.messages} & PROBES.keys()
     if any("tool_calls" in message for message in conversation.messages):
@@ -324,7 +333,7 @@ class Encoder:
 
     def encode_scored(self, conversation: Conversation) -> tuple[np.ndarray, np.ndarray]:
         """The ids of a conversation, and which are scored. Raises Dropped."""
-        not_shown = has_features(conversation) & self.left_out
+        not_shown = features_of(conversation) & self.left_out
         if not_shown:
             raise Dropped("not_in_template", ", ".join(sorted(not_shown)))
 

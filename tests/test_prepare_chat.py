@@ -293,7 +293,7 @@ def test_the_folder_opens_as_the_template_that_made_it(finished, template_withou
     assert meta["tokenizer"]["sha256"] == hashlib.sha256((finished / "tokenizer.json").read_bytes()).hexdigest()
 
 
-def test_a_base_model_gets_chatml(corpus, model, tmp_path):
+def test_a_base_model_gets_chatml_and_must_grow(corpus, model, tmp_path, capsys):
     """Its tokenizer has neither a template nor the two tokens."""
     (tmp_path / "base").mkdir()
     plain = ByteLevelBPETokenizer()
@@ -304,6 +304,9 @@ def test_a_base_model_gets_chatml(corpus, model, tmp_path):
     out = prepare(tmp_path / "in.jsonl", tmp_path / "base", tmp_path / "data", max_tokens=None, dedup_threshold=1.0)
     found = read_all(out, "train") + read_all(out, "val")
     assert sorted(found) == sorted(by_hand(out, messages) for messages in corpus[1])
+    assert f"before training: python grow.py --checkpoint={tmp_path}/base" in capsys.readouterr().out
+    prepare(tmp_path / "in.jsonl", model, tmp_path / "with template")
+    assert "grow.py" not in capsys.readouterr().out
 
 
 def test_conversations_that_hold_an_evaluation_are_dropped(corpus, model, tmp_path):
