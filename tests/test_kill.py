@@ -93,7 +93,7 @@ def test_killed_at_every_point_a_run_ends_as_if_nothing_had_been(data_dir, tmp_p
 
     finished(2, settings)
     assert content(out) == uninterrupted
-    files = {"best", "latest", "lock", "loss.png", "metrics.jsonl", "settings.json", "speed.jsonl", "step_0000040"}
+    files = {"best", "latest", "loss.png", "metrics.jsonl", "settings.json", "speed.jsonl", "step_0000040"}
     files.add((out / "best").resolve().name)
     assert {path.name for path in out.iterdir()} == files
 

@@ -35,7 +35,7 @@ from model import Llama
 from sampler import permute
 from shards import Shards, Windows
 
-CONFIGS = sorted(path for path in (REPO / "config").glob("*.py") if not path.name.startswith("data_"))
+CONFIGS = [path for path in sorted((REPO / "config").glob("*.py")) if not path.stem.startswith(("data_", "chat_"))]
 
 
 @pytest.fixture(autouse=True)
