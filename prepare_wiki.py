@@ -46,7 +46,7 @@ from corpus.templates.rules import check_table, tables_hash
 from dedup import KINDS, check_threshold, find_duplicates_once, threshold_note
 from errors import read_json
 from shards import FORMAT_VERSION, Shards, join_parts, token_dtype, verify_shards
-from tokenizer import ENCODINGS, Tokenizer, from_tiktoken, train_bpe, train_characters
+from tokenizer import ENCODINGS, Tokenizer, check_vocab_size, from_tiktoken, train_bpe, train_characters
 
 TOKENIZER_BYTES = 100_000_000  # the vocabulary is trained on about this much of the text, drawn by a hash of the id
 SKIPPED = ("other_namespace", "redirect", "damaged")  # what a dump has beside articles
@@ -83,7 +83,7 @@ class PrepareConfig:
     dedup_threshold: float = 0.7  # Jaccard similarity of 5-word shingles at which a document is a duplicate
     against: str | None = None  # files of evaluation texts, 'eval/*.jsonl': documents that contain one are dropped
     tokenizer: str = "bpe"  # 'bpe' (trained here), 'char', a tokenizer.json, its folder, gpt2 or another encoding
-    vocab_size: int = 8192  # ids of a BPE trained here, end-of-text token included
+    vocab_size: int = 8192  # ids of a BPE trained here, special tokens included
     val_fraction: float = 0.01  # share of the documents held out for validation
     split_by: Literal["id", "file", "position"] = "id"  # hash of id or source file, or the last part of the text
     shard_tokens: int = 100_000_000  # tokens after which a new shard file begins
@@ -106,8 +106,8 @@ class PrepareConfig:
             raise ValueError(f"shard_tokens ({self.shard_tokens}) must be at least 1")
         if self.num_workers is not None and self.num_workers < 1:
             raise ValueError(f"num_workers ({self.num_workers}) must be at least 1")
-        if self.tokenizer == "bpe" and self.vocab_size < 257:
-            raise ValueError(f"vocab_size ({self.vocab_size}) must be at least 257: 256 bytes and end-of-text")
+        if self.tokenizer == "bpe":
+            check_vocab_size(self.vocab_size)
         if self.templates is not None:
             check_table(own_table(self))
         if self.against is not None:

@@ -51,6 +51,7 @@ from tokenizer_files import (
 END_OF_TEXT = "<|endoftext|>"
 TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"  # of a message in a conversation, by ChatML
 RESERVED = [TURN_START, TURN_END, END_OF_TEXT]  # the last ids of a BPE that is trained here
+SMALLEST_BPE = 256 + len(RESERVED)  # ids: the bytes and these
 USUAL_ENDS = (END_OF_TEXT, "</s>", "<|end_of_text|>")  # what ends a text when no file says so
 
 # tiktoken's encodings: name -> (pattern that cuts like tiktoken's own, id of <|endoftext|>)
@@ -63,6 +64,13 @@ ENCODINGS = {
 # --- training ---
 
 
+def check_vocab_size(vocab_size: int) -> None:
+    """Raise ValueError for a BPE that has no room for the bytes and the special tokens."""
+    if vocab_size < SMALLEST_BPE:
+        tokens = ", ".join(RESERVED)
+        raise ValueError(f"vocab_size ({vocab_size}) must be at least {SMALLEST_BPE}: 256 bytes and {tokens}")
+
+
 def train_bpe(texts: Iterable[str], vocab_size: int) -> str:
     """Train a byte-level BPE (Sennrich et al. 2016, arXiv 1508.07909) of `vocab_size` ids; returns tokenizer.json.
 
@@ -70,11 +78,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> str:
     conversations, which no document contains, so that a model can learn to chat without growing; and the end of text.
     Raises ValueError when the texts hold too few different words for that many merges.
     """
-    smallest = 256 + len(RESERVED)
-    if vocab_size < smallest:
-        tokens = ", ".join(RESERVED)
-        raise ValueError(f"vocab_size ({vocab_size}) must be at least {smallest}: 256 bytes and {tokens}")
-
+    check_vocab_size(vocab_size)
     tokenizer = HFTokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers_by_pattern()[PATTERN]
     tokenizer.decoder = decoders.ByteLevel()

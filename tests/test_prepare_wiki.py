@@ -745,7 +745,7 @@ def test_a_data_dir_that_is_a_file_is_refused(corpus, tmp_path):
         ({"dedup_threshold": 1.1}, "dedup_threshold (1.1) must be above 0"),
         ({"shard_tokens": 0}, "shard_tokens (0) must be at least 1"),
         ({"num_workers": 0}, "num_workers (0) must be at least 1"),
-        ({"vocab_size": 256}, "vocab_size (256) must be at least 257"),
+        ({"vocab_size": 258}, "vocab_size (258) must be at least 259"),
         ({"tokenizer": "/none/tokenizer.json"}, "/none/tokenizer.json: no such tokenizer file"),
         (
             {"tokenizer": "gpt3"},
