@@ -487,7 +487,9 @@ def find_duplicates_once(
     """find_duplicates, unless `out` has its report; returns the report."""
     if not (out / "report.json").is_file():
         find_duplicates(parts, out, threshold, workers, against)
-    shutil.rmtree(out / "work", ignore_errors=True)  # left when killed right after the report
+    # Left when killed right after the report.
+    shutil.rmtree(out / "work", ignore_errors=True)
+    (out / "lock").unlink(missing_ok=True)
     return read_json(out / "report.json")
 
 

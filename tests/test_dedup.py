@@ -855,6 +855,16 @@ def test_the_report_adds_up(tmp_path):
         assert p == pytest.approx(1 - (1 - float(level) ** ROWS) ** BANDS, abs=1e-4)
 
 
+def test_what_a_kill_right_after_the_report_leaves_is_removed_by_the_next_run(tmp_path):
+    """The report is there, so nothing is done again; a lock and work files that nobody needs may lie beside it."""
+    run(tmp_path, corpus(6, families=5))
+    (out,) = {path.parent for path in tmp_path.rglob("report.json")}
+    (out / "work").mkdir()
+    (out / "lock").touch()
+    dedup.find_duplicates_once([], out, 0.7, 1, None)
+    assert not (out / "work").exists() and not (out / "lock").exists()
+
+
 @pytest.mark.parametrize("documents", [{}, {"a": "one two three four five six"}])
 def test_without_duplicates_the_files_are_there_and_empty(tmp_path, documents):
     removed, report, files = run(tmp_path, documents)
