@@ -259,6 +259,11 @@ class Cache:
             return new_slots
         return new_slots - self.padding
 
+    def keep(self, n: int) -> None:
+        """Forget all but the first n tokens: the next ones take their slots."""
+        assert 0 <= n <= self.used, (n, self.used)
+        self.used = n
+
     def _mask(self, slots: Tensor, new_slots: Tensor) -> Tensor | None:
         """Which of `slots`, (used,), the tokens in `new_slots`, (T, 1), see; drawn above."""
         one_token_of_text = len(new_slots) == 1 and self.begin >= self.longest_padding

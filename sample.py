@@ -55,18 +55,23 @@ class SampleConfig:
 
     def check(self) -> None:
         """Raise ValueError for settings that cannot work."""
-        if not 0 <= self.temperature < float("inf"):
-            raise ValueError(f"temperature ({self.temperature}) must be at least 0")
-        for key in ("num_samples", "batch_size", "max_new_tokens", "top_k"):
-            value = getattr(self, key)
-            if value is not None and value < 1:
-                raise ValueError(f"{key} ({value}) must be at least 1")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p ({self.top_p}) must be above 0 and at most 1")
-        if not 0 <= self.min_p <= 1:
-            raise ValueError(f"min_p ({self.min_p}) must be at least 0 and at most 1")
+        check_drawing(self, "num_samples", "batch_size", "max_new_tokens", "top_k")
         if self.prompt and self.prompt_file is not None:
             raise ValueError("give --prompt or --prompt_file, not both")
+
+
+def check_drawing(cfg: Any, *counts: str) -> None:
+    """Raise ValueError for settings that no token can be drawn with. counts: those that must be at least 1, or None."""
+    if not 0 <= cfg.temperature < float("inf"):
+        raise ValueError(f"temperature ({cfg.temperature}) must be at least 0")
+    for key in counts:
+        value = getattr(cfg, key)
+        if value is not None and value < 1:
+            raise ValueError(f"{key} ({value}) must be at least 1")
+    if not 0 < cfg.top_p <= 1:
+        raise ValueError(f"top_p ({cfg.top_p}) must be above 0 and at most 1")
+    if not 0 <= cfg.min_p <= 1:
+        raise ValueError(f"min_p ({cfg.min_p}) must be at least 0 and at most 1")
 
 
 def probabilities(
@@ -141,6 +146,7 @@ def decode(
     seeds: Sequence[int] = (),
     ended: set[int] | None = None,
     compile: bool = False,
+    cache: Cache | None = None,
     **filters: float | None,
 ) -> Iterator[list[int | None]]:
     """Continue several prompts at once: yields the next id of each, None for those that have ended.
@@ -151,10 +157,13 @@ def decode(
     (padding of the embedding) are never drawn. filters: temperature, top_k and so on of `probabilities`; with
     temperature=0 or top_k=1 always the likeliest.
 
+    cache: what a single prompt's first cache.used ids have left there, fewer than all of them; only the others are
+    read. Its size counts instead of block_size.
+
     Raises ValueError for a prompt that is empty, leaves no room or has an unknown id, and for logits that are NaN or
     infinite.
     """
-    block_size = model.cfg.block_size
+    block_size = model.cfg.block_size if cache is None else cache.size
     device = model.lm_head.weight.device
     check_prompts(prompts, block_size, model.cfg.vocab_size)
     stop_ids = set(stops)
@@ -170,7 +179,9 @@ def decode(
 
     # Room and random numbers for all steps; the shortest prompt has the most of them before it.
     steps = min(max_new_tokens, block_size - min(lengths))
-    cache = Cache(model, len(prompts), longest + steps, padding)
+    if cache is None:
+        cache = Cache(model, len(prompts), longest + steps, padding)
+    tokens = tokens[:, cache.used :]
     uniform = uniform_numbers(seeds or range(len(prompts)), steps).to(device)  # (B, steps)
 
     compiled = torch.compile(model, dynamic=True) if compile else model
