@@ -16,6 +16,8 @@ from typing import Any, Self
 import numpy as np
 import torch
 
+from chat_shards import Conversations
+from packing import Packs
 from sampler import IndexStream
 from shards import IGNORE, EvalWindows, Shards, Windows, read_meta
 from tokenizer import Tokenizer
@@ -45,24 +47,63 @@ class Batch:
 
 @dataclass(frozen=True)
 class TokenBatch(Batch):
-    """Windows of text: each target is the token that follows its input."""
+    """Rows of tokens: each target is the token that follows its input."""
 
     inputs: torch.Tensor  # (B, T) int64 ids
     targets: torch.Tensor  # (B, T) int64 ids, IGNORE where nothing is scored
+    cu_seqlens: torch.Tensor | None = None  # (n + 1,) int32: model.Documents, for packed rows; None: one a row
+
+
+@dataclass(frozen=True)
+class TokenRows:
+    """Training rows on the host, int64 (B, T) each."""
+
+    inputs: np.ndarray  # ids
+    targets: np.ndarray  # ids, IGNORE where nothing is scored
+    positions: np.ndarray | None = None  # of each token in its document; None: one document a row, from 0 on
 
     @classmethod
-    def from_arrays(cls, inputs: np.ndarray, targets: np.ndarray) -> Self:
-        """The batch of int64 arrays (B, T), which are not copied."""
-        count = int((targets != IGNORE).sum())
-        return cls(count, torch.from_numpy(inputs), torch.from_numpy(targets))
+    def windows(cls, tokens: np.ndarray) -> Self:
+        """The rows of text windows (B, T + 1), which are not copied."""
+        return cls(tokens[:, :-1], tokens[:, 1:])
+
+    @classmethod
+    def merge(cls, parts: list[tuple[np.ndarray, Self]]) -> Self:
+        """One set of rows out of several: each part says which places (B_part,) of the result its rows take."""
+        B = sum(len(places) for places, _ in parts)
+        T = parts[0][1].inputs.shape[1]
+        inputs = np.empty((B, T), np.int64)
+        targets = np.empty((B, T), np.int64)
+        positions = np.empty((B, T), np.int64)
+        for places, rows in parts:
+            inputs[places] = rows.inputs
+            targets[places] = rows.targets
+            positions[places] = np.arange(T) if rows.positions is None else rows.positions
+
+        packed = any(rows.positions is not None for _, rows in parts)
+        return cls(inputs, targets, positions if packed else None)
+
+    def batch(self) -> TokenBatch:
+        """What the model is trained on: tensors, of which inputs and targets share the arrays' memory."""
+        count = int((self.targets != IGNORE).sum())
+        cu_seqlens = None
+        if self.positions is not None:
+            # positions 0 1 2 3 0 1 | 0 1 2 3 4 5: documents begin at 0, 4 and 6, and the last ends at 12
+            begins = np.flatnonzero(self.positions == 0)
+            cu_seqlens = torch.from_numpy(np.append(begins, self.positions.size).astype(np.int32))
+        return TokenBatch(count, torch.from_numpy(self.inputs), torch.from_numpy(self.targets), cu_seqlens)
 
 
 class TextCorpus:
     """One data folder of plain text: training windows of block_size + 1 tokens, and the whole validation split.
 
     Attributes: name; folder; content, a hash of what the shards hold; bytes_per_token, UTF-8 bytes of a validation
-    token. Another kind of corpus is a class with the same attributes and methods, and an entry in CORPUS_KINDS.
+    token; unit, what a row is; notes for the user; windows, of which there are len(). Another kind of corpus is a class
+    with the same attributes and methods, and an entry in CORPUS_KINDS. Kinds whose rows are of one class can be mixed.
     """
+
+    rows_class = TokenRows
+    unit = "windows"
 
     def __init__(
         self, folder: Path, meta: dict[str, Any], tokenizer: Tokenizer, block_size: int, seed: int, read_ahead: bool
@@ -70,7 +111,7 @@ class TextCorpus:
         self.folder = folder
         self.name = folder.name
         self.content = content_hash(meta)
-        self.note = meta.get("note")
+        self.notes = [meta["note"]] if "note" in meta else []
 
         train = Shards(folder, "train", meta, read_ahead=read_ahead)
         val = Shards(folder, "val", meta, read_ahead=True)  # read from its beginning to its end
@@ -79,21 +120,58 @@ class TextCorpus:
         self.val = EvalWindows(val, block_size)
         self.bytes_per_token = text_bytes(val, tokenizer) / val.tokens
 
-    def rows(self, indices: np.ndarray, epochs: np.ndarray) -> np.ndarray:
-        """Training windows, int64 (B, block_size + 1)."""
-        return self.windows.get(indices, epochs)
-
-    def batch(self, rows: np.ndarray) -> TokenBatch:
-        """What the model is trained on, made of such rows."""
-        return TokenBatch.from_arrays(rows[:, :-1], rows[:, 1:])
+    def rows(self, indices: np.ndarray, epochs: np.ndarray) -> TokenRows:
+        """Training windows, (B, block_size)."""
+        return TokenRows.windows(self.windows.get(indices, epochs))
 
     def val_batches(self, batch_size: int, rank: int, world_size: int) -> Iterator[TokenBatch]:
         """This rank's share of the whole validation split; all ranks get as many batches of the same sizes."""
         for inputs, targets in self.val.batches(batch_size, rank, world_size):
-            yield TokenBatch.from_arrays(inputs, targets)
+            yield TokenRows(inputs, targets).batch()
 
 
-CORPUS_KINDS = {"text": TextCorpus}  # by what meta.json says under "kind"; without it: text
+class ChatCorpus:
+    """One data folder of conversations, packed into rows of block_size places; attributes as TextCorpus'.
+
+    A byte or a token is one that is scored.
+    """
+
+    rows_class = TokenRows
+    unit = "rows"
+
+    def __init__(
+        self, folder: Path, meta: dict[str, Any], tokenizer: Tokenizer, block_size: int, seed: int, read_ahead: bool
+    ):
+        self.folder = folder
+        self.name = folder.name
+        self.content = content_hash(meta)
+
+        train = Conversations(folder, "train", meta)
+        val = Conversations(folder, "val", meta)
+        train.shards.vocab_size = val.shards.vocab_size = tokenizer.vocab_size
+        self.windows = Packs(train, block_size, seed)
+        self.val = Packs(val, block_size, seed)
+        self.bytes_per_token = scored_bytes_per_token(val, tokenizer)
+
+        few = f"{len(train):,} conversations in {len(self.windows):,} rows of {block_size} places"
+        self.notes = [f"{few}, {100 * self.windows.useful:.1f} % of them used"]
+        if self.windows.n_cut or self.windows.n_left_out:
+            cut = f"{self.windows.n_cut:,} are cut after the last answer that fits"
+            left_out = f"{self.windows.n_left_out:,} are left out, since their first answer does not fit"
+            self.notes.append(f"too long for block_size {block_size}: {cut}, {left_out}")
+
+    def rows(self, indices: np.ndarray, epochs: np.ndarray) -> TokenRows:
+        """Training rows, (B, block_size)."""
+        return TokenRows(**vars(self.windows.get(indices, epochs)))
+
+    def val_batches(self, batch_size: int, rank: int, world_size: int) -> Iterator[TokenBatch]:
+        """This rank's share of the whole validation split; all ranks get as many batches of the same sizes."""
+        for packed in self.val.batches(batch_size, rank, world_size):
+            yield TokenRows(**vars(packed)).batch()
+
+
+Corpus = TextCorpus | ChatCorpus
+CORPUS_KINDS: dict[str, type[Corpus]] = {"text": TextCorpus, "chat": ChatCorpus}  # by meta.json's "kind"; none: text
 
 
 class Mixture:
@@ -101,7 +179,7 @@ class Mixture:
 
     run=G keeps groups of G neighbouring windows together in the shuffle, for disks that are slow to seek.
     Attributes: corpora; tokenizer, which they share; order, the IndexStream over them; shares, which sum to 1;
-    nats_per_bit_per_byte, the nats per token that one bit per byte is, on validation text in these shares.
+    nats_per_bit_per_byte, the nats per scored token that one bit per byte is, on validation text in these shares.
     Raises ValueError that names the folder which is missing, unfinished, damaged or of another tokenizer.
     """
 
@@ -111,9 +189,10 @@ class Mixture:
 
         metas = {folder: read_meta(folder) for folder in self.weights}
         self.tokenizer = open_tokenizer(metas)
-        kind = common_kind(metas)
+        kinds = corpus_kinds(metas)
         self.corpora = []
         for folder, meta in metas.items():
+            kind = kinds[folder]
             self.corpora.append(kind(folder, meta, self.tokenizer, block_size, seed, read_ahead=run > 1))
 
         sizes = [len(corpus.windows) for corpus in self.corpora]
@@ -125,18 +204,21 @@ class Mixture:
         bytes_per_token = sum(share * corpus.bytes_per_token for share, corpus in pairs)
         self.nats_per_bit_per_byte = math.log(2) * bytes_per_token
 
-    def get(self, positions: np.ndarray) -> np.ndarray:
-        """The windows at global positions (B,), int64 (B, block_size + 1)."""
+    def rows(self, positions: np.ndarray) -> TokenRows:
+        """The rows at global positions (B,), of block_size places."""
         sources, indices, epochs = self.order.at(positions)
-        rows = np.empty((len(positions), self.block_size + 1), dtype=np.int64)
+        parts = []
         for source in np.unique(sources).tolist():
-            chosen = sources == source
-            rows[chosen] = self.corpora[source].rows(indices[chosen], epochs[chosen])
-        return rows
+            places = np.flatnonzero(sources == source)
+            parts.append((places, self.corpora[source].rows(indices[places], epochs[places])))
+
+        if len(parts) == 1:
+            return parts[0][1]
+        return self.corpora[0].rows_class.merge(parts)
 
     def batch(self, positions: np.ndarray) -> Batch:
-        """The windows at global positions (B,) as the kind of batch that the corpora yield, on the host."""
-        return self.corpora[0].batch(self.get(positions))
+        """The rows at global positions (B,) as the kind of batch that the corpora yield, on the host."""
+        return self.rows(positions).batch()
 
     def content(self) -> list[dict[str, Any]]:
         """What the data is, wherever it lies: name, weight and content hash of each corpus, for a checkpoint."""
@@ -163,9 +245,8 @@ class Mixture:
         drawn = self.order.drawn(position).tolist()
         for corpus, share, count in zip(self.corpora, self.shares, drawn, strict=True):
             n = len(corpus.windows)
-            lines.append(f"data: {corpus.name}, {100 * share:.5g} %, {count / n:.2f} epochs of {n:,} windows")
-            if corpus.note is not None:
-                lines.append(f"note: {corpus.note}")
+            lines.append(f"data: {corpus.name}, {100 * share:.5g} %, {count / n:.2f} epochs of {n:,} {corpus.unit}")
+            lines += [f"note: {note}" for note in corpus.notes]
         return "\n".join(lines)
 
 
@@ -197,26 +278,30 @@ def parse(data: str) -> dict[Path, float]:
     return weights
 
 
-def common_kind(metas: dict[Path, dict[str, Any]]) -> type[TextCorpus]:
-    """The class of the corpora in these folders. Raises ValueError for an unknown kind, and for several kinds."""
+def corpus_kinds(metas: dict[Path, dict[str, Any]]) -> dict[Path, type[Corpus]]:
+    """The class of the corpus in each folder. Raises ValueError for an unknown kind, and for kinds that do not mix."""
     kinds = {folder: meta.get("kind", "text") for folder, meta in metas.items()}
     for folder, kind in kinds.items():
         if kind not in CORPUS_KINDS:
             raise ValueError(f"{folder}/meta.json says kind={kind!r}; known here: {', '.join(CORPUS_KINDS)}")
 
+    classes = {folder: CORPUS_KINDS[kind] for folder, kind in kinds.items()}
     first, *others = kinds
     for folder in others:
-        if kinds[folder] != kinds[first]:
+        if classes[folder].rows_class is not classes[first].rows_class:
             wrong = f"{first} holds {kinds[first]}, {folder} holds {kinds[folder]}"
-            raise ValueError(f"{wrong}; corpora that are mixed must be of one kind")
-    return CORPUS_KINDS[kinds[first]]
+            raise ValueError(f"{wrong}, which cannot be mixed")
+    return classes
 
 
 def content_hash(meta: dict[str, Any]) -> str:
     """A hash of what the shards hold, from meta.json alone: their order, sizes and SHA-256 (a bare folder has none)."""
     listed = {}
     for split in ("train", "val"):
-        listed[split] = [[shard["tokens"], shard.get("sha256")] for shard in meta["splits"][split]]
+        listed[split] = []
+        for shard in meta["splits"][split]:
+            beside = [file["sha256"] for file in shard.get("beside", {}).values()]  # of conversations
+            listed[split].append([shard["tokens"], shard.get("sha256"), *beside])
     text = json.dumps([meta["dtype"], listed])
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -243,3 +328,14 @@ def text_bytes(shards: Shards, tokenizer: Tokenizer) -> int:
     ids = shards.check_ids(shards.all())
     text = tokenizer.decode(ids[ids != tokenizer.end_of_text].tolist())
     return len(text.encode())
+
+
+def scored_bytes_per_token(conversations: Conversations, tokenizer: Tokenizer) -> float:
+    """UTF-8 bytes of a scored token, special tokens left out; 1 where nothing is scored."""
+    n_bytes = n_tokens = 0
+    for number in range(len(conversations)):
+        ids, scored = conversations.read(number)
+        answer = ids[scored]
+        n_tokens += answer.size
+        n_bytes += len(tokenizer.decode(answer.tolist(), show_special=False).encode())
+    return n_bytes / n_tokens if n_bytes else 1.0

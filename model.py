@@ -10,11 +10,13 @@ V vocabulary (rows of the embedding), L layers, S slots of the cache, N = B * T 
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.varlen import varlen_attn
 from torch.utils.checkpoint import checkpoint as recompute
 
 IGNORE = -100  # a target that is not scored
@@ -27,6 +29,8 @@ CHUNK_ROWS = 128
 # Linear cuts its weight for at most so many rows, and for at least so many multiplications.
 FEW_ROWS = 32
 WORTH_THREADS = 1 << 20
+
+FLASH_WIDTHS = range(8, 257, 8)  # head widths that FlashAttention computes
 
 
 @dataclass(frozen=True)
@@ -294,6 +298,86 @@ class Cache:
         return keys, values
 
 
+class Documents:
+    """Which tokens of packed rows belong together: a row holds several documents, and none sees another.
+
+    cu_seqlens, (n + 1,) integers: where each of the n documents begins in the B * T tokens, row after row, and at last
+    B * T (the usual name: cumulative sequence lengths). Each row begins with a document. Two rows of T = 6 tokens with
+    documents of 4, 2 and 6 tokens:
+
+        cu_seqlens    0 4 6 12
+        positions     0 1 2 3 0 1    0 1 2 3 4 5
+
+    and in the first row a token (line) sees these tokens (columns):
+
+        1 . . . . .
+        1 1 . . . .
+        1 1 1 . . .
+        1 1 1 1 . .
+        . . . . 1 .
+        . . . . 1 1
+
+    The attention of a document is a causal one of its own: work grows with the squares of 4 and 2, and not of 6. A GPU
+    does all documents in one call in half precision (FlashAttention, Dao 2023, arXiv 2307.08691), a CPU one after the
+    other. Where neither can be, all are masked as above.
+    """
+
+    def __init__(self, cu_seqlens: Tensor, B: int, T: int):
+        self.B = B
+        self.T = T
+        self.cu_seqlens = cu_seqlens.to(torch.int32)
+
+        tokens = torch.arange(B * T, device=cu_seqlens.device, dtype=torch.int32)
+        self.numbers = torch.searchsorted(self.cu_seqlens, tokens, right=True) - 1  # (B * T,) document of each token
+        begins = self.cu_seqlens[self.numbers]
+        self.positions = (tokens - begins).view(B, 1, T)  # of each token in its document
+
+        self.one_by_one = cu_seqlens.device.type == "cpu" and not torch.compiler.is_compiling()
+        if self.one_by_one:
+            self.lengths = self.cu_seqlens.diff().tolist()
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """q: (B, H, T, D); k, v: (B, Hkv, T, D). Returns (B, T, H, D)."""
+        if self.one_by_one:
+            return self._attend_one_by_one(q, k, v)
+        if q.device.type == "cuda" and q.dtype.itemsize == 2 and q.shape[-1] in FLASH_WIDTHS:
+            return self._attend_in_one_call(q, k, v)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask, enable_gqa=True)
+        return y.transpose(1, 2)
+
+    @cached_property
+    def mask(self) -> Tensor:
+        """Whether a token (line) sees another (column), (B, 1, T, T)."""
+        numbers = self.numbers.view(self.B, 1, self.T)
+        same_document = numbers[..., :, None] == numbers[..., None, :]
+        return same_document.tril()
+
+    def _attend_one_by_one(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attention on a CPU."""
+        # split, and not slices: its gradient is one concatenation, that of a slice fills a tensor of all tokens
+        pieces = [self._tokens(x).split(self.lengths) for x in (q, k, v)]
+
+        outputs = []
+        for document in zip(*pieces, strict=True):
+            heads_first = [x.transpose(0, 1)[None] for x in document]  # (1, H or Hkv, length, D)
+            y = F.scaled_dot_product_attention(*heads_first, is_causal=True, enable_gqa=True)
+            outputs.append(y[0].transpose(0, 1))  # (length, H, D)
+        return torch.cat(outputs).unflatten(0, (self.B, self.T))
+
+    def _attend_in_one_call(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attention on a CUDA device, in half precision."""
+        tokens = [self._tokens(x) for x in (q, k, v)]
+        ends = (self.cu_seqlens, self.cu_seqlens)
+        causal = (-1, 0)  # how far a token sees to its left, where -1 is without limit, and to its right
+        y = varlen_attn(*tokens, *ends, self.T, self.T, window_size=causal, enable_gqa=True)  # (B * T, H, D)
+        return y.unflatten(0, (self.B, self.T))
+
+    @staticmethod
+    def _tokens(x: Tensor) -> Tensor:
+        """(B, H, T, D) as (B * T, H, D)."""
+        return x.transpose(1, 2).flatten(0, 1)
+
+
 class Linear(nn.Linear):
     """nn.Linear that multiplies a few rows by a large matrix on all threads of a CPU.
 
@@ -359,7 +443,9 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(self.D, cfg.norm_eps) if cfg.qk_norm else nn.Identity()
         self.k_norm = RMSNorm(self.D, cfg.norm_eps) if cfg.qk_norm else nn.Identity()
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: Cache | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, cos: Tensor, sin: Tensor, cache: Cache | None = None, documents: Documents | None = None
+    ) -> Tensor:
         """x: (B, T, C); cos, sin: (T, D) or (B, 1, T, D). Returns (B, T, C)."""
         B, T, C = x.shape
 
@@ -398,6 +484,9 @@ class Attention(nn.Module):
         # Attend: softmax(q k' / sqrt(D)) v, each token over those before it and itself.
         if cache is not None and T == 1:
             y = self._attend_one_token(q, k, v, mask)  # (B, 1, H, D)
+        elif documents is not None:
+            with torch.autocast(x.device.type, enabled=False):
+                y = documents.attend(q, k, v)  # (B, T, H, D)
         else:
             with torch.autocast(x.device.type, enabled=False):
                 causal = mask is None
@@ -445,9 +534,11 @@ class Block(nn.Module):
         self.post_attention_layernorm = RMSNorm(cfg.n_embd, cfg.norm_eps)
         self.mlp = MLP(cfg)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: Cache | None = None) -> Tensor:
-        """x: (B, T, C); cos, sin, cache: for Attention. Returns (B, T, C)."""
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin, cache)
+    def forward(
+        self, x: Tensor, cos: Tensor, sin: Tensor, cache: Cache | None = None, documents: Documents | None = None
+    ) -> Tensor:
+        """x: (B, T, C); cos, sin, cache, documents: for Attention. Returns (B, T, C)."""
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin, cache, documents)
         x = x + self.mlp(self.post_attention_layernorm(x))
         return x
 
@@ -472,10 +563,16 @@ class Decoder(nn.Module):
         """The rotary frequencies, (D/2,), always in float32: in bfloat16 only 513 of 1024 positions would differ."""
         return rope_frequencies(self.cfg.head_width, self.cfg.rope_theta, self.cfg.rope_scaling)
 
-    def forward(self, idx: Tensor, cache: Cache | None = None) -> Tensor:
-        """idx: (B, T) ids, with a cache the next T of each row. Returns (B, T, C)."""
-        T = idx.shape[1]
-        if cache is None:
+    def forward(self, idx: Tensor, cache: Cache | None = None, cu_seqlens: Tensor | None = None) -> Tensor:
+        """idx: (B, T) ids, with a cache the next T of each row. cu_seqlens: for Documents. Returns (B, T, C)."""
+        B, T = idx.shape
+        documents = None
+        if cu_seqlens is not None:
+            assert cache is None, "packed documents have no cache"
+            documents = Documents(cu_seqlens, B, T)
+            positions = documents.positions  # (B, 1, T)
+            shortest = T
+        elif cache is None:
             positions = torch.arange(T, device=idx.device)  # (T,)
             shortest = T
         else:
@@ -487,9 +584,9 @@ class Decoder(nn.Module):
         x = self.embed_tokens(idx)  # (B, T, C)
         for layer in self.layers:
             if self.recompute_blocks:
-                x = recompute(layer, x, cos, sin, cache, use_reentrant=False, preserve_rng_state=False)
+                x = recompute(layer, x, cos, sin, cache, documents, use_reentrant=False, preserve_rng_state=False)
             else:
-                x = layer(x, cos, sin, cache)
+                x = layer(x, cos, sin, cache, documents)
         return self.norm(x)
 
 
@@ -680,14 +777,16 @@ class Llama(nn.Module):
         cache: Cache | None = None,
         last: bool = False,
         per_token: bool = False,
+        cu_seqlens: Tensor | None = None,
     ) -> Tensor:
         """Logits (B, T, V) of ids (B, T); with targets (B, T) the summed loss in nats instead, a float32 scalar.
 
         Targets equal to IGNORE are not scored; divide by the number of the others for the mean. With a cache the ids
         follow those it has had, and it takes them in; ValueError when they do not fit. last: logits of the last
-        position only, (B, 1, V). per_token: what token_logprobs returns.
+        position only, (B, 1, V). per_token: what token_logprobs returns. cu_seqlens: rows are packed from documents
+        that do not see each other (Documents).
         """
-        x = self.model(idx, cache)  # (B, T, C)
+        x = self.model(idx, cache, cu_seqlens)  # (B, T, C)
         if targets is None:
             if last:
                 x = x[:, -1:]  # (B, 1, C)
@@ -703,14 +802,15 @@ class Llama(nn.Module):
             return logprobs.view(targets.shape).clone()  # (B, T); a copy, for FSDP warns of views
         return LinearCrossEntropy.apply(rows, weight, targets.flatten())
 
-    def token_logprobs(self, ids: Tensor, targets: Tensor) -> Tensor:
+    def token_logprobs(self, ids: Tensor, targets: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
         """Log-probability in nats of each target given the ids up to its place, (B, T) float32; 0 where it is IGNORE.
 
-        ids, targets: (B, T). What fine-tuning, preference and evaluation weigh and add up; the sum is minus the loss.
-        Gradients by autograd; the (N, V) logits are never kept, backward computes them again. (It goes through forward,
-        where FSDP gathers the weights. With DDP call the wrapped module with per_token=True.)
+        ids, targets: (B, T); cu_seqlens: for packed rows. What fine-tuning, preference and evaluation weigh and add up;
+        the sum is minus the loss. Gradients by autograd; the (N, V) logits are never kept, backward computes them
+        again. (It goes through forward, where FSDP gathers the weights. With DDP call the wrapped module with
+        per_token=True.)
         """
-        return self(ids, targets, per_token=True)
+        return self(ids, targets, per_token=True, cu_seqlens=cu_seqlens)
 
     def parameter_groups(self, weight_decay: float) -> list[dict]:
         """Optimizer groups: decay for the matrices inside the blocks, none for embedding, head, gains and biases."""

@@ -440,10 +440,10 @@ class Tokenizer:
 
     # --- back to text ---
 
-    def decode(self, ids: Iterable[int]) -> str:
-        """Text of `ids`; special tokens are shown, bytes that are no UTF-8 become U+FFFD."""
+    def decode(self, ids: Iterable[int], show_special: bool = True) -> str:
+        """Text of `ids`, with special tokens or without; bytes that are no UTF-8 become U+FFFD."""
         with one_line("the tokenizer cannot decode these ids: "):
-            return self.hf.decode(list(ids), skip_special_tokens=False)
+            return self.hf.decode(list(ids), skip_special_tokens=not show_special)
 
 
 class TextStream:

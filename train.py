@@ -5,6 +5,7 @@
     python train.py config/demo.py --out_dir=out/x --learning_rate=1e-3         any setting; --help lists them
     python train.py config/demo.py --data=wiki_en:0.8,wiki_zh:0.2               several corpora, mixed by weight
     python train.py --init_from=path/to/SmolLM --data=wiki --block_size=1024    on from a Hugging Face folder's weights
+    python train.py --init_from=path/to/SmolLM --data=alpaca                    fine-tuning on what prepare_chat.py made
 
 The same command resumes from the newest checkpoint in out_dir. Ctrl-C saves at the next step boundary and leaves.
 """
@@ -37,7 +38,7 @@ import checkpoint
 import journal
 from device import memory_advice, peak_flops, peak_memory, pick_device, pick_dtype
 from errors import read_json
-from mixture import Batch, Mixture, TextCorpus, TokenBatch
+from mixture import Batch, Corpus, Mixture, TokenBatch
 from model import Llama, ModelConfig
 from optim import SCHEDULES, Optimizer, learning_rate
 from parallel import World, accumulating, copy_full, full_tensor, replicate, shard
@@ -61,7 +62,7 @@ Objective = Callable[[torch.nn.Module, Batch], tuple[Tensor, dict[str, Tensor]]]
 
 def next_token_loss(model: torch.nn.Module, batch: TokenBatch) -> tuple[Tensor, dict[str, Tensor]]:
     """Cross-entropy of the scored targets in nats, summed; no figures."""
-    return model(batch.inputs, batch.targets), {}
+    return model(batch.inputs, batch.targets, cu_seqlens=batch.cu_seqlens), {}
 
 
 OBJECTIVES: dict[str, Objective] = {"next_token": next_token_loss}
@@ -74,7 +75,9 @@ OBJECTIVES: dict[str, Objective] = {"next_token": next_token_loss}
 class TrainConfig:
     """Settings of `python train.py`."""
 
-    data: str = "pydocs"  # folder made by prepare_wiki.py (a name below data/, or a path), or several: a:0.8,b:0.2
+    data: str = (
+        "pydocs"  # a folder of prepare_wiki.py or prepare_chat.py (name below data/, or path); several: a:0.8,b:0.2
+    )
     out_dir: str = "out/run"  # checkpoints, metrics.jsonl, loss.png
     init_from: str | None = None  # start with these weights: a Hugging Face folder of the Llama family, or a run here
     resume_from: str | None = None  # go on from this checkpoint (optimizer and place in the data too) in a new out_dir
@@ -423,7 +426,7 @@ def advice_for_full_memory(cfg: TrainConfig) -> contextlib.AbstractContextManage
 
 
 @torch.no_grad()
-def mean_loss(run: Run, corpus: TextCorpus) -> float:
+def mean_loss(run: Run, corpus: Corpus) -> float:
     """The objective on a whole validation split, divided by its count; each process takes its share of the batches."""
     # MPS has no float64
     wide = torch.float32 if run.device.type == "mps" else torch.float64

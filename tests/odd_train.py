@@ -32,7 +32,7 @@ import journal
 import model
 import parallel
 import train
-from mixture import Mixture
+from mixture import Mixture, TokenRows
 from shards import EvalWindows, Windows
 
 
@@ -68,24 +68,18 @@ def float64(_: bool) -> None:
 def uneven_masks(_: bool) -> None:
     """Leave out the first targets of each training window: how many follows from its global position."""
 
-    def masked_windows(get):
-        def masked(self, positions: np.ndarray) -> np.ndarray:
-            tokens = get(self, positions)
+    def masked_rows(rows):
+        def masked(self, positions: np.ndarray) -> TokenRows:
+            read = rows(self, positions)
+            targets = read.targets.copy()
             for row, position in enumerate(positions.tolist()):
                 left_out = position * 7 % 29
-                tokens[row, 1 : 1 + left_out] = model.IGNORE
-            return tokens
+                targets[row, :left_out] = model.IGNORE
+            return TokenRows(read.inputs, targets, read.positions)
 
         return masked
 
-    def inputs_without_masks(forward):
-        def unmasked(self, ids, *args, **kwargs):
-            return forward(self, ids.clamp(min=0), *args, **kwargs)
-
-        return unmasked
-
-    replace_method(Mixture, "get", masked_windows)
-    replace_method(model.Llama, "forward", inputs_without_masks)
+    replace_method(Mixture, "rows", masked_rows)
 
 
 def checksums(path: str) -> None:
@@ -128,7 +122,7 @@ def log_windows(path: str) -> None:
         return noted
 
     replace_method(Windows, "get", note_places)
-    replace_method(Mixture, "get", write_note)
+    replace_method(Mixture, "rows", write_note)
 
 
 # What goes wrong
@@ -242,7 +236,7 @@ def rank_left_out_of_the_position(_: bool) -> None:
     def of_rank_0(get):
         return lambda self, positions: get(self, positions - this_rank() * len(positions))
 
-    replace_method(Mixture, "get", of_rank_0)
+    replace_method(Mixture, "rows", of_rank_0)
 
 
 def accumulation_unweighted(_: bool) -> None:

@@ -92,9 +92,9 @@ def train_theirs(model, corpus, cfg) -> list[float]:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, cfg)
 
-        tokens = torch.from_numpy(data.get(np.arange(8 * step, 8 * step + 8)))
-        targets = tokens[:, 1:].contiguous()
-        loss = model(tokens[:, :-1], labels=targets, shift_labels=targets).loss
+        batch = data.batch(np.arange(8 * step, 8 * step + 8))
+        targets = batch.targets.contiguous()
+        loss = model(batch.inputs, labels=targets, shift_labels=targets).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip)
         optimizer.step()

@@ -40,25 +40,28 @@ def test_windows_come_from_the_source_index_and_epoch_of_the_schedule(pair):
     stream = IndexStream([len(each) for each in windows], [0.7, 0.3], seed=5)
     positions = np.arange(3 * len(windows[1]), 3 * len(windows[1]) + 200)
     seen = set()
-    for row, source, index, epoch in zip(data.get(positions), *stream.at(positions), strict=True):
+    rows = data.rows(positions)
+    for inputs, targets, source, index, epoch in zip(rows.inputs, rows.targets, *stream.at(positions), strict=True):
         seen.add((int(source), int(epoch)))
-        assert np.array_equal(row, windows[source].get(np.array([index]), np.array([epoch]))[0])
+        window = windows[source].get(np.array([index]), np.array([epoch]))[0]
+        assert np.array_equal(inputs, window[:-1]) and np.array_equal(targets, window[1:])
     assert len(seen) > 2, "both sources, and more than one epoch of the smaller"
     shuffled = np.random.default_rng(0).permutation(positions)
-    assert np.array_equal(data.get(shuffled), data.get(positions)[shuffled - positions[0]])
+    assert np.array_equal(data.rows(shuffled).targets, rows.targets[shuffled - positions[0]])
+    assert rows.positions is None, "each window is a document of its own"
 
 
 def test_only_scored_targets_are_counted(data_dir, monkeypatch):
     data = Mixture(str(data_dir), 32, seed=0)
-    get = data.get
+    read = data.rows
 
     def masked(positions):
-        rows = get(positions)
-        rows[0, 1:6] = IGNORE
-        rows[2, 1:] = IGNORE
+        rows = read(positions)
+        rows.targets[0, :5] = IGNORE
+        rows.targets[2] = IGNORE
         return rows
 
-    monkeypatch.setattr(data, "get", masked)
+    monkeypatch.setattr(data, "rows", masked)
     assert data.batch(np.arange(4)).count == 4 * 32 - 5 - 32
     counts = [batch.count for batch in data.corpora[0].val_batches(7, 0, 1)]
     shards = Shards(data_dir, "val")
@@ -79,8 +82,9 @@ def test_corpora_of_several_kinds_or_an_unknown_kind_are_refused(pair, tmp_path)
     with pytest.raises(ValueError, match="c/meta.json says kind='song'; known here: text"):
         Mixture(str(data), 32, seed=0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(mixture.CORPUS_KINDS, "song", mixture.TextCorpus)
-        with pytest.raises(ValueError, match="holds text, .*c holds song; corpora that are mixed must be of one kind"):
+        song = type("Song", (mixture.TextCorpus,), {"rows_class": None})
+        patch.setitem(mixture.CORPUS_KINDS, "song", song)
+        with pytest.raises(ValueError, match="holds text, .*c holds song, which cannot be mixed"):
             Mixture(f"{pair[0]}:1,{data}:1", 32, seed=0)
 
 

@@ -29,7 +29,6 @@ from chat_shards import Conversations
 from chat_template import ChatTemplate
 from corpus import sources
 from corpus.conversations import REASONS
-from mixture import common_kind
 from prepare_chat import SPLITS, ChatConfig, main
 from shards import read_meta, verify
 
@@ -319,9 +318,7 @@ def test_conversations_that_hold_an_evaluation_are_dropped(corpus, model, tmp_pa
     assert by_hand(out, corpus[1][0]) not in found and by_hand(out, corpus[1][1]) in found
 
 
-def test_text_and_conversations_are_not_mixed_up(finished, data_dir):
-    with pytest.raises(ValueError, match="kind='chat'"):
-        common_kind({finished: read_meta(finished)})
+def test_text_is_not_read_as_conversations(data_dir):
     with pytest.raises(ValueError, match="holds text, not conversations; make some with: python prepare_chat.py"):
         Conversations(data_dir, "train")
 

@@ -321,16 +321,28 @@ class PairBatch(Batch):
     rejected: Tensor  # (B, T + 1) ids, the same backwards
 
 
-class PairCorpus(TextCorpus):
-    """A corpus of another kind: windows of text, each paired with itself read backwards."""
+@dataclasses.dataclass(frozen=True)
+class PairRows:
+    """Windows of text, each to be paired with itself read backwards."""
 
-    def batch(self, rows: np.ndarray) -> PairBatch:
-        tokens = torch.from_numpy(rows)
-        return PairBatch(len(rows), tokens, tokens.flip(1))
+    tokens: np.ndarray  # (B, T + 1)
+
+    def batch(self) -> PairBatch:
+        tokens = torch.from_numpy(self.tokens)
+        return PairBatch(len(tokens), tokens, tokens.flip(1))
+
+
+class PairCorpus(TextCorpus):
+    """A corpus of another kind."""
+
+    rows_class = PairRows
+
+    def rows(self, indices, epochs):
+        return PairRows(self.windows.get(indices, epochs))
 
     def val_batches(self, batch_size, rank, world_size):
         for inputs, _ in self.val.batches(batch_size, rank, world_size):
-            yield self.batch(inputs)
+            yield PairRows(inputs).batch()
 
 
 def log_likelihood(model: torch.nn.Module, tokens: Tensor) -> Tensor:
@@ -573,7 +585,7 @@ def test_a_full_memory_is_told_what_to_change(data_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "evaluate", lambda *args: None)
     for error in (torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory: you tried")):
 
-        def full(*args, error=error):
+        def full(*args, error=error, **kwargs):
             raise error
 
         monkeypatch.setattr(train.Llama, "forward", full)
