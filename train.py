@@ -76,7 +76,7 @@ class TrainConfig:
     """Settings of `python train.py`."""
 
     data: str = (
-        "pydocs"  # a folder of prepare_wiki.py or prepare_chat.py (name below data/, or path); several: a:0.8,b:0.2
+        "pydocs"  # folder of prepare_wiki.py or prepare_chat.py: a name below data/, or a path; several: a:8,b:2
     )
     out_dir: str = "out/run"  # checkpoints, metrics.jsonl, loss.png
     init_from: str | None = None  # start with these weights: a Hugging Face folder of the Llama family, or a run here
