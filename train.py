@@ -75,9 +75,7 @@ OBJECTIVES: dict[str, Objective] = {"next_token": next_token_loss}
 class TrainConfig:
     """Settings of `python train.py`."""
 
-    data: str = (
-        "pydocs"  # folder of prepare_wiki.py or prepare_chat.py: a name below data/, or a path; several: a:8,b:2
-    )
+    data: str = "pydocs"  # folder of prepare_wiki.py or prepare_chat.py, below data/ or a path; several: a:8,b:2
     out_dir: str = "out/run"  # checkpoints, metrics.jsonl, loss.png
     init_from: str | None = None  # start with these weights: a Hugging Face folder of the Llama family, or a run here
     resume_from: str | None = None  # go on from this checkpoint (optimizer and place in the data too) in a new out_dir
