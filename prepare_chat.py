@@ -21,7 +21,7 @@ import sys
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -44,7 +44,7 @@ from corpus.sources import (
     part_path,
     read_rows,
 )
-from corpus.split import Splitter
+from corpus.split import Splitter, source_file
 from corpus.tally import EXAMPLE_CHARS, Tally
 from dedup import KINDS, check_threshold, find_duplicates_once, threshold_note
 from errors import read_json
@@ -67,7 +67,7 @@ SCHEMA = pa.schema(
 class ChatConfig:
     """Settings of `python prepare_chat.py`."""
 
-    source: str = ""  # files 'path/*.jsonl', a data set of the hub, or an address
+    source: str = ""  # files 'path/*.jsonl', a data set of the hub, an address, or pydocs
     data_dir: str = ""  # folder to write, such as data/alpaca
     tokenizer: str = ""  # folder of a model or a run: its tokenizer.json and its chat template, or ChatML without one
     train_on: TrainOn = "assistant"  # what is scored: the assistant's turns, the last of them, or all tokens
@@ -77,7 +77,8 @@ class ChatConfig:
     allow_truncated: bool = False  # of a damaged or cut off file keep what comes before
     dedup_threshold: float = 0.7  # Jaccard similarity of 5-word shingles at which a conversation is a duplicate
     against: str | None = None  # files of evaluation texts, 'eval/*.jsonl': conversations that hold one are dropped
-    val_fraction: float = 0.01  # share of the conversations held out for validation, by a hash of the id
+    val_fraction: float = 0.01  # share of the conversations held out for validation
+    split_by: Literal["id", "file"] = "id"  # by a hash of the id, or of the file that a conversation is in
     shard_tokens: int = 100_000_000  # tokens after which a new shard file begins
     num_workers: int | None = None  # processes; None: one for each CPU core
     show: int = 0  # conversations of data_dir to print at the end, with the scored part marked
@@ -209,7 +210,7 @@ def settings(cfg: ChatConfig) -> dict[str, Any]:
 # From when this file is there, these settings may not change. The conversations depend on all other settings.
 FIXED_BY = {
     "dedup/report.json": ("dedup_threshold", "against"),
-    "meta.json": ("val_fraction", "shard_tokens"),
+    "meta.json": ("val_fraction", "split_by", "shard_tokens"),
 }
 
 
@@ -321,6 +322,8 @@ class Encoder:
         id_column = self.cfg.id_column
         fields_of_id = {"text": conversation.text(), "id": fields.get(id_column)}
         document = make_document(piece, row, fields_of_id, "text", "id" if id_column else None)
+        if self.cfg.split_by == "file":
+            source_file(document.id)  # refuses ids that name none while nothing is written yet
 
         encoded = EncodedRow(
             id=document.id,
@@ -372,7 +375,7 @@ def make_conversations(
         if not tally.counts["kept"]:
             for path in paths:
                 path.unlink()  # nothing finished: the settings may change
-            raise ValueError(f"--source={cfg.source}: {nothing_left(tally)}")
+            raise ValueError(f"--source={cfg.source}: {nothing_left(tally, cfg.source)}")
         report = {"parts": len(paths), "conversations": tally.counts, "dropped": tally.examples}
         atomic.write_json(done, report)
 
@@ -380,10 +383,12 @@ def make_conversations(
     return [part_path(folder / "conversations", number) for number in range(report["parts"])], report
 
 
-def nothing_left(tally: Tally) -> str:
+def nothing_left(tally: Tally, source: str) -> str:
     """The message for a source of which every row was dropped."""
     counts = tally.counts
     dropped = [name for name in REASONS if counts[name]]
+    if not dropped and source == "pydocs":
+        return "no docstring of the installed packages answers a question; are they installed without their .py files?"
     if not dropped:
         return "no row in it"
     numbers = ", ".join(f"{counts[name]} {name}" for name in dropped)
@@ -449,7 +454,7 @@ def make_shards(cfg: ChatConfig, parts: list[Path], folder: Path) -> dict[str, A
 
     The ids are there already, so one process copies them; after an interrupt it begins anew.
     """
-    split = Splitter("id", cfg.val_fraction, folder)
+    split = Splitter(cfg.split_by, cfg.val_fraction, folder)
     split.check(parts)
     for path in folder.glob("*.bin"):
         path.unlink()  # of a call that was interrupted, perhaps with other settings

@@ -14,6 +14,7 @@ import sysconfig
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from corpus.documents import Document, short_hash
 
@@ -101,8 +102,8 @@ def docstrings(path: str, name: str) -> Iterator[Document]:
     else:
         url = f"https://pypi.org/project/{project}/{version}/"
 
-    for line, title, text in sorted(walk(tree, module)):
-        yield Document(f"{name}#L{line}-{short_hash(text)}", title, url, text)
+    for found in sorted(walk(tree, module)):
+        yield Document(f"{name}#L{found.line}-{short_hash(found.text)}", found.title, url, found.text)
 
 
 def parse(source: bytes) -> ast.Module | None:
@@ -118,21 +119,43 @@ def parse(source: bytes) -> ast.Module | None:
         gc.enable()
 
 
-def walk(node: ast.AST, name: str) -> Iterator[tuple[int, str, str]]:
-    """Yield (line, title, text) of each docstring in `node`, whose own title is `name`.
+class Docstring(NamedTuple):
+    """One docstring, at its place in a file."""
+
+    line: int
+    title: str  # module.Class.method
+    text: str
+    kind: str  # of what it describes: module, class, function, property, local (defined in a function), or topic
+
+
+def walk(node: ast.AST, name: str, outer: str = "") -> Iterator[Docstring]:
+    """Yield each docstring in `node`, whose own title is `name`; outer: the kind of what it stands in.
 
     Only statements are visited: expressions hold no docstrings, and are most of a tree.
     """
+    kind = kind_of(node, outer) if isinstance(node, ast.Module | DEFINITIONS) else outer
     if isinstance(node, ast.Module | DEFINITIONS):
         text = ast.get_docstring(node, clean=False)
         if text:
-            yield node.body[0].lineno, name, inspect.cleandoc(text)
+            yield Docstring(node.body[0].lineno, name, inspect.cleandoc(text), kind)
 
     if isinstance(node, ast.Assign) and name == "pydoc_data.topics" and isinstance(node.value, ast.Dict):
         for key, value in zip(node.value.keys, node.value.values, strict=True):
-            yield value.lineno, ast.literal_eval(key), ast.literal_eval(value)
+            yield Docstring(value.lineno, ast.literal_eval(key), ast.literal_eval(value), "topic")
 
     for field in ("body", "handlers", "orelse", "finalbody", "cases"):
         for child in getattr(node, field, []) or []:
             child_name = f"{name}.{child.name}" if isinstance(child, DEFINITIONS) else name
-            yield from walk(child, child_name)
+            yield from walk(child, child_name, kind)
+
+
+def kind_of(node: ast.AST, outer: str) -> str:
+    """The kind of a module or definition that stands in something of the kind `outer`."""
+    if isinstance(node, ast.Module):
+        return "module"
+    if outer in ("function", "property", "local"):
+        return "local"
+    if isinstance(node, ast.ClassDef):
+        return "class"
+    decorators = [ast.unparse(decorator) for decorator in node.decorator_list]
+    return "property" if any(decorator.endswith("property") for decorator in decorators) else "function"

@@ -5,7 +5,8 @@
     'path/*.jsonl' and so on            your files: .jsonl, .json, .csv, .tsv, .parquet, .txt, .md, .html; also packed
     texts.zip, texts.tar.gz             archives of such files
     's3://bucket/*.parquet', https://   files elsewhere, by fsspec; copied once
-    pydocs                              the docstrings of Python and of the packages in requirements.txt: no download
+    pydocs                              the docstrings of Python and of the packages in requirements.txt: no download;
+                                        for prepare_chat.py, questions and answers that are made of them
 
 A source is a list of pieces. A piece is a file, or a part of a file that can be read by itself. Small pieces are
 gathered, and long files are cut, into parts of about PART_BYTES: the units of work. A part is read by a pure function,
@@ -35,7 +36,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import errors
-from corpus import dump, pydocs
+from corpus import dump, pydocs, pydocs_chat
 from corpus.documents import Document, files_matching, read_counts, read_documents, short_hash, state_of
 from corpus.dump import Site
 from corpus.files import archives, html_text, remote
@@ -631,6 +632,16 @@ def read_docstrings(piece: Piece) -> Iterator[Document]:
         yield storable(document)
 
 
+def read_docstring_rows(piece: Piece) -> Iterator[Row]:
+    """The conversations about what one Python file defines; the number of each is the line of its docstring."""
+    for line, turns in pydocs_chat.conversations(piece.path, piece.name):
+        messages = []
+        for question, answer in turns:
+            messages.append({"role": "user", "content": question})
+            messages.append({"role": "assistant", "content": answer})
+        yield line, {"messages": messages}
+
+
 # --- all formats ---
 
 FORMATS = {
@@ -650,7 +661,8 @@ FORMATS = {
     "zip": Format((".zip",), split_file=split_archive),
     "tar": Format((".tar", ".tgz"), split_file=split_archive),
     "pages": Format((), read_documents=read_pages),  # of dumps, from corpus/pages.py
-    "pydocs": Format((), read_documents=read_docstrings),  # no files: --source=pydocs
+    # no files: --source=pydocs
+    "pydocs": Format((), read_rows=read_docstring_rows, read_documents=read_docstrings),
 }
 
 

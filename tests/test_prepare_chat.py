@@ -501,6 +501,7 @@ OTHER = {  # another value of each setting that decides what is written
     "dedup_threshold": 0.8,
     "against": str(REPO / "tests/mutants.json"),
     "val_fraction": 0.3,
+    "split_by": "file",
     "shard_tokens": 1000,
 }
 
@@ -572,7 +573,6 @@ WRONG = {
     "no such tokenizer": ({"tokenizer": "nowhere"}, "--tokenizer=nowhere: no such folder; give that of the model"),
     "no such file": ({"source": "nowhere/*.json"}, "nowhere/*.json: no such file"),
     "a text": ({"source": "{rows}/note.txt"}, "note.txt: txt files hold texts, not conversations; give .json"),
-    "docstrings": ({"source": "pydocs"}, "hold texts, not conversations"),
     "val_fraction": ({"val_fraction": 1.0}, "val_fraction (1.0) must lie between 0 and 1"),
     "max_tokens": ({"max_tokens": 1}, "max_tokens (1) must be at least 2"),
     "date": ({"date": "26 Jul 2024"}, "date (26 Jul 2024) must be written as 2026-01-31"),
