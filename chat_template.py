@@ -180,7 +180,7 @@ class ChatTemplate:
     Attributes:
         source: the template's text, jinja.
         tokenizer: what makes ids of the rendered text. Where the folder had no template it has ChatML's two tokens,
-            with new ids if need be: then the model must grow as well (grow.py).
+            with new ids if need be: then the model must grow as well (vocabulary.py).
         where: the file that holds the template, for messages.
         date: what a template that writes the date of today is told; None: today. Give one where equal work must give
             equal bytes.

@@ -17,7 +17,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,13 @@ from safetensors.torch import save_file
 
 import atomic
 import optim
+from chat_template import CONFIG_FILE, TEMPLATE_FILE, ChatTemplate
 from errors import one_line, read_json, refuse_lfs_pointer
 from hf_config import hf_config, read_config
 from model import Llama, ModelConfig
 from parallel import copy_full, gather
 from tokenizer import Tokenizer
+from vocabulary import Growth
 
 SHARD_BYTES = 5_000_000_000  # weights in one file
 WEIGHT_TYPES = ("F32", "F16", "BF16")  # safetensors' names of the types that weights may be stored as
@@ -40,16 +42,17 @@ HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 CONVERT = "transformers' AutoModelForCausalLM.from_pretrained(old).save_pretrained(new)"
 
+GENERATION_FILE = "generation_config.json"
 SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 COMPANIONS = (  # small files that travel with the weights of a folder from elsewhere
     "config.json",
-    "generation_config.json",
+    GENERATION_FILE,
     "tokenizer.json",
-    "tokenizer_config.json",
+    CONFIG_FILE,
     "tokenizer.model",
     "special_tokens_map.json",
     "added_tokens.json",
-    "chat_template.jinja",
+    TEMPLATE_FILE,
     "vocab.json",
     "merges.txt",
 )
@@ -125,29 +128,40 @@ def is_complete(folder: Path) -> bool:
 # --- reading weights ---
 
 
-def load_model(folder: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Llama:
+def load_model(
+    folder: str | Path,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    growth: Growth | None = None,
+) -> Llama:
     """Build the model of a folder with its weights, float32, float16 or bfloat16 in the files, as `dtype`.
 
-    Takes the memory of the weights and of one tensor more. Names and shapes are compared before anything is allocated.
+    growth: give it the rows of new tokens. Takes the memory of the weights and of one tensor more. Names and shapes are
+    compared before anything is allocated.
     """
     folder = Path(folder)
     cfg = read_config(folder)
+    if growth is not None:
+        cfg = replace(cfg, vocab_size=growth.rows)
     stored = stored_tensors(folder)
     if cfg.n_layer > len(stored):  # before that many layers are made, be they without memory
         raise ValueError(f"{folder}: config.json says {cfg.n_layer} layers, the weights are {len(stored)} tensors")
 
     with torch.device("meta"):
         model = Llama(cfg)
-    sources = find_parameters(model, stored, folder)
+    sources = find_parameters(model, stored, folder, growth)
     model.to(dtype).to_empty(device=device)
-    copy_weights(model, sources)
+    copy_weights(model, sources, growth)
     return model
 
 
-def load_weights(model: Llama, folder: Path) -> None:
-    """Copy a folder's weights into the model. Raises ValueError for names or shapes that do not fit, NaN, infinity."""
-    sources = find_parameters(model, stored_tensors(folder), folder)
-    copy_weights(model, sources)
+def load_weights(model: Llama, folder: Path, growth: Growth | None = None) -> None:
+    """Copy a folder's weights into the model, which has the rows of new tokens already where there is a growth.
+
+    Raises ValueError for names or shapes that do not fit, NaN, infinity.
+    """
+    sources = find_parameters(model, stored_tensors(folder), folder, growth)
+    copy_weights(model, sources, growth)
 
 
 def check_vocabulary(cfg: ModelConfig, tokenizer: Tokenizer) -> None:
@@ -214,8 +228,9 @@ def stored_tensors(folder: Path) -> Stored:
     return stored
 
 
-def find_parameters(model: Llama, stored: Stored, folder: Path) -> Stored:
-    """The stored tensor of each parameter. Raises ValueError unless names and shapes are the model's."""
+def find_parameters(model: Llama, stored: Stored, folder: Path, growth: Growth | None = None) -> Stored:
+    """The stored tensor of each parameter. Raises ValueError unless names and shapes are those of the model, before its
+    growth."""
     wanted = dict(model.named_parameters())  # a tied head is the embedding and has no entry of its own
     sources = untie(stored, folder) if model.cfg.tie_embeddings else stored
 
@@ -227,9 +242,11 @@ def find_parameters(model: Llama, stored: Stored, folder: Path) -> Stored:
 
     for name, parameter in wanted.items():
         source = sources[name]
-        if source.shape != parameter.shape:
-            wrong = f"{source.path}: {source.name} has shape {source.shape}"
-            raise ValueError(f"{wrong}, config.json says {tuple(parameter.shape)}")
+        shape = tuple(parameter.shape)
+        if growth is not None and name in (EMBEDDING, HEAD):
+            shape = (growth.rows_before, shape[1])
+        if source.shape != shape:
+            raise ValueError(f"{source.path}: {source.name} has shape {source.shape}, config.json says {shape}")
     return sources
 
 
@@ -251,14 +268,17 @@ def untie(stored: Stored, folder: Path) -> Stored:
 
 
 @torch.no_grad()
-def copy_weights(model: Llama, sources: Stored) -> None:
+def copy_weights(model: Llama, sources: Stored, growth: Growth | None = None) -> None:
     """Copy each parameter from its file, one tensor at a time."""
     parameters = dict(model.named_parameters())
     for path in sorted({source.path for source in sources.values()}):
         names = sorted(name for name, source in sources.items() if source.path == path)
         with open_tensors(path) as file:
             for name in names:
-                tensor = file.get_tensor(sources[name].name).to(parameters[name].dtype)
+                tensor = file.get_tensor(sources[name].name)
+                if growth is not None and name in (EMBEDDING, HEAD):
+                    tensor = growth.grown(tensor)  # in the type of the file, as grow.py writes it
+                tensor = tensor.to(parameters[name].dtype)
                 refuse_non_finite(tensor, path, name)
                 copy_full(parameters[name], tensor)
 
@@ -305,10 +325,36 @@ def small_files(model: Llama, tokenizer: Tokenizer, carried: Files) -> Files:
     }
     written = {
         "config.json": _json(config),
-        "generation_config.json": _json({key: config[key] for key in SPECIAL_IDS if key in config}),
-        "tokenizer_config.json": _json(tokenizer_config),
+        GENERATION_FILE: _json({key: config[key] for key in SPECIAL_IDS if key in config}),
+        CONFIG_FILE: _json(tokenizer_config),
     }
     return written | kept
+
+
+def chat_files(model: Llama, template: ChatTemplate, carried: Files) -> Files:
+    """A checkpoint's files but weights and training state, for a model that answers by this template.
+
+    Generation ends where an answer ends, and, as before, where a text ends. carried: what `companions` read where the
+    model came from; what it says of sampling is kept. The template's variables (bos_token) stay what they were when it
+    made the data: no token is named here that its tokenizer does not name.
+    """
+    tokenizer = template.tokenizer
+    files = small_files(model, tokenizer, {})
+    made = {name: json.loads(files[name]) for name in ("config.json", GENERATION_FILE, CONFIG_FILE)}
+    del made[CONFIG_FILE]["bos_token"]
+
+    ends = {"eos_token_id": [template.end_of_turn, *sorted(tokenizer.stops - {template.end_of_turn})]}
+    origin = json.loads(carried.get(GENERATION_FILE, b"{}"))
+    sampling = {key: value for key, value in origin.items() if not key.startswith("_")}
+
+    template_files = template.files()
+    changed = {
+        "config.json": made["config.json"] | ends,
+        GENERATION_FILE: sampling | made[GENERATION_FILE] | ends,
+        CONFIG_FILE: made[CONFIG_FILE] | json.loads(template_files[CONFIG_FILE]),
+    }
+    written = {name: _json(content) for name, content in changed.items()}
+    return files | written | {TEMPLATE_FILE: template_files[TEMPLATE_FILE]}
 
 
 def _json(content: dict[str, Any]) -> bytes:

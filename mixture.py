@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from chat_shards import Conversations
+from chat_template import ChatTemplate, read_template
 from packing import Packs
 from sampler import IndexStream
 from shards import IGNORE, EvalWindows, Shards, Windows, read_meta
@@ -178,8 +179,9 @@ class Mixture:
     """The corpora that `data` names, 'wiki' or 'wiki_en:0.8,wiki_zh:0.2', as one sequence of training windows.
 
     run=G keeps groups of G neighbouring windows together in the shuffle, for disks that are slow to seek.
-    Attributes: corpora; tokenizer, which they share; order, the IndexStream over them; shares, which sum to 1;
-    nats_per_bit_per_byte, the nats per scored token that one bit per byte is, on validation text in these shares.
+    Attributes: corpora; tokenizer, which they share; template, that of the conversations, or None; order, the
+    IndexStream over them; shares, which sum to 1; nats_per_bit_per_byte, the nats per scored token that one bit per
+    byte is, on validation text in these shares.
     Raises ValueError that names the folder which is missing, unfinished, damaged or of another tokenizer.
     """
 
@@ -189,6 +191,7 @@ class Mixture:
 
         metas = {folder: read_meta(folder) for folder in self.weights}
         self.tokenizer = open_tokenizer(metas)
+        self.template = open_template(metas, self.tokenizer)
         kinds = corpus_kinds(metas)
         self.corpora = []
         for folder, meta in metas.items():
@@ -307,18 +310,40 @@ def content_hash(meta: dict[str, Any]) -> str:
 
 
 def open_tokenizer(metas: dict[Path, dict[str, Any]]) -> Tokenizer:
-    """The tokenizer that all folders share. Raises ValueError when one lacks it or has another."""
+    """The tokenizer of all folders: that of one extends those of the others. Raises ValueError when one has another."""
     for folder, meta in metas.items():
         if "note" in meta and not (folder / "tokenizer.json").is_file():
             wrong = f"{folder} has token ids but no tokenizer.json; put the one there that made them"
             raise ValueError(f"{wrong} (for GPT-2's ids that of huggingface.co/openai-community/gpt2)")
 
-    first, *others = metas
-    tokenizer = Tokenizer.load(first)
+    largest, *others = metas
+    tokenizer = Tokenizer.load(largest)
     for folder in others:
-        if not Tokenizer.load(folder).same(tokenizer):
-            raise ValueError(f"{folder} and {first} have different tokenizers; prepare one with --tokenizer={first}")
+        candidate = Tokenizer.load(folder)
+        if tokenizer.extends(candidate):
+            continue
+        if not candidate.extends(tokenizer):
+            wrong = f"{folder} and {largest} have different tokenizers"
+            raise ValueError(f"{wrong}; prepare one with --tokenizer={largest}")
+        largest, tokenizer = folder, candidate
     return tokenizer
+
+
+def open_template(folders: Iterable[Path], tokenizer: Tokenizer) -> ChatTemplate | None:
+    """The chat template of the folders that have one, with the run's tokenizer; None where all are plain text.
+
+    Raises ValueError when two have different ones: no template would fit what the model is trained on.
+    """
+    found: tuple[str, Path] | None = None
+    for folder in folders:
+        other = read_template(folder)
+        if other is None:
+            continue
+        if found is not None and other[0] != found[0]:
+            wrong = f"{folder} and {found[1].parent} were made with different chat templates"
+            raise ValueError(f"{wrong}; prepare one with --tokenizer={found[1].parent}")
+        found = other
+    return None if found is None else ChatTemplate(found[0], tokenizer, str(found[1]))
 
 
 def text_bytes(shards: Shards, tokenizer: Tokenizer) -> int:

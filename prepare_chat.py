@@ -242,13 +242,13 @@ def given_template(cfg: ChatConfig) -> ChatTemplate:
 
 
 def write_template(cfg: ChatConfig, folder: Path) -> None:
-    """Copy the template and the tokenizer into the data folder; say when the model has to grow."""
+    """Copy the template and the tokenizer into the data folder; say when the model is going to grow."""
     template = given_template(cfg)
     for name, content in template.files().items():
         atomic.write(folder / name, content)
     if template.tokenizer.vocab_size > Tokenizer.load(cfg.tokenizer).vocab_size:
-        command = f"python grow.py --checkpoint={cfg.tokenizer} --out_dir=..."
-        print_now(f"note: {cfg.tokenizer} has no chat template and gets ChatML; before training: {command}")
+        growth = f"train.py --init_from={cfg.tokenizer} gives the model rows for its tokens"
+        print_now(f"note: {cfg.tokenizer} has no chat template and gets ChatML; {growth}")
 
 
 def load_template(tokenizer_json: Path, date: str) -> ChatTemplate:

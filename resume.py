@@ -8,10 +8,12 @@ from typing import Any, Protocol
 import torch
 
 import checkpoint
+from chat_template import ChatTemplate, read_template
 from errors import one_line
 from mixture import Mixture
 from model import ModelConfig
 from tokenizer import Tokenizer
+from vocabulary import Growth
 
 # What a resumed run may not change, besides the text: the model, and which tokens make a step.
 MODEL = ("n_layer", "n_head", "n_kv_head", "n_embd", "ffn_hidden", "rope_theta", "tie_embeddings")
@@ -51,7 +53,9 @@ class Start:
     shape: ModelConfig
     tokenizer: Tokenizer
     carried: checkpoint.Files  # small files that came with the weights and go into each checkpoint
+    template: ChatTemplate | None  # goes into each checkpoint; None: what is carried has all that it needs
     weights: Path | None  # start with these weights; None: new ones
+    growth: Growth | None  # rows that these weights lack
     checkpoint: Path | None  # go on from here, optimizer included
     resumed: bool  # the checkpoint is one of out_dir
     state: RunState
@@ -72,11 +76,17 @@ def find_start(cfg: RunSettings, data: Mixture) -> Start:
         weights = None
         tokenizer = data.tokenizer
         shape = model_shape(cfg, tokenizer.vocab_size)
+        growth = None
         carried = {}
+        template = data.template
     else:
         weights = folder or checkpoint.resolve(cfg.init_from)
-        cfg, shape, tokenizer = use_folder_model(cfg, weights, data.tokenizer)
+        cfg, shape, tokenizer, growth = use_folder_model(cfg, weights, data.tokenizer)
         carried = checkpoint.companions(weights)
+        template = template_to_write(weights, tokenizer, growth, data, notes)
+        if growth is not None and growth.tokens:
+            count = "1 token" if len(growth.tokens) == 1 else f"{len(growth.tokens)} tokens"
+            notes.append(f"the vocabulary grows by {count}: {growth}")
 
     state = RunState()
     if folder is not None:
@@ -93,7 +103,7 @@ def find_start(cfg: RunSettings, data: Mixture) -> Start:
         elif state.step >= cfg.max_iters:
             wrong = f"checkpoint {folder} is at step {state.step}, so --max_iters={cfg.max_iters} leaves nothing to do"
             raise ValueError(f"{wrong}; raise --max_iters")
-    return Start(cfg, shape, tokenizer, carried, weights, folder, resumed, state, notes)
+    return Start(cfg, shape, tokenizer, carried, template, weights, growth, folder, resumed, state, notes)
 
 
 def find_own_checkpoint(out_dir: Path) -> tuple[Path | None, list[str]]:
@@ -175,16 +185,18 @@ def check_resume_from(cfg: RunSettings, folder: Path, saved: dict[str, Any]) -> 
 
 def use_folder_model(
     cfg: RunSettings, folder: Path, data_tokenizer: Tokenizer
-) -> tuple[RunSettings, ModelConfig, Tokenizer]:
-    """The settings with the model of a Hugging Face folder, its shape (with a longer context, maybe), its tokenizer.
+) -> tuple[RunSettings, ModelConfig, Tokenizer, Growth | None]:
+    """The settings with the model of a Hugging Face folder, its shape (with a longer context, maybe), the tokenizer,
+    and the rows that the model gets for tokens that only the data's tokenizer has.
 
     Raises ValueError for a setting that asks for another model, and for data of another tokenizer.
     """
     shape = checkpoint.read_config(folder)
     tokenizer = Tokenizer.load(folder)
     checkpoint.check_vocabulary(shape, tokenizer)
-    if not tokenizer.same(data_tokenizer):
-        raise ValueError(f"the data has another tokenizer than {folder}; prepare it with --tokenizer={folder}")
+    tokenizer, growth = common_tokenizer(folder, tokenizer, data_tokenizer, shape.vocab_size)
+    if growth is not None:
+        shape = replace(shape, vocab_size=growth.rows)
 
     for key in MODEL:
         asked = getattr(cfg, key)
@@ -195,7 +207,40 @@ def use_folder_model(
         raise ValueError(f"block_size ({cfg.block_size}) is longer than {folder}'s; {advice}")
 
     model_settings = {key: getattr(shape, key) for key in MODEL}
-    return replace(cfg, **model_settings), shape, tokenizer
+    return replace(cfg, **model_settings), shape, tokenizer, growth
+
+
+def common_tokenizer(folder: Path, own: Tokenizer, of_data: Tokenizer, rows: int) -> tuple[Tokenizer, Growth | None]:
+    """The larger one of a model's tokenizer and its data's; if it is the data's, how a model of `rows` rows grows."""
+    if own.extends(of_data):
+        return own, None
+    if not of_data.extends(own):
+        advice = f"prepare it with --tokenizer={folder}"
+        raise ValueError(f"the data has another tokenizer than {folder}; {advice}")
+    tokenizer = of_data.with_stops(own.stops)
+    return tokenizer, Growth.between(own, tokenizer, rows)
+
+
+def template_to_write(
+    folder: Path, tokenizer: Tokenizer, growth: Growth | None, data: Mixture, notes: list[str]
+) -> ChatTemplate | None:
+    """The chat template that checkpoints need and do not get with what `folder` carries.
+
+    It is that of the conversations, or the folder's own where its other files no longer fit a larger tokenizer.
+    Adds a note where conversations were made with another template than the folder's.
+    """
+    if data.template is None and growth is None:
+        return None
+    own = read_template(folder)
+    if data.template is None:
+        return None if own is None else ChatTemplate(own[0], tokenizer, str(own[1]))
+
+    template = replace(data.template, tokenizer=tokenizer)
+    is_own = own is not None and own[0] == template.source
+    if own is not None and not is_own:
+        notes.append(f"note: {template.where} is not the template in {own[1]}; checkpoints get the data's")
+    fits = growth is None and template.end_of_turn in tokenizer.stops
+    return None if is_own and fits else template
 
 
 def model_shape(cfg: RunSettings, vocab_size: int) -> ModelConfig:

@@ -8,6 +8,8 @@ fast_encode.py has the engines that are faster than `tokenizers`; tokenizer_file
 files. docs/tokenizer.md explains both.
 """
 
+import copy
+import json
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -285,6 +287,37 @@ class Tokenizer:
             return False
         return self._non_special_added_tokens() == other._non_special_added_tokens()
 
+    def extends(self, other: "Tokenizer") -> bool:
+        """Whether this is `other` with more special tokens, or none more: every id of `other` means the same here, and
+        a document that spells none of the new tokens has the same ids, its end included.
+
+        A token of `other` may have become special: it had been an ordinary word.
+        """
+        if self.same(other):
+            return True
+        if self.end_of_text != other.end_of_text or _steps(self.hf) != _steps(other.hf):
+            return False
+
+        before, after = flags_by_id(other.hf), flags_by_id(self.hf)
+        for i, flags in before.items():
+            now = after.get(i)
+            became_special = now is not None and now["special"] and not flags["special"]
+            if now is None or now["content"] != flags["content"] or (now != flags and not became_special):
+                return False
+
+        words = {i: token for token, i in other.hf.get_vocab().items()}
+        for i in after.keys() - before.keys():
+            token = after[i]["content"]
+            if not after[i]["special"] or words.get(i, token) != token:
+                return False
+        return True
+
+    def with_stops(self, ids: Iterable[int]) -> "Tokenizer":
+        """This tokenizer, with which generation ends at these ids as well."""
+        tokenizer = copy.copy(self)
+        tokenizer.stops = self.stops.union(ids)
+        return tokenizer
+
     # --- documents ---
 
     def encode(self, text: str) -> list[int]:
@@ -444,6 +477,13 @@ class Tokenizer:
         """Text of `ids`, with special tokens or without; bytes that are no UTF-8 become U+FFFD."""
         with one_line("the tokenizer cannot decode these ids: "):
             return self.hf.decode(list(ids), skip_special_tokens=not show_special)
+
+
+def _steps(hf: HFTokenizer) -> dict[str, Any]:
+    """What a tokenizer does with a text, its added tokens left out, in the form in which `tokenizers` writes it."""
+    steps = json.loads(hf.to_str())
+    del steps["added_tokens"]
+    return steps
 
 
 class TextStream:

@@ -318,7 +318,7 @@ def setup(cfg: TrainConfig, on_exit: contextlib.ExitStack) -> tuple[Run, Start]:
         compiled=compiled,
         parallel=compiled,
         optimizer=optimizer,
-        files=checkpoint.small_files(model, start.tokenizer, start.carried),
+        files=files_of_checkpoints(model, start),
         state=start.state,
         skips=Skips.none(device),
     )
@@ -380,12 +380,19 @@ def fill_model(model: Llama, optimizer: Optimizer, start: Start) -> None:
     if start.checkpoint is not None:
         checkpoint.restore(start.checkpoint, model, optimizer)
     elif start.weights is not None:
-        checkpoint.load_weights(model, start.weights)
+        checkpoint.load_weights(model, start.weights, start.growth)
     else:
         torch.manual_seed(start.cfg.seed)
         with torch.no_grad():
             for parameter, value in model.initial_weights():
                 copy_full(parameter, value)
+
+
+def files_of_checkpoints(model: Llama, start: Start) -> checkpoint.Files:
+    """The small files of each checkpoint: its settings, tokenizer, and the chat template of a run on conversations."""
+    if start.template is not None:
+        return checkpoint.chat_files(model, start.template, start.carried)
+    return checkpoint.small_files(model, start.tokenizer, start.carried)
 
 
 def open_journal(run: Run, start: Start) -> None:

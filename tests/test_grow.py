@@ -1,6 +1,5 @@
 """Growing a vocabulary: what the model knew stays, and transformers opens the folder."""
 
-import copy
 import dataclasses
 import gzip
 
@@ -15,10 +14,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import checkpoint
 import grow
 from chat_template import ChatTemplate
-from grow import GrowConfig, grow_model, grow_rows
+from grow import GrowConfig
 from hf_config import read_config
 from model import Llama, ModelConfig
 from tokenizer import TURN_END, TURN_START, Tokenizer
+from vocabulary import Growth, added_tokens, grow_rows
 
 SHAPE = ModelConfig(vocab_size=1, block_size=64, n_layer=2, n_head=4, n_kv_head=2, n_embd=32, ffn_hidden=64)
 
@@ -54,12 +54,13 @@ def test_rows_are_means():
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("rows", [None, 384])
 @torch.no_grad()
-def test_what_the_model_knew_stays(rows, tied):
+def test_what_the_model_knew_stays(tmp_path, rows, tied):
     """With 384 rows for 341 ids no row is added: the next two get the new tokens."""
-    model, old = base("smollm", rows, tied)
+    folder = write_base(tmp_path / "base", "smollm", rows=rows, tied=tied)
+    old, before = Tokenizer.load(folder), checkpoint.load_model(folder)
     assert old.vocab_size == 341 and TURN_END in old.hf.get_vocab()
-    before = copy.deepcopy(model)
-    grow_model(model, old, old.with_special_tokens([TURN_START, "<|end|>", TURN_END]))
+    new = old.with_special_tokens([TURN_START, "<|end|>", TURN_END])
+    model = checkpoint.load_model(folder, growth=Growth.between(old, new, before.cfg.vocab_size))
 
     taken = [341, 342]
     kept = [i for i in range(before.cfg.vocab_size) if i not in taken]
@@ -95,9 +96,9 @@ def test_the_loss_of_old_text_stays():
     text = gzip.open(SHARED / "other/tinyshakespeare.txt.gz", "rt").read(3000)
     ids = torch.tensor([[old.start, *old.encode(text)[:511]]])
 
-    model = checkpoint.load_model(folder)
-    before = model(ids[:, :-1], ids[:, 1:]).item() / 511
-    grow_model(model, old, new)
+    base = checkpoint.load_model(folder)
+    before = base(ids[:, :-1], ids[:, 1:]).item() / 511
+    model = checkpoint.load_model(folder, growth=Growth.between(old, new, base.cfg.vocab_size))
     after = model(ids[:, :-1], ids[:, 1:]).item() / 511
     model.lm_head.weight[512:] = 0
     with_zeros = model(ids[:, :-1], ids[:, 1:]).item() / 511
@@ -164,7 +165,7 @@ def test_mistakes_are_one_line(tmp_path):
     with pytest.raises(ValueError, match="--template=none.jinja: not readable"):
         grow.main(GrowConfig(checkpoint=str(folder), template="none.jinja"))
     with pytest.raises(ValueError, match="the larger tokenizer gives .* the id"):
-        grow.added_tokens(Tokenizer(made("gpt2")), Tokenizer(made("ours")))
+        added_tokens(Tokenizer(made("gpt2")), Tokenizer(made("ours")))
     assert not (tmp_path / "base-chat").exists()
 
 

@@ -1,5 +1,6 @@
 """Corpora mixed by weight: every window where the schedule puts it, and mistakes in --data by name."""
 
+import itertools
 import json
 import math
 import shutil
@@ -13,9 +14,11 @@ from tokenizers import Tokenizer as HFTokenizer
 
 import mixture
 import train
+from chat_template import ChatTemplate, chatml
 from mixture import Mixture, parse
 from sampler import IndexStream
 from shards import IGNORE, EvalWindows, Shards, Windows
+from tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -176,6 +179,47 @@ def test_another_tokenizer_is_refused_with_the_remedy(pair, tmp_path):
     tokenizer.save(str(tmp_path / "c/tokenizer.json"))
     with pytest.raises(ValueError, match=f"c and {pair[0]} have different tokenizers.*--tokenizer={pair[0]}$"):
         Mixture(f"{pair[0]}:1,{tmp_path}/c:1", 32, seed=0)
+
+
+def with_files(folder: Path, target: Path, files: dict[str, bytes]) -> Path:
+    """A copy of a data folder, with other small files."""
+    shutil.copytree(folder, target)
+    for name, content in files.items():
+        (target / name).write_bytes(content)
+    return target
+
+
+def test_the_largest_tokenizer_is_that_of_the_run_in_any_order(pair, tmp_path):
+    """Three folders, each with more special tokens than the one before; two that each have another are refused."""
+    base = Tokenizer.load(pair[0])
+    some, more, others = (base.with_special_tokens(tokens) for tokens in (["<a>"], ["<a>", "<b>"], ["<c>"]))
+    folders = [pair[0]]
+    for name, tokenizer in (("some", some), ("more", more), ("others", others)):
+        folders.append(with_files(pair[0], tmp_path / name, {"tokenizer.json": tokenizer.json.encode()}))
+    meta = json.loads((tmp_path / "more/meta.json").read_text())
+    ids = Shards(pair[0], "train").all()
+    ids[::50] = more.vocab_size - 1
+    (tmp_path / "more/train_00000.bin").write_bytes(ids.astype(meta["dtype"]).tobytes())
+
+    for order in itertools.permutations(folders[:3]):
+        data = Mixture(",".join(f"{folder}:1" for folder in order), 32, seed=0)
+        assert data.tokenizer.json == more.json
+        assert data.batch(np.arange(100)).inputs.max() == more.vocab_size - 1, "a new id is a valid one"
+    for order in itertools.permutations(folders):
+        with pytest.raises(ValueError, match=r"have different tokenizers; prepare one with --tokenizer=\S+$"):
+            Mixture(",".join(f"{folder}:1" for folder in order), 32, seed=0)
+
+
+def test_the_template_is_that_of_the_conversations(pair, tmp_path):
+    tokenizer = Tokenizer.load(pair[0])
+    source = chatml(tokenizer)
+    for name, text in (("one", source), ("same", source), ("other", source.replace("assistant", "robot"))):
+        with_files(pair[0], tmp_path / name, ChatTemplate(text, tokenizer).files())
+    assert Mixture(str(pair[0]), 32, seed=0).template is None
+    data = Mixture(f"{pair[0]}:1,{tmp_path}/one:1,{tmp_path}/same:1", 32, seed=0)
+    assert data.template.source == source and data.template.tokenizer is data.tokenizer
+    with pytest.raises(ValueError, match="/other and .*/one were made with different chat templates; prepare one with"):
+        Mixture(f"{tmp_path}/one:1,{pair[0]}:1,{tmp_path}/other:1", 32, seed=0)
 
 
 def test_the_mixture_of_a_run_cannot_change(pair, tmp_path):

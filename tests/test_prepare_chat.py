@@ -303,7 +303,7 @@ def test_a_base_model_gets_chatml_and_must_grow(corpus, model, tmp_path, capsys)
     out = prepare(tmp_path / "in.jsonl", tmp_path / "base", tmp_path / "data", max_tokens=None, dedup_threshold=1.0)
     found = read_all(out, "train") + read_all(out, "val")
     assert sorted(found) == sorted(by_hand(out, messages) for messages in corpus[1])
-    assert f"before training: python grow.py --checkpoint={tmp_path}/base" in capsys.readouterr().out
+    assert f"train.py --init_from={tmp_path}/base gives the model rows" in capsys.readouterr().out
     prepare(tmp_path / "in.jsonl", model, tmp_path / "with template")
     assert "grow.py" not in capsys.readouterr().out
 

@@ -35,7 +35,16 @@ from tokenizers import pre_tokenizers as pre
 import checkpoint
 from errors import one_line
 from model import Llama, ModelConfig
-from tokenizer import END_OF_TEXT, TextStream, Tokenizer, from_tiktoken, train_bpe, train_characters
+from tokenizer import (
+    END_OF_TEXT,
+    TURN_END,
+    TURN_START,
+    TextStream,
+    Tokenizer,
+    from_tiktoken,
+    train_bpe,
+    train_characters,
+)
 from tokenizer_files import growth
 
 
@@ -694,6 +703,75 @@ def test_a_checkpoint_keeps_the_tokens_that_only_the_settings_add(tmp_path):
     for text in spelt_texts(theirs, 100):
         check_ids(saved, theirs, text)
         assert saved.encode_prompt(text) == tokenizer.encode_prompt(text)
+
+
+# --- one tokenizer with more special tokens than another ---
+
+
+@pytest.mark.parametrize("kind", [*FAST, *SLOW])
+def test_more_special_tokens_extend_a_tokenizer(kind, tmp_path):
+    """Whatever way its file is written; every document keeps its ids, also one that spells them."""
+    base = Tokenizer(made(kind))
+    grown = base.with_special_tokens([TURN_START, "<|end|>", TURN_END])
+    assert base.extends(base) and grown.extends(base) and not base.extends(grown)
+    assert Tokenizer(json.dumps(json.loads(made(kind)), indent=2)).extends(base)
+
+    (tmp_path / "tokenizer.json").write_text(grown.json, encoding="utf-8")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(grown.special), encoding="utf-8")
+    opened = Tokenizer.load(tmp_path)
+    assert opened.same(grown) and opened.extends(base)
+    for text in [*HARD, f"a{TURN_START} b"]:
+        assert opened.encode(text) == base.encode(text)
+
+    longer = grown.with_special_tokens(["<|tool|>"])
+    assert longer.extends(grown) and longer.extends(base)
+    assert not longer.extends(base.with_special_tokens(["<|tool|>"])), "there it has another id"
+
+
+@pytest.mark.parametrize("kind", ["unigram", "characters", "smollm"])
+def test_a_word_that_became_special_extends_a_tokenizer(kind):
+    """It keeps its id; a document that spells it had that id, and has not now."""
+    hf = HFTokenizer.from_str(made(kind))
+    hf.add_tokens([AddedToken("fox", normalized=False)])
+    base = Tokenizer(hf.to_str())
+    grown = base.with_special_tokens(["fox"])
+    fox = base.hf.token_to_id("fox")
+    assert grown.extends(base) and not base.extends(grown)
+    assert grown.hf.token_to_id("fox") == fox and fox in base.encode("a fox") and fox not in grown.encode("a fox")
+    assert grown.encode("a quick hat") == base.encode("a quick hat")
+
+
+def add_plain(spec):
+    spec["added_tokens"].append({"id": spec["added_tokens"][-1]["id"] + 1, "content": "unheard", **FLAGS_OF_WORDS})
+
+
+FLAGS_OF_WORDS = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": True, "special": False}
+OTHERS = {
+    "a word more that is not special": add_plain,
+    "a word more of the model": lambda spec: spec["model"]["vocab"].update(unheard=5000),
+    "merges in another order": lambda spec: spec["model"]["merges"].reverse(),
+    "a step more before the model": set_key("normalizer", value={"type": "Lowercase"}),
+    "another flag of a special token": lambda spec: spec["added_tokens"][-1].update(rstrip=True),
+    "a special token that became a word": lambda spec: spec["added_tokens"][-1].update(special=False),
+    "a special token less": lambda spec: spec["added_tokens"].pop(),
+    "another end of text": lambda spec: spec["added_tokens"][0].update(content="<|end_of_text|>"),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_what_reads_some_text_in_another_way_does_not_extend_a_tokenizer(case):
+    """Each alone, and with a special token more."""
+    base, other = Tokenizer(made("smollm")), Tokenizer(changed("smollm", OTHERS[case]))
+    assert not other.extends(base)
+    assert not other.with_special_tokens(["<|tool|>"]).extends(base)
+
+
+def test_an_id_that_a_word_has_already_does_not_extend_a_tokenizer():
+    """4 words, the last with the id 4, which `tokenizers` gives the next token as well."""
+    hf = HFTokenizer(models.WordLevel({"<|endoftext|>": 0, "a": 1, "b": 2, "c": 4}, unk_token="a"))
+    base = Tokenizer(hf.to_str())
+    hf.add_special_tokens(["<|tool|>"])
+    assert hf.token_to_id("<|tool|>") == 4 and not Tokenizer(hf.to_str()).extends(base)
 
 
 # --- tokenizer.json that would fill the memory ---
