@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import chat
 import checkpoint
 import grow
+import prepare_chat
 import prepare_wiki
 import train
 from chat_template import TEMPLATE_FILE, ChatTemplate, read_template
@@ -238,3 +239,33 @@ def test_data_of_another_tokenizer_is_refused_before_anything_is_written(data_di
     with pytest.raises(ValueError, match="the data has another tokenizer than .*base; prepare it with --tokenizer="):
         train.main(config(data_dir, tmp_path / "out", init_from=str(base)))
     assert not (tmp_path / "out").exists()
+
+
+def test_from_a_base_model_to_an_assistant(text, tmp_path, capsys):
+    """The three commands: prepare_chat.py, train.py on conversations and plain text, chat.py; and transformers."""
+    base = write_base(tmp_path / "base", KIND)
+    words = sample_text(1, 400).split()
+    with open(tmp_path / "chat.jsonl", "w", encoding="utf-8") as file:
+        for k in range(0, 240, 4):
+            question, answer = " ".join(words[k : k + 3]), " ".join(words[k + 2 : k + 4])
+            turns = [{"role": "user", "content": f"{k}: {question}"}, {"role": "assistant", "content": answer}]
+            file.write(json.dumps({"messages": turns}) + "\n")
+    settings = {"source": str(tmp_path / "chat.jsonl"), "tokenizer": str(base), "data_dir": str(tmp_path / "data")}
+    prepare_chat.main(prepare_chat.ChatConfig(**settings, num_workers=1, val_fraction=0.1, dedup_threshold=1.0))
+
+    assert f"train.py --init_from={base} gives the model rows" in capsys.readouterr().out
+    changes = {"init_from": str(base), "block_size": 64, "batch_tokens": 8 * 64}
+    train.main(config(f"{text}:0.5,{tmp_path}/data:0.5", tmp_path / "out", **changes))
+    assert "the vocabulary grows by 2 tokens" in capsys.readouterr().out
+
+    latest = tmp_path / "out/latest"
+    auto, template = AutoTokenizer.from_pretrained(latest), ChatTemplate.load(tmp_path / "data")
+    assert auto.apply_chat_template(MESSAGES, tokenize=False) == template.render(MESSAGES)
+    ids = auto.apply_chat_template(MESSAGES, return_dict=False)
+    assert ids == template.encode(MESSAGES) and ids[0] == template.tokenizer.bos and ids.count(343) == 3
+    logits = AutoModelForCausalLM.from_pretrained(latest)(torch.tensor([ids])).logits
+    assert torch.allclose(checkpoint.load_model(latest)(torch.tensor([ids])), logits, atol=1e-4)
+
+    chat.main(chat.ChatConfig(checkpoint=str(latest), prompt="fox", max_new_tokens=4, device="cpu"))
+    printed = capsys.readouterr()
+    assert printed.out.strip() and "ChatML is used" not in printed.err
