@@ -114,7 +114,7 @@ class TrainConfig:
     checkpoint_interval: int = 250  # steps between checkpoints; one is written at the end as well
     checkpoint_minutes: float | None = None  # write a checkpoint also after so many minutes without one
     keep_checkpoints: int = 2  # how many of the newest checkpoints to keep; the best is kept besides
-    sample_prompt: str = "Return the"  # text for the model to continue at each evaluation
+    sample_prompt: str = "Return the"  # text to continue at each evaluation; with conversations: question to answer
     wandb: bool = False  # log to Weights & Biases too (WANDB_MODE=offline needs no account)
     wandb_project: str = "nonllama"  # project's name there
     # machine
@@ -484,26 +484,33 @@ def evaluate(run: Run, last: bool) -> None:
 def continuation(run: Run, max_new_tokens: int) -> str:
     """sample_prompt with the text that the model continues it with, or why there is none.
 
+    A model that learns from conversations is asked sample_prompt as its user's message, and the text is its answer.
     With fsdp every process must ask.
     """
     if not math.isfinite(run.state.val_loss):
         return f"(no text: the validation loss is {run.state.val_loss})"
 
-    cfg, tokenizer = run.cfg, run.tokenizer
-    ids = tokenizer.encode_prompt(cfg.sample_prompt) or [tokenizer.start]
-    ids = ids[: cfg.block_size - 1]
+    cfg, tokenizer, template = run.cfg, run.tokenizer, run.data.template
+    if template is None:
+        ids = tokenizer.encode_prompt(cfg.sample_prompt) or [tokenizer.start]
+        ids = ids[: cfg.block_size - 1]
+        stops = tokenizer.stops
+    else:
+        ids = template.encode([{"role": "user", "content": cfg.sample_prompt}], generation_prompt=True)
+        ids = ids[-(cfg.block_size - 1) :]  # of a long question its end, where the header of the answer is
+        stops = template.stop_ids
     # fsdp: tensors that are made in inference mode could not be trained on again
     sample_tokens = torch.no_grad()(decode) if cfg.parallel == "fsdp" else generate
     run.model.eval()
     try:
         with run.precision():
-            arguments = (max_new_tokens, tokenizer.vocab_size, tokenizer.stops, [cfg.seed])
+            arguments = (max_new_tokens, tokenizer.vocab_size, stops, [cfg.seed])
             new = [token for (token,) in sample_tokens(run.model, [ids], *arguments, temperature=0.8)]
     except (ValueError, IndexError) as error:  # logits that are not numbers
         return f"(no text: {error})"
     finally:
         run.model.train()
-    return tokenizer.decode(ids + new)
+    return tokenizer.decode(ids + new if template is None else new)
 
 
 def draw_loss(run: Run) -> dict[str, dict[str, float]]:
@@ -532,7 +539,8 @@ def report(run: Run) -> None:
         values = ", ".join(f"{key} {value:.3f}" for key, value in measured.items())
         text = "the same text" if len(run.data.corpora) == 1 else f"the text of {name}"
         print(f"on {text}: {values} bits per byte")
-    print(f"\n--- {cfg.sample_prompt!r}, continued at temperature 0.8 ---\n{run.text}\n---")
+    done = "continued" if run.data.template is None else "answered"
+    print(f"\n--- {cfg.sample_prompt!r}, {done} at temperature 0.8 ---\n{run.text}\n---")
     print(f"wrote {cfg.out_dir}/latest (a Hugging Face Llama folder), metrics.jsonl and loss.png beside it")
 
 

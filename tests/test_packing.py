@@ -18,6 +18,7 @@ import checkpoint
 import model
 import train
 from chat_shards import Conversations, ConversationWriter
+from chat_template import ChatTemplate
 from mixture import Mixture
 from model import Documents, Llama, ModelConfig
 from optim import learning_rate
@@ -402,6 +403,27 @@ def test_a_run_killed_and_resumed_is_the_uninterrupted_one(data, chat_dir, data_
     assert_same_run(shared, whole, 1e-3)
     epochs = [value for key, value in metrics(whole)[-2].items() if key.startswith("epoch")]
     assert max(epochs) > 1
+
+
+def test_the_model_is_asked_as_its_conversations_are(chat_dir, data_dir, tmp_path, monkeypatch, capsys):
+    """The prompt of an evaluation is a user's message in the template, and what is shown is the answer alone."""
+    folder = Path(shutil.copytree(chat_dir, tmp_path / "chat"))
+    for name, content in ChatTemplate.load(data_dir).files().items():
+        (folder / name).write_bytes(content)
+    asked = []
+
+    def answer(llama, prompts, *arguments, **options):
+        asked.append((prompts[0], arguments[2]))
+        return iter([[65], [66]])
+
+    monkeypatch.setattr(train, "generate", answer)
+    changes = {"max_iters": 1, "block_size": 64, "batch_tokens": 128, "batch_size": 1, "sample_prompt": "2 + 2?"}
+    train.main(train.TrainConfig(**TINY | changes, data=str(folder), out_dir=str(tmp_path / "out")))
+    template = ChatTemplate.load(tmp_path / "out/latest")
+    prompt = template.encode([{"role": "user", "content": "2 + 2?"}], generation_prompt=True)
+    assert asked[-1] == (prompt, template.stop_ids) and template.end_of_turn in template.stop_ids
+    text = Tokenizer.load(folder).decode([65, 66])
+    assert f"--- '2 + 2?', answered at temperature 0.8 ---\n{text}\n---" in capsys.readouterr().out
 
 
 def test_text_and_conversations_share_a_batch(chat_dir, data_dir):
