@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 import atomic
-import checkpoint
+import lora
 from chat_template import PROBE, ChatTemplate, Message, read_template
 from device import memory_advice, pick_device, weight_dtype
 from model import Cache, Llama, ModelConfig
@@ -37,7 +37,8 @@ DIM, NORMAL = "\033[2m", "\033[0m"
 class ChatConfig:
     """Settings of `python chat.py`."""
 
-    checkpoint: str = "out/demo"  # a run (its newest checkpoint), one checkpoint, or a Hugging Face folder
+    checkpoint: str | None = None  # a run (its newest checkpoint), or a Hugging Face folder; None: out/demo
+    adapter: str | None = None  # a LoRA adapter, of a run or from peft; without --checkpoint beside the base it names
     system: str | None = None  # the system message; None: what the template writes where there is none
     prompt: str = ""  # one message: its answer is printed, and that is all
     max_new_tokens: int = 1024  # of an answer, at most
@@ -366,19 +367,19 @@ def load_template(folder: Path, shape: ModelConfig) -> ChatTemplate:
 def load(cfg: ChatConfig) -> Conversation:
     """The conversation that the settings name; what can be wrong is found before the weights are read."""
     cfg.check()
-    folder = Path(checkpoint.resolve(cfg.checkpoint))
+    source = lora.find_source(cfg.checkpoint, cfg.adapter)
+    shape = source.shape
     device = pick_device(cfg.device)
     dtype = weight_dtype(cfg.dtype, device)
-    shape = checkpoint.read_config(folder)
     context = cfg.context or shape.block_size
     if context > shape.block_size:
         raise ValueError(f"context ({context}) is above the model's {shape.block_size}; lower --context")
-    template = load_template(folder, shape)
+    template = load_template(source.small_files, shape)
     if cfg.system is not None:
         template.encode(with_system(cfg.system, [{"role": "user", "content": "Hi"}]), generation_prompt=True)
 
     with memory_advice(f"give --dtype=bfloat16, or a smaller --context than {context}"):
-        model = checkpoint.load_model(folder, device, dtype).eval()
+        model = source.load(device, dtype).eval()
         return Conversation(cfg, template, model, context)
 
 

@@ -5,6 +5,10 @@
     out/<run>/latest, best -> step_...
 
 A folder is written aside and renamed, `latest` is moved after that: a kill at any moment leaves a loadable checkpoint.
+A run with LoRA writes
+adapter_config.json and adapter_model.safetensors instead of config.json and model.safetensors: a folder as peft's, the
+base is not copied.
+
 Folders of Llama, Mistral, Qwen2 and Qwen3 from elsewhere are read as well (hf_config.py says which). Nothing is ever
 unpickled. What a person put among the checkpoints is never deleted.
 """
@@ -40,6 +44,7 @@ SHARD_BYTES = 5_000_000_000  # weights in one file
 WEIGHT_TYPES = ("F32", "F16", "BF16")  # safetensors' names of the types that weights may be stored as
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+ADAPTER_FILE, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # peft's names
 CONVERT = "transformers' AutoModelForCausalLM.from_pretrained(old).save_pretrained(new)"
 
 GENERATION_FILE = "generation_config.json"
@@ -85,15 +90,38 @@ Stored = dict[str, StoredTensor]  # by name
 # --- which folder ---
 
 
-def resolve(path: str | Path) -> Path:
-    """The checkpoint folder that `path` means: itself, or a run's newest. Raises ValueError when there is none."""
-    for folder in (Path(path), Path(path) / "latest"):
-        if (folder / "config.json").is_file():
+def resolve(path: str | Path, adapter: bool = False) -> Path:
+    """The checkpoint folder that `path` means: itself, or a run's newest; with `adapter` one that holds a LoRA adapter.
+
+    Raises ValueError when there is none, or one of the other kind.
+    """
+    folder = find_folder(Path(path))
+    if adapter and not is_adapter(folder):
+        raise ValueError(
+            f"{folder} is a model, not a LoRA adapter (it has no {ADAPTER_CONFIG}); give --checkpoint={path}"
+        )
+    if is_adapter(folder) and not adapter:
+        advice = (
+            f"give --adapter={path} to sample.py or chat.py, or make a model of it: python lora.py --adapter={path}"
+        )
+        raise ValueError(f"{folder} is a LoRA adapter, not a model; {advice}")
+    return folder
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds a LoRA adapter, not a model."""
+    return (folder / ADAPTER_CONFIG).is_file()
+
+
+def find_folder(path: Path) -> Path:
+    """The folder that `path` means, of a model or an adapter. Raises ValueError when there is none."""
+    for folder in (path, path / "latest"):
+        if (folder / "config.json").is_file() or is_adapter(folder):
             return folder
 
-    newest = newest_complete(Path(path))  # `latest` was lost, or what it points to
+    newest = newest_complete(path)  # `latest` was lost, or what it points to
     if newest is None:
-        run = Path(path).parent
+        run = path.parent
         others = [folder.name for folder in step_folders(run) if is_complete(folder)]
         advice = "train first, for example: python train.py config/demo.py"
         if others:
@@ -116,7 +144,10 @@ def step_folders(out_dir: Path) -> list[Path]:
 def is_complete(folder: Path) -> bool:
     """Whether a folder has readable settings, weights and training state; of tensors the headers are read."""
     try:
-        read_config(folder)
+        if is_adapter(folder):
+            read_json(folder / ADAPTER_CONFIG)
+        else:
+            read_config(folder)
         read_state(folder)
         stored_tensors(folder)
         with open_tensors(folder / OPTIMIZER_FILE):
@@ -158,7 +189,8 @@ def load_model(
 def load_weights(model: Llama, folder: Path, growth: Growth | None = None) -> None:
     """Copy a folder's weights into the model, which has the rows of new tokens already where there is a growth.
 
-    Raises ValueError for names or shapes that do not fit, NaN, infinity.
+    Of an adapter's folder those of the adapters, of a model's all the others. Raises ValueError for names or shapes
+    that do not fit, NaN, infinity.
     """
     sources = find_parameters(model, stored_tensors(folder), folder, growth)
     copy_weights(model, sources, growth)
@@ -183,7 +215,9 @@ def open_tensors(path: Path) -> Iterator[Any]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """model.safetensors, or the shards that the index names."""
+    """model.safetensors, or the shards that the index names; or an adapter's file."""
+    if is_adapter(folder):
+        return [folder / ADAPTER_FILE]
     single = folder / "model.safetensors"
     index = folder / "model.safetensors.index.json"
     if single.is_file():
@@ -230,24 +264,45 @@ def stored_tensors(folder: Path) -> Stored:
 
 def find_parameters(model: Llama, stored: Stored, folder: Path, growth: Growth | None = None) -> Stored:
     """The stored tensor of each parameter. Raises ValueError unless names and shapes are those of the model, before its
-    growth."""
-    wanted = dict(model.named_parameters())  # a tied head is the embedding and has no entry of its own
-    sources = untie(stored, folder) if model.cfg.tie_embeddings else stored
+    growth.
 
-    differing = sorted(sources.keys() ^ wanted.keys())
+    In the folder of an adapter those are looked for that belong to adapters, elsewhere all the others.
+    """
+    of_adapter = is_adapter(folder)
+    parameters = dict(model.named_parameters())  # a tied head is the embedding and has no entry of its own
+    wanted = {name: parameters[name] for name in parameters if is_adapter_name(name) == of_adapter}
+    names_in_file = {name_in_file(name) for name in wanted}
+    is_tied = model.cfg.tie_embeddings and not of_adapter
+    sources = untie(stored, folder) if is_tied else stored
+
+    differing = sorted(sources.keys() ^ names_in_file)
     if differing:
         name = differing[0]
-        place = "absent" if name in wanted else "not part of this model"
+        place = "absent" if name in names_in_file else "not part of this model"
         raise ValueError(f"{folder}: tensor {name!r:.80} is {place}")
 
+    config = ADAPTER_CONFIG if of_adapter else "config.json"
     for name, parameter in wanted.items():
-        source = sources[name]
+        source = sources[name_in_file(name)]
         shape = tuple(parameter.shape)
         if growth is not None and name in (EMBEDDING, HEAD):
             shape = (growth.rows_before, shape[1])
         if source.shape != shape:
-            raise ValueError(f"{source.path}: {source.name} has shape {source.shape}, config.json says {shape}")
-    return sources
+            raise ValueError(f"{source.path}: {source.name} has shape {source.shape}, {config} says {shape}")
+    return {name: sources[name_in_file(name)] for name in wanted}
+
+
+def is_adapter_name(name: str) -> bool:
+    """Whether a parameter belongs to an adapter (lora.py)."""
+    return name.endswith((".lora_A", ".lora_B"))
+
+
+def name_in_file(name: str) -> str:
+    """A parameter's name in the files: that of an adapter's is peft's.
+
+    model.layers.0.self_attn.q_proj.lora_A -> base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight
+    """
+    return f"base_model.model.{name}.weight" if is_adapter_name(name) else name
 
 
 def untie(stored: Stored, folder: Path) -> Stored:
@@ -375,7 +430,7 @@ def save(
     """
     folder = out_dir / f"step_{step:07d}"
     moments = gather(optimizer_tensors(model, optimizer))
-    weights = gather(dict(model.named_parameters()))
+    weights = gather(tensors_to_save(model))
     if not weights:
         return folder  # rank 0 writes it
 
@@ -398,6 +453,18 @@ def save(
     return folder
 
 
+def tensors_to_save(model: Llama) -> dict[str, torch.Tensor]:
+    """The weights of a checkpoint by their names in the files: the adapters alone, where there are some."""
+    parameters = dict(model.named_parameters())
+    adapters = {name_in_file(name): parameters[name] for name in parameters if is_adapter_name(name)}
+    return adapters or parameters
+
+
+def trainable(model: Llama) -> dict[str, torch.nn.Parameter]:
+    """The parameters that the optimizer changes."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
 def write_folder(
     folder: Path, weights: dict[str, torch.Tensor], moments: dict[str, torch.Tensor], files: Files, state: State
 ) -> None:
@@ -413,9 +480,14 @@ def write_model(folder: Path, weights: dict[str, torch.Tensor], files: Files) ->
     """Write weights, in one file or in shards with their index, and the small files into a folder."""
     for name, content in files.items():
         (folder / name).write_bytes(content)
-    save_torch_state_dict(weights, folder, max_shard_size=SHARD_BYTES)
+    config = folder / "config.json"
+    if is_adapter(folder):
+        config = folder / ADAPTER_CONFIG
+        save_file(weights, folder / ADAPTER_FILE, metadata={"format": "pt"})
+    else:
+        save_torch_state_dict(weights, folder, max_shard_size=SHARD_BYTES)
     for path in folder.rglob("*.safetensors"):  # written readable by their owner alone: no folder to publish
-        shutil.copymode(folder / "config.json", path)
+        shutil.copymode(config, path)
 
 
 def last_good(out_dir: Path) -> str:
@@ -581,7 +653,7 @@ def optimizer_tensors(model: Llama, optimizer: AnyOptimizer) -> dict[str, torch.
     """The optimizer's state as one flat dictionary, `<parameter>/<field>`; zeros before the first update."""
     fields = state_fields(optimizer)
     tensors = {}
-    for name, parameter in model.named_parameters():
+    for name, parameter in trainable(model).items():
         state = optimizer.state.get(parameter, {})
         for field in fields[parameter]:
             if field in state:
@@ -595,7 +667,7 @@ def find_moments(file: Any, path: Path, model: Llama, optimizer: AnyOptimizer, s
     """Names of the optimizer's tensors in a file. Raises ValueError unless they are those that it needs to go on."""
     fields = state_fields(optimizer)
     expected = {"rng": ("U8", tuple(torch.get_rng_state().shape))}
-    for name, parameter in model.named_parameters():
+    for name, parameter in trainable(model).items():
         for field in fields[parameter]:
             expected[f"{name}/{field}"] = ("F32", () if field == "step" else tuple(parameter.shape))
 

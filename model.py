@@ -813,27 +813,33 @@ class Llama(nn.Module):
         return self(ids, targets, per_token=True, cu_seqlens=cu_seqlens)
 
     def parameter_groups(self, weight_decay: float) -> list[dict]:
-        """Optimizer groups: decay for the matrices inside the blocks, none for embedding, head, gains and biases."""
+        """Optimizer groups: decay for the matrices inside the blocks, none for embedding, head, gains and biases.
+
+        Frozen parameters are in none.
+        """
         decayed = [parameter for parameter in self.model.layers.parameters() if parameter.dim() == 2]
+        decayed = [parameter for parameter in decayed if parameter.requires_grad]
         decayed_ids = {id(parameter) for parameter in decayed}
         others = [parameter for parameter in self.parameters() if id(parameter) not in decayed_ids]
+        others = [parameter for parameter in others if parameter.requires_grad]
         return [
             {"params": decayed, "weight_decay": weight_decay},
             {"params": others, "weight_decay": 0.0},
         ]
 
-    def num_parameters(self) -> int:
-        """Number of parameters; tied ones count once."""
-        return sum(parameter.numel() for parameter in self.parameters())
+    def num_parameters(self, trainable: bool = False) -> int:
+        """Number of parameters, or of those that are not frozen; tied ones count once."""
+        return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad or not trainable)
 
     def flops_per_token(self, T: int) -> int:
         """Floating-point operations of training on one token in a window of T: forward and backward.
 
-        6 for each weight of a matrix product (the head is one, tied or not; the embedding is a look-up), and 12 L H D T
-        for the scores and sums of attention, the causal half not subtracted (PaLM, arXiv 2204.02311, appendix B).
+        6 for each weight of a matrix product (the head is one, tied or not; the embedding is a look-up), 2 of them for
+        its own gradient, which a frozen one has not; and 12 L H D T for the scores and sums of attention, the causal
+        half not subtracted (PaLM, arXiv 2204.02311, appendix B).
         """
-        decayed, _ = self.parameter_groups(weight_decay=0.0)
-        matrices = [*decayed["params"], self.lm_head.weight]
-        products = sum(matrix.numel() for matrix in matrices)
+        matrices = [parameter for parameter in self.model.layers.parameters() if parameter.dim() == 2]
+        matrices.append(self.lm_head.weight)
+        products = sum(matrix.numel() * (6 if matrix.requires_grad else 4) for matrix in matrices)
         attention = 12 * self.cfg.n_layer * self.cfg.n_head * self.cfg.head_width * T
-        return 6 * products + attention
+        return products + attention

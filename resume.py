@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 
 import checkpoint
+import lora
 from chat_template import ChatTemplate, read_template
 from errors import one_line
 from mixture import Mixture
@@ -18,7 +19,8 @@ from vocabulary import Growth
 # What a resumed run may not change, besides the text: the model, and which tokens make a step.
 MODEL = ("n_layer", "n_head", "n_kv_head", "n_embd", "ffn_hidden", "rope_theta", "tie_embeddings")
 STEP = ("objective", "block_size", "optimizer", "batch_tokens", "seed", "shuffle_run")
-RESUME_FIXED = ("init_from", *MODEL, *STEP)
+LORA = ("lora_rank", "lora_alpha", "lora_targets")
+RESUME_FIXED = ("init_from", *LORA, *MODEL, *STEP)
 
 
 class RunSettings(Protocol):
@@ -33,6 +35,7 @@ class RunSettings(Protocol):
     block_size: int  # tokens in a window
     n_embd: int  # model width
     ffn_hidden: int | None  # feed-forward width; None: derived from n_embd
+    lora_rank: int  # of adapters; 0: none, all weights are trained
 
 
 @dataclass
@@ -54,7 +57,7 @@ class Start:
     tokenizer: Tokenizer
     carried: checkpoint.Files  # small files that came with the weights and go into each checkpoint
     template: ChatTemplate | None  # goes into each checkpoint; None: what is carried has all that it needs
-    weights: Path | None  # start with these weights; None: new ones
+    weights: Path | None  # start with these weights; None: new ones. With LoRA: the base, of a run that goes on too
     growth: Growth | None  # rows that these weights lack
     checkpoint: Path | None  # go on from here, optimizer included
     resumed: bool  # the checkpoint is one of out_dir
@@ -70,7 +73,9 @@ def find_start(cfg: RunSettings, data: Mixture) -> Start:
     folder, notes = find_own_checkpoint(Path(cfg.out_dir))
     resumed = folder is not None
     if folder is None and cfg.resume_from is not None:
-        folder = checkpoint.resolve(cfg.resume_from).resolve()
+        folder = checkpoint.find_folder(Path(cfg.resume_from)).resolve()
+    if folder is not None:
+        check_kind(cfg, folder)
 
     if cfg.init_from is None:
         weights = None
@@ -80,13 +85,20 @@ def find_start(cfg: RunSettings, data: Mixture) -> Start:
         carried = {}
         template = data.template
     else:
-        weights = folder or checkpoint.resolve(cfg.init_from)
+        weights = folder if folder is not None and not cfg.lora_rank else checkpoint.resolve(cfg.init_from)
         cfg, shape, tokenizer, growth = use_folder_model(cfg, weights, data.tokenizer)
         carried = checkpoint.companions(weights)
         template = template_to_write(weights, tokenizer, growth, data, notes)
         if growth is not None and growth.tokens:
             count = "1 token" if len(growth.tokens) == 1 else f"{len(growth.tokens)} tokens"
             notes.append(f"the vocabulary grows by {count}: {growth}")
+
+    adapters = lora.settings_of(cfg)
+    if adapters is not None:
+        lora.without_memory(shape, adapters)  # only for its errors
+    if adapters is not None and growth is not None:
+        why = f"the data has tokens that {weights} lacks ({growth}), and LoRA leaves the embedding as it is"
+        raise ValueError(f"{why}; give it rows for them first: python grow.py --checkpoint={weights}")
 
     state = RunState()
     if folder is not None:
@@ -132,6 +144,13 @@ def find_own_checkpoint(out_dir: Path) -> tuple[Path | None, list[str]]:
         wrong = f"{out_dir} has no `latest`, and no complete checkpoint ({damaged[0].name} is damaged)"
         raise ValueError(f"{wrong}; move the step_... folders away to begin anew, or give another --out_dir")
     return None, []
+
+
+def check_kind(cfg: RunSettings, folder: Path) -> None:
+    """Refuse to go on from an adapter's checkpoint without LoRA, and from a model's with LoRA."""
+    if checkpoint.is_adapter(folder) != (cfg.lora_rank > 0):
+        had = checkpoint.read_state(folder)["settings"].get("lora_rank", 0)
+        raise ValueError(another_setting(folder, "lora_rank", had, cfg.lora_rank))
 
 
 def check_resume(cfg: RunSettings, folder: Path, saved: dict[str, Any], tokenizer: Tokenizer, data: Mixture) -> None:

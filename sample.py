@@ -1,5 +1,6 @@
 """Write text from a checkpoint: python sample.py --checkpoint=out/demo --prompt='Return the'
 
+    python sample.py --adapter=out/lora --prompt='Return the'
     python sample.py --checkpoint=some/huggingface/folder --prompt_file=prompts.jsonl --num_samples=3
     echo 'Return the' | python sample.py --prompt_file=-
 
@@ -22,6 +23,7 @@ from typing import Any, Literal
 import torch
 
 import checkpoint
+import lora
 from device import memory_advice, pick_device, weight_dtype
 from errors import one_line
 from model import Cache, Llama, ModelConfig
@@ -37,7 +39,8 @@ SEPARATOR = "\n\n---"  # between two texts
 class SampleConfig:
     """Settings of `python sample.py`."""
 
-    checkpoint: str = "out/demo"  # a run (its newest checkpoint), one checkpoint, or a Hugging Face folder
+    checkpoint: str | None = None  # a run (its newest checkpoint), or a Hugging Face folder; None: out/demo
+    adapter: str | None = None  # a LoRA adapter, of a run or from peft; without --checkpoint beside the base it names
     prompt: str = ""  # text to continue; empty: the start of a new document
     prompt_file: str | None = None  # a file that is the prompt; -: standard input; x.jsonl: one prompt a line
     num_samples: int = 1  # texts for each prompt
@@ -379,17 +382,17 @@ def main(cfg: SampleConfig) -> None:
     # Settings, tokenizer, prompts: what can be wrong is found before the weights are read.
     cfg.check()
     stops = stop_strings(cfg.stop)
-    folder = checkpoint.resolve(cfg.checkpoint)
+    source = lora.find_source(cfg.checkpoint, cfg.adapter)
+    shape = source.shape
     device = pick_device(cfg.device)
     dtype = weight_dtype(cfg.dtype, device)
-    tokenizer = Tokenizer.load(Path(folder))
-    shape = checkpoint.read_config(folder)
+    tokenizer = Tokenizer.load(source.small_files)
     checkpoint.check_vocabulary(shape, tokenizer)
     prompts = prompts_to_continue(cfg, tokenizer, shape)
 
     # Model
     with memory_advice("give --dtype=bfloat16, or a device with more memory"):
-        model = checkpoint.load_model(folder, device, dtype).eval()
+        model = source.load(device, dtype).eval()
 
     # Texts, a batch at a time
     start_s = time.perf_counter()
@@ -413,7 +416,7 @@ def main(cfg: SampleConfig) -> None:
             top_p=cfg.top_p,
             min_p=cfg.min_p,
         )
-        with memory_advice(advice), one_line(f"{folder}: ", ValueError):
+        with memory_advice(advice), one_line(f"{source.adapter or source.base}: ", ValueError):
             write_batch(batch, steps, ended, is_last=end == len(prompts))
         texts += batch
 

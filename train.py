@@ -6,6 +6,7 @@
     python train.py config/demo.py --data=wiki_en:0.8,wiki_zh:0.2               several corpora, mixed by weight
     python train.py --init_from=path/to/SmolLM --data=wiki --block_size=1024    on from a Hugging Face folder's weights
     python train.py --init_from=path/to/SmolLM --data=alpaca                    fine-tuning on what prepare_chat.py made
+    python train.py --init_from=path/to/SmolLM --data=alpaca --lora_rank=16     LoRA: small matrices beside its own
 
 The same command resumes from the newest checkpoint in out_dir. Ctrl-C saves at the next step boundary and leaves.
 """
@@ -36,6 +37,7 @@ from tqdm import tqdm
 import atomic
 import checkpoint
 import journal
+import lora
 from device import memory_advice, peak_flops, peak_memory, pick_device, pick_dtype
 from errors import read_json
 from mixture import Batch, Corpus, Mixture, TokenBatch
@@ -89,6 +91,10 @@ class TrainConfig:
     block_size: int = 128  # tokens in a training window, and the longest context
     rope_theta: float = 10000.0  # base of the rotary frequencies
     tie_embeddings: bool = True  # the output head is the embedding
+    # LoRA: the weights of init_from stay as they are, small matrices beside its own are trained (lora.py)
+    lora_rank: int = 0  # width r of the small matrices; 0: no LoRA, all weights are trained
+    lora_alpha: float = 32.0  # what they compute is scaled by lora_alpha / lora_rank
+    lora_targets: str = "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj"  # the matrices that get them
     # the optimizer and its schedule
     optimizer: Literal["adamw", "muon"] = "adamw"  # muon: for the matrices of the blocks, and AdamW for the rest
     batch_tokens: int = 1536  # tokens of one optimizer step, over all processes
@@ -133,10 +139,22 @@ class TrainConfig:
         self._check_at_least(0, "learning_rate", "muon_lr", "min_lr", "weight_decay", "grad_clip")
         self._check_at_least(0, "warmup_iters", "decay_iters", "checkpoint_minutes")
 
+        self._check_at_least(0, "lora_rank")
+        if self.lora_rank:
+            self._check_lora()
+
         if self.optimizer == "muon" and self.parallel == "fsdp":
             raise ValueError("optimizer=muon needs whole matrices, fsdp divides them; choose --parallel=ddp or adamw")
         if self.optimizer == "muon" and not self.learning_rate:
             raise ValueError("optimizer=muon follows the schedule of learning_rate, which must be above 0")
+
+    def _check_lora(self) -> None:
+        if self.init_from is None:
+            raise ValueError("lora_rank: LoRA changes a model that there is; name it with --init_from=...")
+        if not 0 < self.lora_alpha < math.inf:
+            raise ValueError(f"lora_alpha ({self.lora_alpha}) must be above 0; try --lora_alpha={2 * self.lora_rank}")
+        if self.optimizer == "muon":
+            raise ValueError("optimizer=muon is for whole matrices, not for LoRA's factors; choose --optimizer=adamw")
 
     def _check_at_least(self, smallest: float, *keys: str) -> None:
         for key in keys:
@@ -302,6 +320,7 @@ def setup(cfg: TrainConfig, on_exit: contextlib.ExitStack) -> tuple[Run, Start]:
         torch.set_num_threads(cfg.num_threads)
     model = build_model(cfg, start.shape, world, device, dtype)
     optimizer = Optimizer(model, cfg, device)
+    files = files_of_checkpoints(model, start)
     fill_model(model, optimizer, start)
 
     divided = is_divided(cfg, world)
@@ -318,7 +337,7 @@ def setup(cfg: TrainConfig, on_exit: contextlib.ExitStack) -> tuple[Run, Start]:
         compiled=compiled,
         parallel=compiled,
         optimizer=optimizer,
-        files=files_of_checkpoints(model, start),
+        files=files,
         state=start.state,
         skips=Skips.none(device),
     )
@@ -366,6 +385,10 @@ def build_model(cfg: TrainConfig, shape: ModelConfig, world: World, device: torc
     """The model on its device, its weights not yet filled in; divided before it takes memory."""
     with torch.device("meta"):
         model = Llama(shape)
+    adapters = lora.settings_of(cfg)
+    if adapters is not None:
+        lora.add_adapters(model, adapters)
+        lora.narrow_frozen(model, dtype)
     model.model.recompute_blocks = cfg.recompute
     if is_divided(cfg, world):
         if cfg.compile:
@@ -377,7 +400,9 @@ def build_model(cfg: TrainConfig, shape: ModelConfig, world: World, device: torc
 
 def fill_model(model: Llama, optimizer: Optimizer, start: Start) -> None:
     """Give the weights, and the optimizer of a run that goes on, their values."""
-    if start.checkpoint is not None:
+    if start.cfg.lora_rank:
+        fill_adapters(model, optimizer, start)
+    elif start.checkpoint is not None:
         checkpoint.restore(start.checkpoint, model, optimizer)
     elif start.weights is not None:
         checkpoint.load_weights(model, start.weights, start.growth)
@@ -388,11 +413,35 @@ def fill_model(model: Llama, optimizer: Optimizer, start: Start) -> None:
                 copy_full(parameter, value)
 
 
+def fill_adapters(model: Llama, optimizer: Optimizer, start: Start) -> None:
+    """With LoRA: the base's weights, and those of a checkpoint's adapters or new ones."""
+    checkpoint.load_weights(model, start.weights)
+    if start.checkpoint is not None:
+        checkpoint.restore(start.checkpoint, model, optimizer)
+        return
+    torch.manual_seed(start.cfg.seed)
+    with torch.no_grad():
+        for parameter, value in lora.initial_adapters(model):
+            copy_full(parameter, value)
+
+
 def files_of_checkpoints(model: Llama, start: Start) -> checkpoint.Files:
-    """The small files of each checkpoint: its settings, tokenizer, and the chat template of a run on conversations."""
+    """The small files of each checkpoint: its settings, tokenizer, and the chat template of a run on conversations.
+
+    Raises ValueError when the run goes on with adapters of another base.
+    """
     if start.template is not None:
-        return checkpoint.chat_files(model, start.template, start.carried)
-    return checkpoint.small_files(model, start.tokenizer, start.carried)
+        files = checkpoint.chat_files(model, start.template, start.carried)
+    else:
+        files = checkpoint.small_files(model, start.tokenizer, start.carried)
+
+    adapters = lora.settings_of(start.cfg)
+    if adapters is None:
+        return files
+    base_sha256 = lora.fingerprint(start.weights, start.shape)
+    if start.checkpoint is not None:
+        lora.check_base(start.checkpoint, start.weights, base_sha256)
+    return lora.adapter_files(files, adapters, start.weights, base_sha256)
 
 
 def open_journal(run: Run, start: Start) -> None:
@@ -411,7 +460,10 @@ def open_journal(run: Run, start: Start) -> None:
     dtype = str(run.dtype).removeprefix("torch.")
     processes = f"processes: {run.world.size}, threads in each: {torch.get_num_threads()}"
     plan = f"{cfg.max_iters:,} steps of {cfg.batch_tokens:,} tokens"
-    print(f"{run.model.num_parameters():,} parameters; {plan}; {run.device.type}, {dtype}, {processes}")
+    parameters = f"{run.model.num_parameters():,} parameters"
+    if cfg.lora_rank:
+        parameters = f"{run.model.num_parameters(trainable=True):,} trainable parameters of {parameters}"
+    print(f"{parameters}; {plan}; {run.device.type}, {dtype}, {processes}")
     print(run.data.describe(cfg.max_iters * run.step_windows))
     if start.checkpoint is not None:
         print(f"resumed from {start.checkpoint}")
@@ -541,7 +593,8 @@ def report(run: Run) -> None:
         print(f"on {text}: {values} bits per byte")
     done = "continued" if run.data.template is None else "answered"
     print(f"\n--- {cfg.sample_prompt!r}, {done} at temperature 0.8 ---\n{run.text}\n---")
-    print(f"wrote {cfg.out_dir}/latest (a Hugging Face Llama folder), metrics.jsonl and loss.png beside it")
+    folder = "an adapter as peft's" if cfg.lora_rank else "a Hugging Face Llama folder"
+    print(f"wrote {cfg.out_dir}/latest ({folder}), metrics.jsonl and loss.png beside it")
 
 
 def show_finished(run: Run, start: Start) -> None:
