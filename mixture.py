@@ -53,6 +53,7 @@ class TokenBatch(Batch):
     inputs: torch.Tensor  # (B, T) int64 ids
     targets: torch.Tensor  # (B, T) int64 ids, IGNORE where nothing is scored
     cu_seqlens: torch.Tensor | None = None  # (n + 1,) int32: model.Documents, for packed rows; None: one a row
+    scored: torch.Tensor | None = None  # (count,) int64: places of the scored targets in the B * T; None: all are
 
 
 @dataclass(frozen=True)
@@ -86,13 +87,16 @@ class TokenRows:
 
     def batch(self) -> TokenBatch:
         """What the model is trained on: tensors, of which inputs and targets share the arrays' memory."""
-        count = int((self.targets != IGNORE).sum())
+        places = np.flatnonzero(self.targets != IGNORE)  # found on the host: nobody waits for the device
+        count = len(places)
+        scored = torch.from_numpy(places) if count < self.targets.size else None
+
         cu_seqlens = None
         if self.positions is not None:
             # positions 0 1 2 3 0 1 | 0 1 2 3 4 5: documents begin at 0, 4 and 6, and the last ends at 12
             begins = np.flatnonzero(self.positions == 0)
             cu_seqlens = torch.from_numpy(np.append(begins, self.positions.size).astype(np.int32))
-        return TokenBatch(count, torch.from_numpy(self.inputs), torch.from_numpy(self.targets), cu_seqlens)
+        return TokenBatch(count, torch.from_numpy(self.inputs), torch.from_numpy(self.targets), cu_seqlens, scored)
 
 
 class TextCorpus:

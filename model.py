@@ -778,13 +778,15 @@ class Llama(nn.Module):
         last: bool = False,
         per_token: bool = False,
         cu_seqlens: Tensor | None = None,
+        scored: Tensor | None = None,
     ) -> Tensor:
         """Logits (B, T, V) of ids (B, T); with targets (B, T) the summed loss in nats instead, a float32 scalar.
 
         Targets equal to IGNORE are not scored; divide by the number of the others for the mean. With a cache the ids
         follow those it has had, and it takes them in; ValueError when they do not fit. last: logits of the last
         position only, (B, 1, V). per_token: what token_logprobs returns. cu_seqlens: rows are packed from documents
-        that do not see each other (Documents).
+        that do not see each other (Documents). scored: where among the B * T targets those stand that are
+        scored, integers (n,); the others then cost no logits.
         """
         x = self.model(idx, cache, cu_seqlens)  # (B, T, C)
         if targets is None:
@@ -800,7 +802,12 @@ class Llama(nn.Module):
         if per_token:
             logprobs = TokenLogprobs.apply(rows, weight, targets.flatten())  # (N,)
             return logprobs.view(targets.shape).clone()  # (B, T); a copy, for FSDP warns of views
-        return LinearCrossEntropy.apply(rows, weight, targets.flatten())
+
+        targets = targets.flatten()  # (N,)
+        if scored is not None and not torch.compiler.is_compiling():  # it would compile for each number of them
+            rows = rows[scored]  # (n, C)
+            targets = targets[scored]  # (n,)
+        return LinearCrossEntropy.apply(rows, weight, targets)
 
     def token_logprobs(self, ids: Tensor, targets: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
         """Log-probability in nats of each target given the ids up to its place, (B, T) float32; 0 where it is IGNORE.

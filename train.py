@@ -64,7 +64,7 @@ Objective = Callable[[torch.nn.Module, Batch], tuple[Tensor, dict[str, Tensor]]]
 
 def next_token_loss(model: torch.nn.Module, batch: TokenBatch) -> tuple[Tensor, dict[str, Tensor]]:
     """Cross-entropy of the scored targets in nats, summed; no figures."""
-    return model(batch.inputs, batch.targets, cu_seqlens=batch.cu_seqlens), {}
+    return model(batch.inputs, batch.targets, cu_seqlens=batch.cu_seqlens, scored=batch.scored), {}
 
 
 OBJECTIVES: dict[str, Objective] = {"next_token": next_token_loss}

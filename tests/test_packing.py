@@ -1,5 +1,6 @@
 """Conversations in packed rows: each whole, once, alone in its attention, whatever shares its row, batch or process."""
 
+import dataclasses
 import json
 import math
 import shutil
@@ -12,6 +13,7 @@ import pytest
 import torch
 from conftest import TINY, examples
 from ranks import finished, start
+from test_model import count_flops
 from test_parallel import assert_same_run, column, metrics, weights, worst
 
 import checkpoint
@@ -19,7 +21,7 @@ import model
 import train
 from chat_shards import Conversations, ConversationWriter
 from chat_template import ChatTemplate
-from mixture import Mixture
+from mixture import Mixture, TokenBatch
 from model import Documents, Llama, ModelConfig
 from optim import learning_rate
 from packing import Packed, Packs, best_fit_decreasing, end_of_last_answer
@@ -258,6 +260,34 @@ def test_a_packed_batch_is_each_conversation_alone(chat_dir, way, recompute):
     assert loss.item() == pytest.approx(alone.item(), rel=1e-5)
     for name, gradient in gradients(llama, alone).items():
         assert (found[name] - gradient).abs().max() < 1e-5 * gradient.abs().max(), name
+
+
+def test_the_head_meets_scored_places_only(chat_dir):
+    """Loss and gradients are those of all places; each of the head's three products has a row for each scored target.
+
+    And none at all where nothing is scored, as in a row that only fills up a batch.
+    """
+    llama = small_model()
+    batch = Mixture(str(chat_dir), BLOCK, seed=1).batch(np.arange(8))
+    assert len(batch.scored) == batch.count < 0.7 * batch.targets.numel()
+    wanted_loss = llama(batch.inputs, batch.targets, cu_seqlens=batch.cu_seqlens)
+    wanted = gradients(llama, wanted_loss)
+    nothing = dataclasses.replace(batch, targets=torch.full_like(batch.targets, IGNORE), scored=batch.scored[:0])
+
+    def flops_and_loss(batch: TokenBatch) -> tuple[int, torch.Tensor]:
+        with count_flops() as counter:
+            loss, _ = train.next_token_loss(llama, batch)
+            found.update(gradients(llama, loss))
+        return counter.get_total_flops(), loss
+
+    found: dict[str, torch.Tensor] = {}
+    without_head, zero = flops_and_loss(nothing)
+    assert zero.item() == 0 and not any(gradient.any() for gradient in found.values())
+    flops, loss = flops_and_loss(batch)
+    assert loss.item() == pytest.approx(wanted_loss.item(), rel=1e-6)
+    for name, gradient in wanted.items():
+        assert (found[name] - gradient).abs().max() < 1e-5 * gradient.abs().max(), name
+    assert flops - without_head == 3 * 2 * batch.count * 256 * 32  # products, 2 each, rows, V, C
 
 
 def test_the_mask_is_the_drawn_one():
