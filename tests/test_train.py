@@ -656,22 +656,27 @@ def test_every_setting_says_what_it_is():
             assert re.search(rf"^    {key}: .+ = .+  # .", source, re.MULTILINE), key
 
 
-SMALL = {"max_iters": 2, "n_layer": 1, "batch_tokens": 64, "block_size": 32, "eval_interval": 2, "num_threads": 1}
+SMALL = {"max_iters": 2, "batch_tokens": 64, "block_size": 32, "eval_interval": 2, "num_threads": 1}
+
+
+def small_config(path: Path, data_dir: Path, run_dir: Path, **settings) -> train.TrainConfig:
+    """A config with two small steps: of a small model, or of one that stands for the folder it begins with."""
+    cfg, origins = configurator.load(train.TrainConfig, [str(path), *flags(SMALL | settings | {"data": data_dir})])
+    assert any(str(path) in origin for origin in origins.values())
+    if cfg.init_from is None:
+        return dataclasses.replace(cfg, n_layer=1)
+    return dataclasses.replace(cfg, init_from=str(run_dir))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_config_starts(path, data_dir, tmp_path):
-    arguments = [str(path), *flags(SMALL | {"data": data_dir, "out_dir": tmp_path, "batch_size": 2})]
-    cfg, origins = configurator.load(train.TrainConfig, arguments)
-    train.main(cfg)
+def test_every_config_starts(path, data_dir, run_dir, tmp_path):
+    train.main(small_config(path, data_dir, run_dir, out_dir=tmp_path, batch_size=2))
     assert metrics(tmp_path)[-1]["step"] == 2
-    assert any(str(path) in origin for origin in origins.values())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_config_starts_on_two_processes(path, data_dir, tmp_path):
-    settings = SMALL | {"data": str(data_dir), "out_dir": tmp_path, "batch_size": 1, "dtype": "float32"}
-    cfg, _ = configurator.load(train.TrainConfig, [str(path), *flags(settings)])
+def test_every_config_starts_on_two_processes(path, data_dir, run_dir, tmp_path):
+    cfg = small_config(path, data_dir, run_dir, out_dir=tmp_path, batch_size=1, dtype="float32")
     finished(2, dataclasses.asdict(cfg))
     assert metrics(tmp_path)[-1]["step"] == 2
