@@ -3,6 +3,7 @@
     python bench.py --part=train                  one optimizer step: our Llama against transformers' of the same size
     python bench.py --part=train --size=10m --dtype=float32 --rounds=3
     python bench.py --part=sample                 generated tokens, against transformers' generate and without a cache
+    python bench.py --part=finetune               a step of fine-tuning, full and LoRA, against transformers and peft
     python bench.py --part=sampler                shuffled indices, up to n = 1e12, against torch's samplers
     python bench.py --part=reader                 random windows of a token file against np.memmap, cold and warm
     python bench.py --part=tokens --encoding=gpt2.tiktoken    documents to shards, against datasets.map
@@ -29,10 +30,8 @@ import datetime
 import functools
 import os
 import platform
-import resource
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -43,9 +42,9 @@ import torch
 from tqdm import tqdm
 
 import atomic
-from benchmarks import bench_dedup, bench_model, bench_reader, bench_sampler, bench_wiki
+from benchmarks import bench_dedup, bench_finetune, bench_model, bench_reader, bench_sampler, bench_wiki
 from benchmarks.bench_config import BenchConfig, Figures, Record, Samples, TakeTurns
-from benchmarks.bench_figures import need
+from benchmarks.bench_figures import need, peak_rss
 from benchmarks.bench_model import Part
 from corpus.pool import worker_pool
 from device import pick_device
@@ -96,6 +95,7 @@ def parts() -> dict[str, Entry]:
     return {
         "train": in_one_process(bench_model.train_part, rounds=7),
         **sample,
+        "finetune": in_fresh_processes(bench_finetune.record, bench_finetune.table, rounds=3),
         "sampler": in_fresh_processes(bench_sampler.record, bench_sampler.table, rounds=3),
         "reader": in_fresh_processes(bench_reader.record, bench_reader.table, rounds=5),
         "tokens": in_fresh_processes(
@@ -305,19 +305,6 @@ def peak_memory_here(build: Callable[[BenchConfig], Part], cfg: BenchConfig, nam
 
     peak = torch.cuda.max_memory_allocated(device) if on_gpu else peak_rss()
     return peak - baseline
-
-
-def peak_rss() -> int:
-    """Largest resident set of this process so far, in bytes.
-
-    From /proc where there is one: Linux hands ru_maxrss down, a small child of a process of 500 MB starts with 500 MB.
-    """
-    with contextlib.suppress(OSError), open("/proc/self/status", encoding="utf-8") as status:
-        for line in status:
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def baseline_rss() -> int:

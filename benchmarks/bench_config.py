@@ -19,8 +19,10 @@ class BenchConfig:
     seconds: float = 1.0  # train, sample: about the length of a turn; at least one call
     size: Literal["small", "10m", "124m"] = "small"  # train: 1536, 4096 and 4096 tokens a batch
     device: str = "auto"  # train, sample: cpu, cuda, mps; auto: cuda if there is one
-    # train: of the matrix products (autocast); sample: of the weights; auto: as in train.py, sample.py
+    # train, finetune: of the matrix products (autocast); sample: of the weights; auto: as in train.py, sample.py
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    scored: float = 0.54  # finetune: share of the tokens that are learnt; of Alpaca's 54 % are answers
+    data: str = ""  # finetune: folder of prepare_chat.py, to say which share of its rows packing uses
     largest: int = 10**8  # sampler: samplers that hold a list run up to this n (1e8: 4.8 GB); whole epochs and targets
     file_mb: int = 2000  # reader: size of the token file, which is made beside the record and removed afterwards
     documents: int = 200_000  # tokens: how many, 3 kB each

@@ -24,6 +24,7 @@ import psutil
 import pytest
 import torch
 from conftest import PYTHON, REPO, SHARED
+from test_packing import draw_conversations, write_folder
 
 import bench
 import dedup
@@ -31,6 +32,7 @@ from bench import BenchConfig, Part
 from benchmarks import (
     bench_dedup,
     bench_figures,
+    bench_finetune,
     bench_model,
     bench_reader,
     bench_sampler,
@@ -268,7 +270,7 @@ def test_variants_that_differ_are_not_timed(monkeypatch):
 def test_settings_that_cannot_work_are_named(monkeypatch):
     wanted = bench.parts_wanted
     samples = ["sample-10m-1", "sample-10m-8", "sample-124m-1", "sample-124m-8"]
-    usual = ["train", *samples, "sampler", "reader"]
+    usual = ["train", *samples, "finetune", "sampler", "reader"]
     assert wanted(BenchConfig(part="all")) == [*usual, "signatures"]  # dedup, which installs two peers, by name only
     assert wanted(BenchConfig(part="all", dump=__file__)) == [*usual, "dump", "signatures"]
     assert wanted(BenchConfig(part="dedup,signatures")) == ["dedup", "signatures"]
@@ -319,6 +321,65 @@ def test_train_refuses_other_mathematics(monkeypatch, change):
     part = bench_model.train_part(BenchConfig(device="cpu", dtype="bfloat16"))
     with pytest.raises(ValueError, match="do not compute the same"):
         part.check({name: build() for name, build in part.variants.items()})
+
+
+# --- finetune ---
+
+
+def tiny_finetune(monkeypatch) -> None:
+    pytest.importorskip("transformers", reason="a peer of the finetune part; pip install -r requirements-dev.txt")
+    pytest.importorskip("peft", reason="a peer of the finetune part; pip install -r requirements-dev.txt")
+    monkeypatch.setattr(bench_finetune, "SHAPE", TINY)
+    monkeypatch.setattr(bench_finetune, "T", 16)
+    monkeypatch.setattr(bench, "take_turns", here)
+
+
+def test_fine_tuning_is_compared_with_transformers_and_peft(monkeypatch, tmp_path, capsys):
+    """The same losses after the same steps; ratios within a round; a folder's packing beside it."""
+    tiny_finetune(monkeypatch)
+    packing = {"packed": 0.9932, "padded to the block": 0.1}
+    monkeypatch.setattr(bench_finetune, "useful_places", lambda folder: packing)
+    for dtype in ("float32", "bfloat16"):
+        out = tmp_path / f"{dtype}.json"
+        bench.main(BenchConfig(part="finetune", rounds=2, dtype=dtype, data="x", out=str(out)))
+    printed = capsys.readouterr().out
+    record = json.loads(out.read_text())
+    names = ["full, NonLlama", "full, transformers", "LoRA, NonLlama", "LoRA, peft", "LoRA, peft, base in bf16"]
+    assert list(record["results"]) == names and all(name in printed for name in names)
+
+    rounds = zip(record["samples"]["LoRA, NonLlama"], record["samples"]["LoRA, peft"], strict=True)
+    rates = [ours["rate"] / peft["rate"] for ours, peft in rounds]
+    ratio = record["results"]["LoRA, peft"]["ours_over_it"]["rate"]
+    assert [ratio["min"], ratio["max"]] == pytest.approx(sorted(rates))
+    assert record["targets"][-1]["measured"]["median"] == pytest.approx(99.32) and record["targets"][-1]["met"]
+    assert "padded to the block: 10.0 %" in printed
+
+
+@pytest.mark.parametrize("what", ["adapters", "scored"])
+def test_fine_tuning_of_another_kind_is_refused(monkeypatch, tmp_path, what):
+    tiny_finetune(monkeypatch)
+    if what == "adapters":
+        monkeypatch.setattr(bench_finetune, "give_adapters", lambda model: model)  # all weights learn
+    else:
+        monkeypatch.setattr(bench_finetune, "IGNORE", 5)  # a target like others
+    with pytest.raises(ValueError, match="do not compute the same; losses of (full|LoRA), NonLlama"):
+        bench.main(BenchConfig(part="finetune", rounds=1, dtype="float32", out=str(tmp_path / "x.json")))
+    with pytest.raises(ValueError, match=r"scored \(0\) must be above 0 and at most 1"):
+        bench.main(BenchConfig(part="finetune", scored=0, out=str(tmp_path / "x.json")))
+
+
+def test_useful_places_are_those_of_rows_that_are_made(monkeypatch, data_dir, tmp_path):
+    conversations = draw_conversations(0, 48, 33)
+    folder = write_folder(tmp_path / "chat", conversations, conversations[:3], data_dir)
+    monkeypatch.setattr(bench_finetune, "BLOCK", 32)
+    useful = bench_finetune.useful_places(folder)
+
+    lengths = [len(ids) - 1 for ids, _ in conversations]
+    assert useful["padded to the block"] == pytest.approx(sum(lengths) / (48 * 32))
+    assert useful["packed"] > useful["padded to the longest of 16"] > useful["padded to the block"]
+    monkeypatch.setattr(bench_finetune, "PADDED_TOGETHER", 48)
+    one_batch = bench_finetune.useful_places(folder)["padded to the longest of 48"]
+    assert one_batch == pytest.approx(sum(lengths) / (48 * max(lengths)))
 
 
 @pytest.mark.parametrize("first", [True, False])
