@@ -334,7 +334,7 @@ class MergeConfig:
     adapter: str = "out/run"  # a run that trained an adapter, one of its checkpoints, or a folder of peft
     checkpoint: str | None = None  # the base; None: the one that the adapter names
     out_dir: str | None = None  # the folder to write, which must not exist; None: <adapter>-merged
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of the written weights; bfloat16 rounds most of the change off
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of the written weights; bfloat16 rounds part of the change off
 
 
 def main(cfg: MergeConfig) -> None:
