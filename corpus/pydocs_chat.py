@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from corpus.documents import short_hash
-from corpus.pydocs import Docstring, parse, walk
+from corpus.pydocs import DEFINITIONS, Docstring, parse, walk
 
 LONGEST_ANSWER = 280  # characters: with the question some 110 tokens of the demo's tokenizer
 LONGEST_EXAMPLE = 10  # lines
@@ -215,9 +215,7 @@ def imports(root: Path, place: str) -> Imports:
 
     tree = parse(path.read_bytes()) if path.is_file() else ast.Module([], [])
     found = Imports({}, [], exports(tree))
-    for node in ast.walk(tree) if tree is not None else ():
-        if not isinstance(node, ast.ImportFrom):
-            continue
+    for node in imports_in(tree) if tree is not None else ():
         # One dot is the package itself, or that of a module; two are the one above.
         parts = place.split(".")
         up = node.level - 1 if is_package else node.level
@@ -229,6 +227,16 @@ def imports(root: Path, place: str) -> Imports:
             elif alias.asname in (None, alias.name):
                 found.sources[alias.name] = source
     return found
+
+
+def imports_in(node: ast.AST) -> Iterator[ast.ImportFrom]:
+    """The `from ... import ...` of a module, also those under `if` and `try`; not those in functions and classes."""
+    for field in ("body", "handlers", "orelse", "finalbody"):
+        for child in getattr(node, field, []) or []:
+            if isinstance(child, ast.ImportFrom):
+                yield child
+            elif not isinstance(child, DEFINITIONS):
+                yield from imports_in(child)
 
 
 def exports(tree: ast.Module | None) -> list[str] | None:

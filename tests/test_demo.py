@@ -1,9 +1,10 @@
-"""What `make demo` or `make demo-short` left in this checkout: the real corpus, split and checkpoint."""
+"""What `make demo` and `make chat-demo`, or their short forms, left here: real corpora, splits and checkpoints."""
 
 import json
 import subprocess
 from collections import Counter, defaultdict
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import PYTHON, REPO
@@ -16,6 +17,8 @@ from prepare_wiki import Splitter
 from shards import verify
 
 FOLDER = REPO / "data/pydocs"
+CHAT_FOLDER = REPO / "data/chat_pydocs"
+CHAT_RUNS = [path for name in ("chat-demo", "chat-demo-short") if (path := REPO / "out" / name / "latest").exists()]
 RUNS = [path for name in ("demo", "demo-short") if (path := REPO / "out" / name / "latest").exists()]
 pytestmark = pytest.mark.skipif(
     not (FOLDER / "meta.json").is_file(), reason="data/pydocs is not there: run make demo or make demo-short"
@@ -79,5 +82,55 @@ def test_transformers_continues_the_demo_with_the_same_64_tokens(prompt):
     expected = tokenizer.decode(model.generate(ids, **options)[0], skip_special_tokens=True)
     command = [PYTHON, "sample.py", f"--checkpoint={RUNS[0]}", f"--prompt={prompt}", "--top_k=1", "--max_new_tokens=64"]
     done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == expected + "\n"
+
+
+# --- make chat-demo ---
+
+
+@pytest.mark.skipif(
+    not (CHAT_FOLDER / "meta.json").is_file(), reason="data/chat_pydocs is not there: run make chat-demo"
+)
+def test_questions_are_many_and_those_for_validation_are_about_files_that_no_training_saw():
+    report = json.loads((CHAT_FOLDER / "report.json").read_text(encoding="utf-8"))
+    counts, duplicates = report["conversations"], report["duplicates"]
+    assert 40_000 < duplicates["kept"] < 120_000
+    assert counts["too_long"] < 0.05 * counts["in"] and duplicates["kept"] > 0.97 * duplicates["documents"]
+    assert verify(CHAT_FOLDER) == []
+
+    rows = [
+        row for path in sorted(CHAT_FOLDER.glob("conversations/*.parquet")) for row in pq.read_table(path).to_pylist()
+    ]
+    of_text, of_chat = Splitter("file", 0.02, FOLDER), Splitter("file", 0.02, CHAT_FOLDER)
+    asked = {True: set(), False: set()}
+    for row in rows:
+        is_val = of_chat.is_val(row["id"])
+        assert is_val == of_text.is_val(row["id"].replace("#", "#L"))
+        messages = json.loads(row["messages"])
+        asked[is_val].add(messages[0]["content"])
+        for question, answer in zip(messages[::2], messages[1::2], strict=True):
+            assert answer["content"].strip() and answer["content"] != question["content"]
+            assert answer["content"].startswith(">>> ") or answer["content"].rstrip("\"')]")[-1] in ".!"
+    assert not asked[True] & asked[False] and len(asked[True]) > 500
+
+
+@pytest.mark.skipif(not CHAT_RUNS, reason="out/chat-demo is not there: run make chat-demo or make chat-demo-short")
+def test_the_chat_model_learnt_to_answer():
+    lines = [json.loads(line) for line in (CHAT_RUNS[0].parent / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["val_loss"] for line in lines if "val_loss" in line]
+    assert losses[-1] < losses[0] - 0.5
+
+
+@pytest.mark.skipif(not CHAT_RUNS, reason="out/chat-demo is not there: run make chat-demo or make chat-demo-short")
+@pytest.mark.parametrize("question", ["What does numpy.sort do?", "Show an example of networkx.Graph."])
+def test_transformers_answers_a_question_with_the_same_tokens(question):
+    model, tokenizer = (kind.from_pretrained(CHAT_RUNS[0]) for kind in (AutoModelForCausalLM, AutoTokenizer))
+    messages = [{"role": "user", "content": question}]
+    inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    ids = model.generate(**inputs, max_new_tokens=48, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+    expected = tokenizer.decode(ids, skip_special_tokens=True)
+    command = [PYTHON, "chat.py", f"--checkpoint={CHAT_RUNS[0]}", f"--prompt={question}", "--temperature=0"]
+    done = subprocess.run([*command, "--max_new_tokens=48"], cwd=REPO, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout == expected + "\n"
