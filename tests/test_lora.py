@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from test_train import during_step, press_ctrl_c
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Qwen2Config
 
+import chat
 import checkpoint
 import lora
 import sample
@@ -324,6 +325,15 @@ def test_sample_writes_the_text_of_the_merged_model(run_dir, base, tmp_path, cap
         sample.main(sample.SampleConfig(**source, prompt="the ", max_new_tokens=30, device="cpu", temperature=0))
         texts.append(capsys.readouterr().out)
     assert texts[0] == texts[1] != texts[2]
+
+
+def test_chat_answers_with_the_adapter_and_its_template(run_dir, base, tmp_path):
+    adapter = shutil.copytree(run_dir / "latest", tmp_path / "adapter")
+    own = (adapter / "chat_template.jinja").read_text() + "{# its own #}"
+    (adapter / "chat_template.jinja").write_text(own)
+    conversation = chat.load(chat.ChatConfig(adapter=str(adapter), device="cpu"))
+    assert conversation.template.source == own
+    assert torch.equal(logits(conversation.reader.model), logits(find_source(str(base), str(adapter)).load()))
 
 
 # --- the base ---
