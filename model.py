@@ -590,16 +590,18 @@ class Decoder(nn.Module):
         return self.norm(x)
 
 
-def chunks(x: Tensor, weight: Tensor) -> Iterator[slice]:
+def chunks(x: Tensor, weight: Tensor, wants_weight: bool) -> Iterator[slice]:
     """Rows of x, (N, C), whose logits under the head, (V, C), are computed together.
 
     All logits at once would be the largest array of a step: 4 GB in float32 for 32,768 tokens and V = 32,768. A chunk
     shall fit into the cache of a CPU, but each chunk also reads and writes the whole gradient of the head, (V, C). With
-    C rows the chunk's logits, (C, V), are as large as that gradient. (docs/LOG.md: with 21 rows, C = 576 and V = 49,152
-    it took three quarters of the time.)
+    C rows the chunk's logits, (C, V), are as large as that gradient. (docs/LOG.md: with 21 rows, C = 576 and
+    V = 49,152 it took three quarters of the time.) Where no gradient of the head is wanted, few rows are as fast.
     """
     V, C = weight.shape
-    rows = max(CHUNK_ROWS, CHUNK_LOGITS // V, C)
+    rows = max(CHUNK_ROWS, CHUNK_LOGITS // V)
+    if wants_weight:
+        rows = max(rows, C)
     for begin in range(0, len(x), rows):
         yield slice(begin, begin + rows)
 
@@ -665,7 +667,7 @@ class LinearCrossEntropy(torch.autograd.Function):
 
         w = weight.to(product_dtype(x))
         loss = torch.zeros((), dtype=at_least_float32(w.dtype), device=x.device)
-        for part in chunks(x, weight):
+        for part in chunks(x, weight, wants_weight):
             scored = (targets[part] != IGNORE).unsqueeze(1)  # (rows, 1)
             target = targets[part].clamp(min=0).unsqueeze(1)  # (rows, 1)
             logprobs = logprobs_of_all(x[part].to(w.dtype), w)  # (rows, V)
@@ -704,7 +706,7 @@ class TokenLogprobs(torch.autograd.Function):
 
         w = weight.to(ctx.dtype)
         picked = torch.empty(len(x), dtype=at_least_float32(w.dtype), device=x.device)
-        for part in chunks(x, weight):
+        for part in chunks(x, weight, wants_weight=False):
             target = targets[part].clamp(min=0).unsqueeze(1)  # (rows, 1)
             logprobs = logprobs_of_all(x[part].to(w.dtype), w)  # (rows, V)
             picked[part] = logprobs.gather(1, target).squeeze(1)  # (rows,)
@@ -720,7 +722,7 @@ class TokenLogprobs(torch.autograd.Function):
 
         w = weight.to(ctx.dtype)
         row_weights = -grad.masked_fill(targets == IGNORE, 0)  # minus: add_gradients is for -log p
-        for part in chunks(x, weight):
+        for part in chunks(x, weight, wants_weight):
             target = targets[part].clamp(min=0).unsqueeze(1)  # (rows, 1)
             weights = row_weights[part].unsqueeze(1)  # (rows, 1)
             logprobs = logprobs_of_all(x[part].to(w.dtype), w)  # (rows, V)

@@ -22,7 +22,7 @@ import torch
 import lora
 from benchmarks.bench_config import BenchConfig, Figures, Record, Samples, TakeTurns
 from benchmarks.bench_figures import need, peak_rss, ratios, scaled, shown, spread, summary, target, target_lines
-from benchmarks.bench_model import TOLERANCE, optimizer_step, start
+from benchmarks.bench_model import optimizer_step, start
 from chat_shards import Conversations
 from device import pick_dtype
 from hf_config import hf_config
@@ -42,6 +42,9 @@ ROWS, T = 4, 256
 STEPS = 2  # that are timed, after one that allocates the moments
 MATRICES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 ADAPTERS = lora.LoraSettings(rank=8, alpha=16, targets=MATRICES)
+
+# Largest relative difference of the last losses. Measured on a CPU in float32: 2e-5 of all weights, 0 of adapters.
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-3}
 
 BLOCK = 1024  # of the rows that conversations are packed into
 PADDED_TOGETHER = 16  # conversations in a batch that is padded to its longest

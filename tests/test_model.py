@@ -432,7 +432,7 @@ def test_both_losses_in_chunks_equal_cross_entropy(rows, monkeypatch):
     monkeypatch.setattr("model.CHUNK_ROWS", rows)
     monkeypatch.setattr("model.CHUNK_LOGITS", 0)
     x, w, targets = small_head()
-    assert len(list(chunks(x, w))) == {1: 4, 7: 3, 100: 1}[rows]  # at least C = 6 rows
+    assert len(list(chunks(x, w, wants_weight=True))) == {1: 4, 7: 3, 100: 1}[rows]  # at least C = 6 rows
     assert torch.autograd.gradcheck(LinearCrossEntropy.apply, (x, w, targets))
     assert torch.autograd.gradcheck(TokenLogprobs.apply, (x, w, targets))
 
@@ -508,7 +508,7 @@ def test_a_chunk_has_at_least_128_rows_whatever_the_vocabulary(V, C):
     with torch.device("meta"):
         x = torch.empty(1000, C)
         w = torch.empty(V, C)
-    parts = list(chunks(x, w))
+    parts = list(chunks(x, w, wants_weight=True))
     covered = [row for part in parts for row in range(1000)[part]]
     assert covered == list(range(1000))
     assert all(len(range(1000)[part]) >= 128 for part in parts[:-1])
@@ -566,6 +566,17 @@ def test_a_frozen_head_or_input_costs_no_product_and_no_memory(
         assert (x.grad is not None) == x_learns
         assert (w.grad is not None) == head_learns
         x.grad = w.grad = None
+
+
+@pytest.mark.parametrize(("learns", "last_rows"), [(True, 500 - 2 * 200), (False, 500 - 3 * 128)])
+def test_a_frozen_head_needs_few_logits_at_once(learns, last_rows):
+    """Its gradient is not read and written with each chunk, so the chunk needs not be as wide as the model."""
+    x = torch.randn(500, 200, requires_grad=True)
+    w = torch.randn(1000, 200, requires_grad=learns)
+    with pytest.MonkeyPatch.context() as patch, MadeShapes() as made:
+        patch.setattr("model.CHUNK_LOGITS", 0)
+        LinearCrossEntropy.apply(x, w, torch.randint(0, 1000, (500,))).backward()
+    assert min(shape[0] for shape in made.shapes if shape[1:] == (1000,)) == last_rows
 
 
 def test_evaluation_computes_no_gradients():
