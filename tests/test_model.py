@@ -20,6 +20,7 @@ from hf_config import hf_config
 from model import (
     IGNORE,
     Cache,
+    GatedSilu,
     Linear,
     LinearCrossEntropy,
     Llama,
@@ -402,6 +403,21 @@ def test_a_few_rows_times_a_cut_weight_equal_the_whole_product(bias, monkeypatch
             cuts.clear()
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_gate_is_autograds_to_the_bit_and_keeps_its_inputs_alone(dtype):
+    gate, up, grad = torch.randn(3, 4, 7, 50, dtype=dtype) * 3
+    gate.requires_grad_(True)
+    up.requires_grad_(True)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        y = GatedSilu.apply(gate, up)
+    wanted = F.silu(gate) * up
+    assert torch.equal(y, wanted)
+    pairs = [torch.autograd.grad(value, (gate, up), grad) for value in (y, wanted)]
+    assert all(torch.equal(found, expected) for found, expected in zip(*pairs, strict=True))
+    assert {tensor.data_ptr() for tensor in kept} == {gate.data_ptr(), up.data_ptr()}
 
 
 def test_rms_norm_is_the_formula():
