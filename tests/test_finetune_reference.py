@@ -140,6 +140,8 @@ def losses_of_both(settings: dict, smollm2: Path, alpaca: Path, out: Path) -> tu
     shutil.rmtree(out)  # with the moments 1.6 GB
 
     model = LlamaForCausalLM.from_pretrained(smollm2, dtype=torch.float32).train()
+    # It is <|im_end|>, which pads and also ends each message. As an input, transformers gives its row no gradient.
+    model.model.embed_tokens.padding_idx = None
     if cfg.lora_rank:
         model = peft_model(model, cfg)
     return found, reference_losses(model, cfg)
