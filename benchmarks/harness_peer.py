@@ -1,0 +1,70 @@
+"""The part of harness.py that runs in the environment of lm-evaluation-harness: scores of its own tasks on local rows.
+
+    python benchmarks/harness_peer.py job.json      writes the path that the job calls "result"
+
+It imports nothing of this repository. A task is the harness's own yaml; what changes is where the rows come from, and
+that examples are the first ones of a file and not drawn anew for each item.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+
+def write_task(folder: Path, task: dict[str, Any], harness: Path) -> None:
+    """A yaml that includes the harness's, with rows from json files."""
+    settings = {
+        "include": str(harness / "tasks" / task["yaml"]),
+        "task": task["name"],
+        "tag": None,
+        "dataset_path": "json",
+        "dataset_name": None,
+        "dataset_kwargs": {"data_files": {task["split"]: task["items"], "examples": task["examples"]}},
+        "training_split": None,
+        "fewshot_split": "examples",
+        "fewshot_config": {"sampler": "first_n"},
+    }
+    (folder / f"{task['name']}.yaml").write_text(json.dumps(settings, indent=1))  # JSON is YAML
+
+
+def main() -> None:
+    """Score each run of the job, and write the log-probabilities and greedy flags of each item."""
+    import lm_eval
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    job = json.loads(Path(sys.argv[1]).read_text())
+    folder = Path(job["folder"])
+    folder.mkdir(parents=True, exist_ok=True)
+    for task in job["tasks"]:
+        write_task(folder, task, Path(lm_eval.__file__).parent)
+    names = [task["name"] for task in job["tasks"]]
+
+    # With its logits_cache lm-eval 0.4.13 gives a request whose ids are those of another one, cut at another place, the
+    # wrong log-probabilities: "a b" + "c" beside "a" + "b c" gets the logits of b.
+    settings = {"dtype": "float32", "device": "cpu", "batch_size": job["batch_size"], "logits_cache": False}
+    model = HFLM(pretrained=job["checkpoint"], **settings)
+    manager = TaskManager(include_path=str(folder), include_defaults=False)
+    results = []
+    for run in job["runs"]:
+        start_s = time.process_time()
+        found = lm_eval.simple_evaluate(
+            model=model,
+            tasks=names,
+            num_fewshot=run["shots"],
+            apply_chat_template=run["chat"],
+            task_manager=manager,
+            bootstrap_iters=0,
+        )
+        scores = {}
+        for name in names:
+            samples = sorted(found["samples"][name], key=lambda sample: sample["doc_id"])
+            scores[name] = [[response for (response,) in sample["resps"]] for sample in samples]
+        results.append({"cpu_s": time.process_time() - start_s, "scores": scores})
+    Path(job["result"]).write_text(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,497 @@
+"""Score a model on tasks: python evaluate.py --checkpoint=out/demo --tasks=blimp,arc_easy --task_dir=data/eval
+
+    python evaluate.py --checkpoint=out/smollm2 --tasks=hellaswag,piqa --shots=5 --limit=500
+    python evaluate.py --adapter=out/lora --tasks=mmlu --chat
+    python evaluate.py --checkpoint=out/demo --tasks=my_questions.jsonl,book.txt,data/pydocs
+
+Tasks: arc_easy, arc_challenge, piqa, hellaswag, winogrande, openbookqa, commonsense_qa, copa, lambada_openai; blimp,
+mmlu, ceval and cmmlu, or one of their sets (blimp_passive_1); and files of yours (tasks/rows.py). Prompts, borders and
+figures are those of lm-evaluation-harness. Without --task_dir tasks come from the Hugging Face hub.
+
+Each task's items go into a parquet file, the figures into scores.json. A run that was interrupted goes on where it was.
+"""
+
+import configurator  # before torch and the others: Ctrl-C during their import is one line too
+
+# isort: split
+import contextlib
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import math
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TextIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from tqdm import tqdm
+
+import atomic
+import checkpoint
+import lora
+from chat_template import ChatTemplate
+from device import memory_advice, pick_device, weight_dtype
+from errors import one_line
+from model import Llama
+from scoring import Plan, Request, Score, score_batch, windows
+from tasks.prompts import Encoder, requests
+from tasks.rows import Questions, Texts, load
+from tasks.task import Item
+from tokenizer import Tokenizer
+
+SCORES_FILE = "scores.json"
+PACKAGES = ("torch", "tokenizers", "datasets", "numpy")  # whose versions are noted
+USUAL_BATCH = {"cpu": 2048, "cuda": 16384}  # tokens; docs/evaluation.md
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Settings of `python evaluate.py`."""
+
+    checkpoint: str | None = None  # a run (its newest checkpoint), or a Hugging Face folder; None: out/demo
+    adapter: str | None = None  # a LoRA adapter, of a run or from peft; without --checkpoint beside the base it names
+    tasks: str = ""  # names of tasks, and paths of your files, with commas between them
+    task_dir: str | None = None  # a folder with the tasks' files (tasks/rows.py); None: from the Hugging Face hub
+    shots: int = 0  # examples before each question
+    shots_seed: int | None = None  # draw the examples; None: the first ones of the task's training split
+    limit: int | None = None  # the first items of each task only; of a text or corpus the first documents
+    chat: bool = False  # ask by the folder's chat template
+    stride: int | None = None  # bits per byte: tokens that a window predicts, with the others as context; None: all
+    out_dir: str | None = None  # results; None: out/scores/<the checkpoint's name>
+    batch_tokens: int | None = None  # computed together; None: 2,048, on a GPU 16,384
+    device: str = "auto"  # cpu, cuda, cuda:1, mps; auto: cuda if there is one
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of the weights; auto: bfloat16 on CUDA, else float32
+
+    def check(self) -> None:
+        """Raise ValueError for settings that cannot work."""
+        if not self.task_names():
+            raise ValueError("--tasks names no task; try --tasks=arc_easy,piqa (python evaluate.py --help lists them)")
+        if self.shots < 0:
+            raise ValueError(f"shots ({self.shots}) must be at least 0")
+        for key in ("limit", "stride", "batch_tokens"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ValueError(f"{key} ({value}) must be at least 1")
+
+    def task_names(self) -> list[str]:
+        """What --tasks lists, each once."""
+        names = [name.strip() for name in self.tasks.split(",")]
+        return list(dict.fromkeys(name for name in names if name))
+
+
+# --- what is to be scored ---
+
+
+@dataclass(frozen=True)
+class Job:
+    """One task, ready to be scored.
+
+    Attributes:
+        label: the task's name and what was asked differently: arc_easy-5shot-chat.
+        source: its items or documents.
+        items: what scoring.py computes: the requests of each item, or one request for each window of a document.
+        owners: the number of the item or document of each of these.
+    """
+
+    label: str
+    source: Questions | Texts
+    items: list[list[Request]]
+    owners: list[int]
+
+    def sha256(self) -> str:
+        """Of all ids that the model is asked with."""
+        digest = hashlib.sha256()
+        for item in self.items:
+            for request in item:
+                lengths = [len(request.context), len(request.continuation)]
+                digest.update(np.array(lengths + request.context + request.continuation, np.uint32).tobytes())
+        return digest.hexdigest()
+
+
+def make_jobs(
+    cfg: EvaluateConfig, tokenizer: Tokenizer, template: ChatTemplate | None, block_size: int
+) -> Iterator[Job]:
+    """The jobs that --tasks means. Raises ValueError, in one line, for all that can be wrong with them."""
+    encoder = Encoder(tokenizer)
+    for name in cfg.task_names():
+        for source in load(name, cfg.task_dir):
+            if isinstance(source, Texts):
+                yield text_job(cfg, source, encoder, block_size)
+            else:
+                source = dataclasses.replace(source, items=source.items[: cfg.limit])
+                items = requests(source, encoder, cfg.shots, cfg.shots_seed, template)
+                yield Job(label_of(cfg, source), source, items, list(range(len(items))))
+
+
+def text_job(cfg: EvaluateConfig, source: Texts, encoder: Encoder, block_size: int) -> Job:
+    """Each document in windows: disjoint ones, or with --stride overlapping ones."""
+    source = dataclasses.replace(source, documents=[text for text in source.documents if text][: cfg.limit])
+    if not source.documents:
+        raise ValueError(f"{source.origin} holds no text")
+    if cfg.stride is not None and cfg.stride > block_size:
+        raise ValueError(f"stride ({cfg.stride}) must be at most the model's context, {block_size} tokens")
+
+    items = []
+    owners = []
+    for number, text in enumerate(source.documents):
+        for window in windows(encoder.document(text), block_size, cfg.stride):
+            items.append([window])
+            owners.append(number)
+    return Job(label_of(cfg, source), source, items, owners)
+
+
+def label_of(cfg: EvaluateConfig, source: Questions | Texts) -> str:
+    """The name of a task's files: two runs that ask differently have different ones."""
+    parts = [source.name]
+    if isinstance(source, Texts):
+        parts += [f"stride{cfg.stride}"] if cfg.stride else []
+    else:
+        parts += [f"{cfg.shots}shot"] if cfg.shots else []
+        parts += [f"seed{cfg.shots_seed}"] if cfg.shots and cfg.shots_seed is not None else []
+        parts += ["chat"] if cfg.chat else []
+    parts += [f"first{cfg.limit}"] if cfg.limit else []
+    return "-".join(parts)
+
+
+def check_ids(jobs: Sequence[Job], rows: int) -> None:
+    """Raise ValueError for an id that the embedding has no row for (a token that a folder added without one)."""
+    for job in jobs:
+        largest = max(max(request.context + request.continuation) for item in job.items for request in item)
+        if largest >= rows:
+            raise ValueError(f"{job.label}: it has a token of id {largest}, but the model's embedding {rows} rows")
+
+
+# --- figures ---
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number, and how far it may be from that of endlessly many such items."""
+
+    value: float
+    error: float | None = None  # standard error; None: of one item nothing is known
+
+    def show(self) -> str:
+        """As a percentage, or as it is where it is no share."""
+        error = "" if self.error is None else f" ±{100 * self.error:.1f}"
+        return f"{100 * self.value:.1f}{error}"
+
+
+def mean(values: Sequence[float]) -> Figure:
+    """The mean, and its standard error: the sample's deviation over the square root of n."""
+    n = len(values)
+    error = float(np.std(values, ddof=1)) / math.sqrt(n) if n > 1 else None
+    return Figure(float(np.mean(values)), error)
+
+
+def choice_row(item: Item, scores: Sequence[Score]) -> dict[str, Any]:
+    """What became of one item: is the right choice the likeliest, as it is, by character and by byte?
+
+    Longer choices are less likely: divided by their length they can be compared. Two choices of 10 and 20 characters
+    with -12 and -18 nats: acc takes the first, acc_norm (-1.2, -0.9) the second.
+    """
+    logprobs = np.array([score.logprob for score in scores])
+    characters = np.array([len(choice) for choice in item.choices])
+    n_bytes = np.array([len(choice.encode()) for choice in item.choices])
+    row = {
+        "acc": int(logprobs.argmax()) == item.answer,
+        "acc_norm": int((logprobs / characters).argmax()) == item.answer,
+        "acc_bytes": int((logprobs / n_bytes).argmax()) == item.answer,
+    }
+    if item.ending:  # what is scored is the same for all choices
+        del row["acc_norm"], row["acc_bytes"]
+    return row
+
+
+def question_rows(job: Job, scores: Sequence[Sequence[Score]]) -> list[dict[str, Any]]:
+    """A row for each item: the question, what the model found, and whether it was right."""
+    rows = []
+    has_choices = any(len(item.choices) > 1 for item in job.source.items)
+    for number, (item, found) in enumerate(zip(job.source.items, scores, strict=True)):
+        figures = choice_row(item, found) if has_choices else {"acc": found[0].greedy}
+        rows.append(
+            {
+                "item": number,
+                "context": item.context,
+                "choices": list(item.choices),
+                "answer": item.answer,
+                **figures,
+                "logprobs": [score.logprob for score in found],
+                "greedy": [score.greedy for score in found],
+                "tokens": [len(request.continuation) for request in job.items[number]],
+            }
+        )
+    return rows
+
+
+def question_figures(source: Questions, rows: Sequence[dict[str, Any]]) -> dict[str, Figure]:
+    """The task's figures: accuracies and what guessing gives; with one choice an item, accuracy and perplexity."""
+    figures = {key: mean([row[key] for row in rows]) for key in ("acc", "acc_norm", "acc_bytes") if key in rows[0]}
+    if any(len(item.choices) > 1 for item in source.items):
+        chance = np.mean([1 / len(item.choices) for item in source.items])
+        return figures | {"chance": Figure(float(chance))}
+
+    logprob = mean([row["logprobs"][0] for row in rows])
+    perplexity = math.exp(min(-logprob.value, 700.0))
+    error = None if logprob.error is None else perplexity * logprob.error  # exp's slope
+    return figures | {"perplexity": Figure(perplexity, error)}
+
+
+def text_rows(job: Job, scores: Sequence[Sequence[Score]]) -> list[dict[str, Any]]:
+    """A row for each document: its bytes and tokens, and its log-probability, the sum over its windows."""
+    texts = job.source.documents
+    rows = [{"item": i, "bytes": len(text.encode()), "tokens": 0, "logprob": 0.0} for i, text in enumerate(texts)]
+    for owner, item, found in zip(job.owners, job.items, scores, strict=True):
+        rows[owner]["tokens"] += len(item[0].continuation)
+        rows[owner]["logprob"] += found[0].logprob
+    return rows
+
+
+def text_figures(rows: Sequence[dict[str, Any]]) -> dict[str, Figure]:
+    """Bits per byte of all documents together, and its standard error over documents, that of a ratio of two sums."""
+    bits = np.array([-row["logprob"] / math.log(2) for row in rows])
+    n_bytes = np.array([row["bytes"] for row in rows])
+    ratio = float(bits.sum() / n_bytes.sum())
+    error = None
+    if len(rows) > 1:
+        rest = bits - ratio * n_bytes  # what a document has more than its share
+        error = float(np.std(rest, ddof=1) / n_bytes.mean() / math.sqrt(len(rows)))
+    tokens = sum(row["tokens"] for row in rows)
+    return {"bits_per_byte": Figure(ratio, error), "bytes_per_token": Figure(float(n_bytes.sum()) / tokens)}
+
+
+def figures_of(job: Job, rows: Sequence[dict[str, Any]]) -> dict[str, Figure]:
+    """The figures of a task."""
+    return text_figures(rows) if isinstance(job.source, Texts) else question_figures(job.source, rows)
+
+
+def show(name: str, figure: Figure) -> str:
+    """acc 49.5 ±3.5, in per cent; perplexity and bits as they are."""
+    if name in ("acc", "acc_norm", "acc_bytes"):
+        return f"{name} {figure.show()}"
+    if name == "chance":
+        return f"chance {100 * figure.value:.1f}"
+    error = "" if figure.error is None else f" ±{figure.error:.2g}"
+    return f"{name} {figure.value:.4g}{error}"
+
+
+# --- results on disk ---
+
+
+@contextlib.contextmanager
+def partial_results(path: Path, identity: dict[str, Any]) -> Iterator[tuple[dict[int, list[Score]], TextIO]]:
+    """What an earlier run with the same identity has scored, and a file to which more is appended, a line an item.
+
+    The first line is the identity; a last line that is not complete is left out.
+    """
+    found: dict[int, list[Score]] = {}
+    if path.is_file():
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+        if lines and lines[0] == json.dumps(identity):
+            for line in lines[1:]:
+                item, scores = json.loads(line)
+                found[item] = [Score(*score) for score in scores]
+
+    kept = [json.dumps(identity), *(partial_line(item, scores) for item, scores in found.items())]
+    atomic.write(path, "".join(f"{line}\n" for line in kept).encode())
+    with open(path, "a", encoding="utf-8") as file:
+        yield found, file
+
+
+def partial_line(item: int, scores: Sequence[Score]) -> str:
+    """[item, [[logprob, greedy], ...]]; floats of JSON are exact."""
+    return json.dumps([item, [[score.logprob, score.greedy] for score in scores]])
+
+
+def write_items(path: Path, rows: list[dict[str, Any]], record: dict[str, Any]) -> None:
+    """The rows as parquet; the record, JSON, in the file's metadata."""
+    table = pa.Table.from_pylist(rows).replace_schema_metadata({"nonllama": json.dumps(record)})
+    with atomic.new_file(path) as temporary:
+        pq.write_table(table, temporary)
+
+
+def finished_record(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
+    """The record of a task that was scored before with the same identity; None when it was not."""
+    if not path.is_file():
+        return None
+    with one_line(f"{path}: not a file of results; move it away: "):
+        metadata = pq.read_schema(path).metadata or {}
+        record = json.loads(metadata.get(b"nonllama", b"{}"))
+    return record if record.get("identity") == identity else None
+
+
+def results_folder(cfg: EvaluateConfig, source: lora.Source) -> Path:
+    """Where the results go: --out_dir, or a folder of the checkpoint's name, below out/scores."""
+    if cfg.out_dir is not None:
+        return Path(cfg.out_dir).expanduser()
+    folder = (source.adapter or source.base).resolve()
+    name = folder.name
+    if name.startswith("step_"):
+        name = f"{folder.parent.name}-{name}"
+    return Path("out/scores") / name
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that the figures depend on."""
+    found = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"python": platform.python_version(), **found}
+
+
+# --- scoring ---
+
+
+def score_job(
+    model: Llama, job: Job, path: Path, identity: dict[str, Any], batch_tokens: int, bar: tqdm
+) -> list[list[Score]]:
+    """The scores of all items of a job; those that are in the partial file at `path` are not computed again."""
+    with partial_results(path, identity) as (found, file):
+        missing = [number for number in range(len(job.items)) if number not in found]
+        bar.update(len(found))
+        plan = Plan([job.items[number] for number in missing], model.cfg.block_size, batch_tokens)
+        for batch in plan.batches:
+            for place, scores in score_batch(model, batch):
+                number = missing[place]
+                found[number] = scores
+                file.write(partial_line(number, scores) + "\n")
+            file.flush()
+            bar.update(len(batch.trees))
+    return [found[number] for number in range(len(job.items))]
+
+
+def record_of(job: Job, identity: dict[str, Any], figures: dict[str, Figure], cut: int) -> dict[str, Any]:
+    """What scores.json says about a task."""
+    source = job.source
+    is_text = isinstance(source, Texts)
+    record = {
+        "origin": source.origin,
+        "documents" if is_text else "items": len(source.documents if is_text else source.items),
+        "cut_on_the_left": cut,
+        "identity": identity,
+        "figures": {name: dataclasses.asdict(figure) for name, figure in figures.items()},
+    }
+    if not is_text:
+        record["headline"] = source.headline
+    return record
+
+
+def count_cut(job: Job, block_size: int) -> int:
+    """Items whose context is cut on the left, for it is longer than the model's."""
+    longest = [max(len(request.context) + len(request.continuation) for request in item) for item in job.items]
+    return sum(length > block_size + 1 for length in longest)
+
+
+def result_line(label: str, record: dict[str, Any]) -> str:
+    """A task in one line of the table."""
+    count = f"{record['items']:,} items" if "items" in record else f"{record['documents']:,} documents"
+    shown = [show(name, Figure(**figure)) for name, figure in record["figures"].items()]
+    return f"{label:<24} {count:>14}   " + "   ".join(shown)
+
+
+def main(cfg: EvaluateConfig) -> None:
+    """Read the tasks, score what is not scored yet, and write items and figures."""
+    # Settings, tokenizer, tasks: what can be wrong is found before the weights are read.
+    cfg.check()
+    source = lora.find_source(cfg.checkpoint, cfg.adapter)
+    shape = source.shape
+    device = pick_device(cfg.device)
+    dtype = weight_dtype(cfg.dtype, device)
+    batch_tokens = cfg.batch_tokens or USUAL_BATCH.get(device.type, USUAL_BATCH["cuda"])
+    tokenizer = Tokenizer.load(source.small_files)
+    template = ChatTemplate.load(source.small_files) if cfg.chat else None
+    if template is not None:
+        tokenizer = template.tokenizer
+    checkpoint.check_vocabulary(shape, tokenizer)
+    jobs = list(make_jobs(cfg, tokenizer, template, shape.block_size))
+    check_ids(jobs, shape.vocab_size)
+
+    # What the scores follow from
+    model_identity = {"weights": lora.fingerprint(source.base, shape), "dtype": str(dtype).removeprefix("torch.")}
+    if source.adapter is not None:
+        model_identity["adapter"] = atomic.sha256(source.adapter / checkpoint.ADAPTER_FILE)
+
+    out_dir = results_folder(cfg, source)
+    with atomic.lock(out_dir, wait_s=0):
+        evaluate(cfg, source, jobs, out_dir, model_identity, batch_tokens, device, dtype)
+
+
+def evaluate(
+    cfg: EvaluateConfig,
+    source: lora.Source,
+    jobs: list[Job],
+    out_dir: Path,
+    model_identity: dict[str, Any],
+    batch_tokens: int,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> None:
+    """Score the jobs, print a line for each, and write scores.json."""
+    identities = {job.label: {**model_identity, "requests": job.sha256()} for job in jobs}
+    records = {}
+    for job in jobs:
+        record = finished_record(out_dir / f"{job.label}.parquet", identities[job.label])
+        if record is not None:
+            records[job.label] = record
+    todo = [job for job in jobs if job.label not in records]
+
+    for label, record in records.items():
+        print(f"{result_line(label, record)}   (scored before)")
+
+    if todo:
+        with memory_advice("give --dtype=bfloat16, or a device with more memory"):
+            model = source.load(device, dtype).eval()
+        with tqdm(total=sum(len(job.items) for job in todo), unit=" items", disable=None) as bar:
+            for job in todo:
+                bar.set_description(job.label)
+                start_s = time.perf_counter()
+                identity = identities[job.label]
+                partial = out_dir / f"{job.label}.part.jsonl"
+                with memory_advice(f"lower --batch_tokens ({batch_tokens})"):
+                    scores = score_job(model, job, partial, identity, batch_tokens, bar)
+
+                is_text = isinstance(job.source, Texts)
+                rows = text_rows(job, scores) if is_text else question_rows(job, scores)
+                cut = 0 if is_text else count_cut(job, model.cfg.block_size)
+                record = record_of(job, identity, figures_of(job, rows), cut)
+                record["seconds"] = round(time.perf_counter() - start_s, 1)
+                write_items(out_dir / f"{job.label}.parquet", rows, record)
+                partial.unlink()
+
+                records[job.label] = record
+                bar.write(result_line(job.label, record))
+                if cut:
+                    context = f"the model's context of {model.cfg.block_size} tokens"
+                    bar.write(f"  {cut:,} items are longer than {context}: cut on the left")
+
+    write_scores(out_dir / SCORES_FILE, cfg, source, model_identity, records)
+    print(f"wrote {out_dir / SCORES_FILE}, and the items of each task beside it")
+
+
+def write_scores(
+    path: Path, cfg: EvaluateConfig, source: lora.Source, model_identity: dict[str, Any], records: dict[str, Any]
+) -> None:
+    """All figures of this model; those of tasks that an earlier run scored stay."""
+    tasks = {}
+    if path.is_file():
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        if earlier.get("model") == model_identity:
+            tasks = earlier["tasks"]
+    content = {
+        "checkpoint": str(source.base),
+        "adapter": None if source.adapter is None else str(source.adapter),
+        "model": model_identity,
+        "settings": dataclasses.asdict(cfg),
+        "versions": versions(),
+        "tasks": tasks | records,
+    }
+    atomic.write_json(path, content)
+
+
+if __name__ == "__main__":
+    configurator.run(main, EvaluateConfig, show=False)

@@ -1,0 +1,243 @@
+"""Where the rows of tasks come from: the hub, a folder of local files, or a file of the user's.
+
+In a folder (--task_dir) the file of arc_easy is arc_easy.jsonl, and examples for few-shot prompts are taken from
+arc_easy_shots.jsonl, if it is there; sets of a family lie in a folder, blimp/passive_1.jsonl. Files may be .json, .csv
+or .parquet, or packed (.gz), and part of a data set (arc_easy_part.jsonl). Rows have the columns of the data set on the
+hub, or those of llm-foundry.
+
+A file of the user's is given by its path. Its rows say what it is:
+
+    {"context": "2 + 2 =", "choices": ["3", "4"], "answer": 1}       answer: the place, from 0 on, or the text
+    {"question": "2 + 2 =", "answer": "4"}
+    {"text": "Two and two are four."}                                 documents: bits per byte
+
+So does .txt, which is one document; and a folder that prepare_wiki.py made: its validation documents.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from corpus.sources import FORMATS, find_pieces, format_suffix, read_rows
+from errors import one_line
+from shards import Shards
+from tasks import exams, questions  # noqa: F401  (their tasks are in TASKS)
+from tasks.task import TASKS, Item, Row, Task, find_task, one_set
+from tokenizer import Tokenizer
+
+ROW_FORMATS = ("jsonl", "json", "csv", "tsv", "parquet")
+TEXT_FORMATS = ("txt", "md", "html")
+SHOTS = "_shots"  # at the end of a file's name: examples, not items
+ASKED = ("context", "choices", "answer")
+
+
+@dataclass(frozen=True)
+class Questions:
+    """The items of one task."""
+
+    name: str
+    items: list[Item]
+    examples: list[Item]  # what few-shot prompts show; perhaps the items themselves
+    origin: str  # in words
+    headline: str = "acc"
+    description: str = ""
+    family: str = ""
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Documents whose bits per byte are wanted."""
+
+    name: str
+    documents: list[str]
+    origin: str
+    family: str = ""
+
+
+def load(name: str, task_dir: str | None) -> list[Questions | Texts]:
+    """What --tasks means by this name: a task, all sets of a family, or a file or folder of the user's.
+
+    task_dir: the folder with the tasks' files; None: the hub. Raises ValueError, in one line, for what is not there or
+    has another layout.
+    """
+    if is_own(name):
+        return [own(Path(name).expanduser())]
+
+    folder = None if task_dir is None else Path(task_dir).expanduser()
+    if folder is not None and not folder.is_dir():
+        raise ValueError(f"--task_dir={task_dir} is no folder")
+    known = TASKS.get(name)
+    if known is None or not known.is_family:
+        return [load_task(find_task(name), folder)]
+
+    names = local_sets(folder, name) if folder is not None else hub_sets(known)
+    return [load_task(one_set(known, set_name), folder, family=name) for set_name in names]
+
+
+def load_task(task: Task, folder: Path | None, family: str = "") -> Questions:
+    """The items of one task, and its examples."""
+    if folder is None:
+        rows, origin = hub_rows(task, task.split)
+        items = as_items(task.read, rows, origin)
+        examples = items
+        if task.shots is not None:
+            examples = as_items(task.read, *hub_rows(task, task.shots))
+    else:
+        file = local_file(task, folder)
+        if file is None:
+            wanted = " or ".join(f"{stem}.jsonl" for stem in stems(task))
+            raise ValueError(
+                f"{folder} has no file for {task.name}, such as {wanted}; without --task_dir it is fetched"
+            )
+        origin = str(file)
+        items = as_items(task.read, file_rows(file), origin)
+        examples_file = local_file(task, folder, SHOTS)
+        examples = items
+        if examples_file is not None:
+            examples = as_items(task.read, file_rows(examples_file), str(examples_file))
+    return Questions(task.name, items, examples, origin, task.headline, task.description, family)
+
+
+def as_items(read: Callable[[Row], Item], rows: Sequence[Row], origin: str) -> list[Item]:
+    """The rows as items. Raises ValueError that names the row which cannot be one."""
+    items = []
+    for number, row in enumerate(rows, start=1):
+        try:
+            items.append(read(row))
+        except KeyError as error:
+            keys = ", ".join(map(str, row))
+            raise ValueError(f"{origin}, row {number}: another layout: no {error}, only {keys:.200}") from None
+        except (ValueError, TypeError, IndexError, AttributeError) as error:
+            raise ValueError(f"{origin}, row {number}: {error}") from None
+    if not items:
+        raise ValueError(f"{origin} has no rows")
+    return items
+
+
+# --- local files ---
+
+
+def stems(task: Task) -> list[str]:
+    """How the file of a task may be called, without its ending."""
+    family = task.name.removesuffix(f"_{task.set_name}") if task.set_name else ""
+    return [f"{family}/{task.set_name}", task.name] if family else [task.name, f"{task.name}_part"]
+
+
+def local_file(task: Task, folder: Path, suffix: str = "") -> Path | None:
+    """The file of a task, or with a suffix its examples; None when it is not there."""
+    for stem in stems(task):
+        place = folder / f"{stem}{suffix}"
+        for path in sorted(place.parent.glob(f"{place.name}.*")):
+            if kind_of(path) in ROW_FORMATS:
+                return path
+    return None
+
+
+def local_sets(folder: Path, family: str) -> list[str]:
+    """The sets of a family that lie in the folder. Raises ValueError when there are none."""
+    paths = sorted((folder / family).glob("*"))
+    names = [path.name.partition(".")[0] for path in paths if kind_of(path) in ROW_FORMATS]
+    names = sorted({name for name in names if not name.endswith(SHOTS)})
+    if not names:
+        raise ValueError(f"{folder} has no folder {family} with a file for each of its sets")
+    return names
+
+
+def kind_of(path: Path) -> str | None:
+    """The format of a file by its name; None for an unknown one."""
+    suffix = format_suffix(path.name)
+    return next((kind for kind, form in FORMATS.items() if suffix in form.suffixes), None)
+
+
+def file_rows(path: Path) -> list[Row]:
+    """All rows of a file. (prepare_wiki.py --against reads evaluation files by the same functions.)"""
+    pieces, _ = find_pieces(str(path), None)
+    return [fields for piece in pieces for _, fields in read_rows(piece)]
+
+
+# --- the hub ---
+
+
+def hub_rows(task: Task, split: str) -> tuple[list[Row], str]:
+    """The rows of a split, and where they come from. What was fetched before is not fetched again."""
+    import datasets
+
+    what = f"{task.hub} ({task.config}), {split}" if task.config else f"{task.hub}, {split}"
+    print(f"{task.name}: {what} from the hub, unless it is in {datasets.config.HF_DATASETS_CACHE}", file=sys.stderr)
+    advice = f"{task.name}: {what} cannot be had from the hub; give local files with --task_dir: "
+    with one_line(advice):
+        rows = datasets.load_dataset(task.hub, task.config, split=split)
+    return list(rows), f"hub: {what}"
+
+
+def hub_sets(family: Task) -> list[str]:
+    """The names of a family's sets."""
+    import datasets
+
+    with one_line(f"the sets of {family.name} cannot be had from the hub; give local files with --task_dir: "):
+        names = datasets.get_dataset_config_names(family.hub)
+    return [name for name in names if name not in ("all", "auxiliary_train")]
+
+
+# --- files of the user's ---
+
+
+def is_own(name: str) -> bool:
+    """Whether --tasks names a path, not a task."""
+    is_path = kind_of(Path(name)) in (*ROW_FORMATS, *TEXT_FORMATS) or "/" in name
+    return is_path or (name not in TASKS and Path(name).is_dir())
+
+
+def own(path: Path) -> Questions | Texts:
+    """A file, or a folder of tokens, by its path."""
+    if path.is_dir():
+        return Texts(path.name, list(validation_documents(path)), f"{path}, val")
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file, and no task of this name")
+
+    rows = file_rows(path)
+    name = path.name.partition(".")[0]
+    if rows and isinstance(rows[0].get("text"), str):
+        documents = [text_of(row, f"{path}, row {number}") for number, row in enumerate(rows, start=1)]
+        return Texts(name, documents, str(path))
+    items = as_items(own_item, rows, str(path))
+    return Questions(name, items, items, str(path))
+
+
+def own_item(row: Row) -> Item:
+    """A question of the user's, in one of the two layouts."""
+    if "choices" not in row:
+        if not isinstance(row.get("question"), str) or not isinstance(row.get("answer"), str):
+            keys = ", ".join(map(str, row))
+            wanted = "context, choices, answer; or question, answer, both texts; or text"
+            raise ValueError(f"another layout: it has {keys:.200}; wanted are {wanted}")
+        return Item(row["question"], [row["answer"]])
+
+    answer = row["answer"]
+    if isinstance(answer, str) and answer in row["choices"]:
+        answer = list(row["choices"]).index(answer)
+    return Item(row["context"], row["choices"], answer)
+
+
+def text_of(row: Row, where: str) -> str:
+    """The text of a document."""
+    if not isinstance(row.get("text"), str):
+        raise ValueError(f'{where}: no "text", which the first row has')
+    return row["text"]
+
+
+def validation_documents(folder: Path) -> Iterator[str]:
+    """The texts of a corpus's validation documents, whose ids end with the end-of-text id."""
+    shards = Shards(folder, "val")
+    if not (folder / "tokenizer.json").is_file():
+        raise ValueError(f"{folder} has no tokenizer.json: its ids cannot be made text")
+    tokenizer = Tokenizer.load(folder)
+    ids = shards.check_ids(shards.all())
+    ends = np.flatnonzero(ids == tokenizer.end_of_text)
+    for document in np.split(ids, ends + 1):
+        text = tokenizer.decode(document[document != tokenizer.end_of_text].tolist())
+        if text:
+            yield text

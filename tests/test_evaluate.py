@@ -1,0 +1,499 @@
+"""evaluate.py: figures follow from scores that are checked; borders, examples, layouts, interruptions, the harness."""
+
+import dataclasses
+import importlib.util
+import json
+import math
+import os
+import sys
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from tokenizer_kinds import made, sample_text
+
+import checkpoint
+import configurator
+import evaluate
+from benchmarks import harness
+from evaluate import EvaluateConfig
+from model import Llama, ModelConfig
+from scoring import Request
+from tasks import rows
+from tasks.prompts import Encoder, choose_examples
+from tasks.task import Item, find_task
+from tokenizer import Tokenizer
+from tokenizer_files import FolderSettings
+
+SHAPE = ModelConfig(vocab_size=1, block_size=512, n_layer=2, n_head=4, n_kv_head=2, n_embd=32, ffn_hidden=64)
+LM_EVAL = os.environ.get("NONLLAMA_LM_EVAL", sys.executable)  # the Python that has lm_eval
+HAS_LM_EVAL = "NONLLAMA_LM_EVAL" in os.environ or importlib.util.find_spec("lm_eval") is not None
+WORDS = sample_text(5).split()
+TEMPLATE = """\
+{{ bos_token }}{% for message in messages %}[{{ message['role'] }}] {{ message['content'] }}{{ eos_token }}
+{% endfor %}{% if add_generation_prompt %}[assistant] {% endif %}"""
+
+
+def words(seed: int, n: int) -> str:
+    return " ".join(WORDS[(seed * 37 + i) % 700] for i in range(n))
+
+
+def write_model(folder: Path, kind: str, block_size: int = 512, **names: str) -> Path:
+    """A small random model with a tokenizer of this kind; large weights of attention: all that was read counts."""
+    tokenizer = Tokenizer(made(kind), FolderSettings(names=names))
+    torch.manual_seed(1)
+    model = Llama(dataclasses.replace(SHAPE, vocab_size=tokenizer.vocab_size, block_size=block_size))
+    for name, parameter in model.named_parameters():
+        torch.nn.init.normal_(parameter, std=1 if "self_attn" in name else 0.3)
+    folder.mkdir()
+    checkpoint.write_model(folder, dict(model.named_parameters()), checkpoint.small_files(model, tokenizer, {}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_model(tmp_path_factory.mktemp("model") / "tiny", "smollm")
+
+
+@pytest.fixture(scope="module")
+def task_dir(tmp_path_factory):
+    """Rows of every task, with the columns of the hub."""
+    folder = tmp_path_factory.mktemp("tasks")
+    for name in ALL_TASKS:
+        harness.write_rows(folder, name, made_rows(name, 12), made_rows(name, 7, seed=100))
+    return folder
+
+
+def made_rows(name: str, count: int, seed: int = 0) -> list[dict]:
+    """Rows that look like those of the hub; some texts have spaces and line ends at their borders."""
+    made = []
+    for i in range(seed, seed + count):
+        question, a, b, c, d = (words(5 * i + k, 3 + (i + k) % 7) for k in range(5))
+        labels = list("ABCDE" if name == "commonsense_qa" else "ABCD")
+        choices = {"text": [a, b, c, d, question][: len(labels)], "label": labels}
+        right = labels[i % 4]
+        made.append(
+            {
+                "arc_easy": {"question": question, "choices": choices, "answerKey": right},
+                "openbookqa": {"question_stem": question, "choices": choices, "answerKey": right},
+                "commonsense_qa": {"question": f" {question}", "choices": choices, "answerKey": right},
+                "piqa": {"goal": f"{question} ", "sol1": a, "sol2": b, "label": i % 2},
+                "hellaswag": {
+                    "activity_label": a,
+                    "ctx_a": f"{question} [title] {b}",
+                    "ctx_b": "the woman",
+                    "endings": [f"{a} [step]  {b}.", b, c, d],
+                    "label": str(i % 4),
+                },
+                "winogrande": {"sentence": f"{a} _ {b}.", "option1": c, "option2": d, "answer": str(1 + i % 2)},
+                "copa": {
+                    "premise": f"{question}.",
+                    "choice1": f"The {a}.",
+                    "choice2": f"The {b}.",
+                    "question": ["cause", "effect"][i % 2],
+                    "label": i % 2,
+                },
+                "lambada_openai": {"text": f"{question} {a}"},
+                "blimp_passive_1": {"sentence_good": f"{a} {b}.", "sentence_bad": f"{a} {c}."},
+                "mmlu_anatomy": {"question": f"{question} ", "choices": [a, b, c, d], "answer": i % 4},
+                "ceval_law": {"question": f"机器{question}", "A": a, "B": b, "C": c, "D": d, "answer": right},
+                "cmmlu_anatomy": {"Question": question, "A": a, "B": b, "C": c, "D": d, "Answer": right},
+            }[name]
+        )
+    return made
+
+
+ALL_TASKS = [
+    "arc_easy",
+    "openbookqa",
+    "commonsense_qa",
+    "piqa",
+    "hellaswag",
+    "winogrande",
+    "copa",
+    "lambada_openai",
+    "blimp_passive_1",
+    "mmlu_anatomy",
+    "ceval_law",
+    "cmmlu_anatomy",
+]
+
+
+def run(folder: Path, **settings) -> tuple[dict, Path]:
+    """evaluate.py in this process; returns scores.json and its folder."""
+    out_dir = Path(settings.pop("out_dir", folder.parent / "out"))
+    cfg = EvaluateConfig(str(folder), device="cpu", dtype="float32", out_dir=str(out_dir), **settings)
+    evaluate.main(cfg)
+    return json.loads((out_dir / "scores.json").read_text()), out_dir
+
+
+def figure(scores: dict, label: str, name: str) -> float:
+    return scores["tasks"][label]["figures"][name]["value"]
+
+
+def write_jsonl(path: Path, lines: list) -> Path:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+# --- the border of context and continuation ---
+
+
+def encoder(kind: str, **names: str) -> Encoder:
+    return Encoder(Tokenizer(made(kind), FolderSettings(names=names)))
+
+
+@pytest.mark.parametrize("kind", ["smollm", "llama3", "llama2"])
+def test_spaces_at_the_end_of_a_context_belong_to_the_continuation(kind):
+    asked = encoder(kind)
+    found = asked.request("the quick: \n ", "brown fox")
+    assert found.context == asked.tokenizer.encode_prompt("the quick:")
+    both = asked.tokenizer.encode_prompt("the quick: \n brown fox")
+    assert found.continuation == both[len(found.context) :]
+
+
+def test_both_are_encoded_together_and_cut_where_the_context_ends():
+    """'the qui' + 'ck' has other ids at the border than its parts: those of the whole count, from there on."""
+    asked = encoder("smollm")
+    context = asked.tokenizer.encode("the qui")
+    whole = asked.tokenizer.encode("the quick brown fox don't 12 345")
+    apart = asked.tokenizer.encode("ck brown fox don't 12 345")
+    found = asked.request("the qui", "ck brown fox don't 12 345")
+    assert found == Request(context, whole[len(context) :])
+    assert found.continuation != apart
+
+
+def test_an_answer_without_a_token_of_its_own_is_refused():
+    asked = encoder("smollm")
+    context, answer = "the qui", "ck"
+    assert len(asked.tokenizer.encode(context)) >= len(asked.tokenizer.encode(context + answer))
+    with pytest.raises(ValueError, match="melts into the one before"):
+        asked.request(context, answer)
+
+
+def test_a_text_without_context_begins_with_bos_or_else_the_end_of_text():
+    plain = encoder("smollm")
+    assert plain.request("", " the fox") == Request([plain.tokenizer.end_of_text], plain.tokenizer.encode(" the fox"))
+
+    named = encoder("smollm", bos_token="<|im_end|>", eos_token="<|endoftext|>")
+    bos = named.tokenizer.hf.token_to_id("<|im_end|>")
+    assert named.request("", " the fox").context == [bos]
+    assert named.request("", "<|im_end|> fox") == Request([bos], named.tokenizer.encode(" fox"))
+
+
+def test_bos_stands_once_before_a_text():
+    asked = encoder("llama3", bos_token="<|begin_of_text|>")
+    bos = asked.tokenizer.bos
+    alone = asked.request("the fox", " don't")
+    with_template = asked.request("<|begin_of_text|>the fox", " don't")
+    assert alone == with_template
+    assert alone.context.count(bos) == 1 and bos not in alone.continuation
+
+
+# --- figures ---
+
+
+def test_figures_follow_from_the_scores(folder, tmp_path):
+    """The parquet file against log-probabilities of whole texts, and the figures against the parquet file."""
+    lines = [
+        {"context": words(i, 6), "choices": [words(i + 50, 1 + i % 4), words(i + 90, 5), "机器学" * 4], "answer": i % 3}
+        for i in range(30)
+    ]
+    path = write_jsonl(tmp_path / "mine.jsonl", lines)
+    scores, out_dir = run(folder, tasks=str(path), out_dir=tmp_path / "out", batch_tokens=100)
+
+    model = checkpoint.load_model(folder)
+    tokenizer = Tokenizer.load(folder)
+    items = pq.read_table(out_dir / "mine.parquet").to_pylist()
+    right = {"acc": 0, "acc_norm": 0, "acc_bytes": 0}
+    for line, item in zip(lines, items, strict=True):
+        for choice, logprob in zip(line["choices"], item["logprobs"], strict=True):
+            n = len(tokenizer.encode(line["context"]))
+            ids = torch.tensor([tokenizer.encode(f"{line['context']} {choice}")])
+            with torch.no_grad():
+                each = model(ids[:, :-1]).log_softmax(-1).gather(2, ids[:, 1:, None])
+            assert logprob == pytest.approx(each[0, n - 1 :].sum().item(), abs=1e-3)
+
+        lengths = {"acc": 1, "acc_norm": [len(c) for c in line["choices"]]}
+        lengths["acc_bytes"] = [len(c.encode()) for c in line["choices"]]
+        for name, length in lengths.items():
+            is_right = np.argmax(np.array(item["logprobs"]) / length) == line["answer"]
+            assert item[name] == is_right
+            right[name] += is_right
+
+    assert len(set(right.values())) == 3, "the three accuracies should differ here"
+    for name, count in right.items():
+        found = scores["tasks"]["mine"]["figures"][name]
+        assert found["value"] == pytest.approx(count / 30)
+        p = count / 30
+        assert found["error"] == pytest.approx(math.sqrt(p * (1 - p) / 29))
+    assert figure(scores, "mine", "chance") == pytest.approx(1 / 3)
+
+
+def test_one_answer_has_accuracy_and_perplexity(folder, tmp_path):
+    """The answer that the model would write counts as right."""
+    model, tokenizer = checkpoint.load_model(folder), Tokenizer.load(folder)
+    question = ids = None
+    for seed in range(200):  # a beginning after which the model writes a token that begins with a space
+        question = words(seed, 5)
+        ids = tokenizer.encode(question)
+        written = tokenizer.decode([int(model(torch.tensor([ids]))[0, -1].argmax())])
+        if written.startswith(" ") and tokenizer.encode(question + written)[: len(ids)] == ids:
+            break
+    path = write_jsonl(tmp_path / "qa.jsonl", [{"question": question, "answer": a} for a in (written[1:], "((")])
+    scores, out_dir = run(folder, tasks=str(path), out_dir=tmp_path / "out")
+    assert figure(scores, "qa", "acc") == 0.5
+    logprobs = [item["logprobs"][0] for item in pq.read_table(out_dir / "qa.parquet").to_pylist()]
+    assert figure(scores, "qa", "perplexity") == pytest.approx(math.exp(-np.mean(logprobs)))
+
+
+@pytest.mark.parametrize("stride", [None, 5])
+def test_bits_per_byte_of_documents(folder, tmp_path, stride):
+    small = write_model(tmp_path / "small", "smollm", block_size=16)
+    texts = [sample_text(1, 60).split("机器")[0], "机器 café", words(3, 40)]
+    path = write_jsonl(tmp_path / "texts.jsonl", [{"text": text} for text in texts])
+    scores, out_dir = run(small, tasks=str(path), out_dir=tmp_path / "out", stride=stride)
+
+    model, tokenizer = checkpoint.load_model(small), Tokenizer.load(small)
+    nats = 0.0
+    for text in texts:
+        ids = [tokenizer.end_of_text, *tokenizer.encode(text)]
+        for place in range(1, len(ids)):  # each token by its own forward pass
+            window = place - 1 if place <= 16 else 16 + (place - 17) // (stride or 16) * (stride or 16)
+            end = 17 if place <= 16 else min(window + (stride or 16), len(ids) - 1) + 1
+            seen = ids[max(0, end - 17) : place]
+            with torch.no_grad():
+                nats -= model(torch.tensor([seen]))[0, -1].log_softmax(0)[ids[place]].item()
+    bits = nats / math.log(2) / sum(len(text.encode()) for text in texts)
+    label = "texts-stride5" if stride else "texts"
+    assert figure(scores, label, "bits_per_byte") == pytest.approx(bits, rel=1e-4)
+
+
+def test_a_corpus_is_scored_by_its_validation_documents(run_dir, data_dir, tmp_path):
+    scores, out_dir = run(run_dir, tasks=str(data_dir), out_dir=tmp_path / "out")
+    record = scores["tasks"]["data"]
+    meta = json.loads((data_dir / "meta.json").read_text())
+    items = pq.read_table(out_dir / "data.parquet").to_pylist()
+    assert sum(item["bytes"] for item in items) == sum(shard["bytes"] for shard in meta["splits"]["val"])
+    assert record["documents"] == sum(shard["documents"] for shard in meta["splits"]["val"])
+    assert 1 < record["figures"]["bits_per_byte"]["value"] < 8
+
+
+# --- tasks and their rows ---
+
+
+def test_every_task_reads_its_rows_and_says_how_many_were_cut(folder, task_dir, tmp_path, capsys):
+    short = write_model(tmp_path / "short", "smollm", block_size=24)
+    scores, _ = run(short, tasks=",".join(ALL_TASKS), task_dir=str(task_dir), limit=5, out_dir=tmp_path / "out")
+    assert [label.removesuffix("-first5") for label in scores["tasks"]] == ALL_TASKS
+    assert all(record["items"] == 5 for record in scores["tasks"].values())
+    assert scores["tasks"]["mmlu_anatomy-first5"]["cut_on_the_left"] == 5
+    assert scores["tasks"]["blimp_passive_1-first5"]["cut_on_the_left"] < 5
+    assert "5 items are longer than the model's context of 24 tokens: cut on the left" in capsys.readouterr().out
+
+
+def test_sets_of_a_family_are_all_read(folder, tmp_path):
+    (tmp_path / "blimp").mkdir()
+    for name in ("passive_1", "passive_2", "passive_2_shots"):
+        write_jsonl(tmp_path / f"blimp/{name}.jsonl", made_rows("blimp_passive_1", 3))
+    scores, _ = run(folder, tasks="blimp", task_dir=str(tmp_path), out_dir=tmp_path / "out")
+    assert list(scores["tasks"]) == ["blimp_passive_1", "blimp_passive_2"]
+
+
+FOUNDRY = {
+    "arc_easy": {"query": "Question: Why?", "choices": ["a", "b", "c", "d"], "gold": 2},
+    "piqa": {"query": "Question: How do I?\n", "choices": ["a", "b"], "gold": 1},
+    "copa": {"query": "The man fell, therefore", "choices": ["he cried.", "he flew."], "gold": 0},
+    "lambada_openai": {"context": "She wrote to", "continuation": "him"},
+}
+
+
+@pytest.mark.parametrize("name", FOUNDRY)
+def test_rows_of_llm_foundry_are_the_same_items(name):
+    task = find_task(name)
+    (row,) = harness.hub_rows(name, [FOUNDRY[name]])
+    assert task.read(row) == task.read(FOUNDRY[name])
+
+
+def test_the_hub_is_asked_for_the_original_names_and_splits(monkeypatch):
+    asked = []
+
+    def load_dataset(hub, config, split):
+        asked.append((hub, config, split))
+        return made_rows("mmlu_anatomy" if "mmlu" in hub else "arc_easy", 3)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(datasets, "get_dataset_config_names", lambda hub: ["all", "anatomy"])
+    (arc,) = rows.load("arc_easy", None)
+    (anatomy,) = rows.load("mmlu", None)
+    assert asked[:2] == [("allenai/ai2_arc", "ARC-Easy", "test"), ("allenai/ai2_arc", "ARC-Easy", "train")]
+    assert asked[2:] == [("cais/mmlu", "anatomy", "test"), ("cais/mmlu", "anatomy", "dev")]
+    assert arc.origin == "hub: allenai/ai2_arc (ARC-Easy), test"
+    assert anatomy.name == "mmlu_anatomy" and "about anatomy." in anatomy.description
+
+
+def test_examples_are_fixed_and_never_the_item_itself():
+    pool = [Item(f"question {i}", ["a", "b"], i % 2) for i in range(8)]
+    chosen = choose_examples(pool, pool, 3, None)
+    assert chosen[0] == pool[1:4]
+    assert chosen[1] == [pool[0], *pool[2:4]]
+    assert all(examples == pool[:3] for examples in chosen[3:])
+
+    drawn = choose_examples(pool, pool, 3, seed=1)
+    assert drawn == choose_examples(pool, pool, 3, seed=1) != choose_examples(pool, pool, 3, seed=2)
+    assert all(item not in examples and len(examples) == 3 for item, examples in zip(pool, drawn, strict=True))
+    with pytest.raises(ValueError, match="only 7 examples that are not the item itself"):
+        choose_examples(pool, pool, 8, None)
+
+
+# --- interrupted, and again ---
+
+
+def test_an_interrupted_run_goes_on_where_it_was(folder, task_dir, tmp_path, monkeypatch):
+    settings = {"tasks": "arc_easy,piqa", "task_dir": str(task_dir), "batch_tokens": 200}
+    whole, whole_dir = run(folder, **settings, out_dir=tmp_path / "whole")
+
+    real = evaluate.score_batch
+    scored = []
+
+    def interrupted(model, batch):
+        if len(scored) == 2:
+            raise KeyboardInterrupt
+        scored.append(len(batch.trees))
+        return real(model, batch)
+
+    monkeypatch.setattr(evaluate, "score_batch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, **settings, out_dir=tmp_path / "parts")
+    with open(tmp_path / "parts/arc_easy.part.jsonl", "a") as file:
+        file.write("[11, [[-1.0")  # killed in the middle of a line
+
+    again = []
+    monkeypatch.setattr(evaluate, "score_batch", lambda m, batch: again.append(len(batch.trees)) or real(m, batch))
+    scores, parts_dir = run(folder, **settings, out_dir=tmp_path / "parts")
+    assert sum(scored) + sum(again) == 24
+    for name in ("arc_easy", "piqa"):
+        ours = pq.read_table(parts_dir / f"{name}.parquet").to_pylist()
+        theirs = pq.read_table(whole_dir / f"{name}.parquet").to_pylist()
+        for a, b in zip(ours, theirs, strict=True):
+            assert a["logprobs"] == pytest.approx(b["logprobs"], abs=1e-4)
+            assert a["acc"] == b["acc"]
+    assert sorted(path.name for path in parts_dir.iterdir()) == ["arc_easy.parquet", "piqa.parquet", "scores.json"]
+
+
+def test_what_was_scored_is_not_scored_again_unless_something_changed(folder, task_dir, tmp_path, monkeypatch, capsys):
+    loaded = []
+    real = checkpoint.load_model
+    monkeypatch.setattr(checkpoint, "load_model", lambda *args: loaded.append(args) or real(*args))
+    settings = {"task_dir": str(task_dir), "out_dir": tmp_path / "out"}
+    run(folder, tasks="piqa", **settings)
+    scores, _ = run(folder, tasks="piqa", **settings)
+    assert len(loaded) == 1
+    assert "(scored before)" in capsys.readouterr().out
+
+    scores, _ = run(folder, tasks="arc_easy", **settings)
+    assert list(scores["tasks"]) == ["piqa", "arc_easy"], "figures of an earlier run stay"
+    other = write_model(tmp_path / "other", "smollm", block_size=256)
+    with torch.no_grad():
+        model = checkpoint.load_model(other)
+        model.model.norm.weight[0] = 2.0
+        files = checkpoint.small_files(model, Tokenizer.load(other), {})
+        checkpoint.write_model(other, dict(model.named_parameters()), files)
+    before = len(loaded)
+    scores, _ = run(other, tasks="piqa", **settings)
+    assert len(loaded) == before + 1
+    assert list(scores["tasks"]) == ["piqa"], "figures of another model do not"
+
+
+# --- bad input ---
+
+
+@pytest.fixture
+def complain(folder, tmp_path, monkeypatch, capsys):
+    """The one line that a command ends with."""
+
+    def complain(*arguments: str) -> str:
+        flags = [f"--checkpoint={folder}", f"--out_dir={tmp_path}/none", *arguments]
+        monkeypatch.setattr(sys, "argv", ["evaluate.py", *flags])
+        monkeypatch.setattr(checkpoint, "load_model", lambda *args: pytest.fail("weights were read"))
+        with pytest.raises(SystemExit) as stopped:
+            configurator.run(evaluate.main, EvaluateConfig, show=False)
+        assert stopped.value.code == 1
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and error.count("\n") == 1
+        assert not (tmp_path / "none").exists()
+        return error
+
+    return complain
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"context": "a", "choices": ["b", ""], "answer": 0}, "mine.jsonl, row 2: choice 2 is empty"),
+        ({"context": "a", "choices": ["b", "c"], "answer": 2}, "row 2: its answer 2 is none of its 2 choices"),
+        ({"context": "a", "choices": ["b", "c"], "answer": "d"}, "row 2: its answer 'd' is none of its 2 choices"),
+        ({"context": "a", "choices": "bc", "answer": 0}, "row 2: its choices are not a list of texts"),
+        ({"prompt": "a"}, "row 2: another layout: it has prompt; wanted are context, choices, answer"),
+        ({"choices": ["b", "c"], "answer": 1}, "row 2: another layout: no 'context', only choices, answer"),
+    ],
+)
+def test_a_row_that_cannot_be_a_question(complain, tmp_path, row, message):
+    good = {"context": "a", "choices": ["b", "c"], "answer": "c"}
+    assert message in complain(f"--tasks={write_jsonl(tmp_path / 'mine.jsonl', [good, row])}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--tasks=", "--tasks names no task"),
+        ("--tasks=arc_esy --task_dir={dir}", "no task is called 'arc_esy'; did you mean 'arc_easy'?"),
+        ("--tasks=arc_challenge --task_dir={dir}", "has no file for arc_challenge, such as arc_challenge.jsonl"),
+        ("--tasks=ceval_lew --task_dir={dir}", "has no file for ceval_lew"),
+        ("--tasks=arc_easy --task_dir={dir}/none", "is no folder"),
+        ("--tasks=none.jsonl", "none.jsonl: no such file"),
+        ("--tasks=arc_easy --task_dir={dir} --shots=8", "only 7 examples that are not the item itself"),
+        ("--tasks=arc_easy --task_dir={dir} --shots=-1", "shots (-1) must be at least 0"),
+        ("--tasks=arc_easy --task_dir={dir} --limit=0", "limit (0) must be at least 1"),
+    ],
+)
+def test_settings_that_cannot_work(complain, task_dir, arguments, message):
+    assert message in complain(*arguments.format(dir=task_dir).split())
+
+
+# --- the reference ---
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS_LM_EVAL, reason="lm_eval is not installed; NONLLAMA_LM_EVAL names a Python that has it")
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("smollm", {"eos_token": "<|endoftext|>"}),
+        ("llama3", {"bos_token": "<|begin_of_text|>", "eos_token": "<|end_of_text|>"}),
+    ],
+)
+def test_scores_are_those_of_lm_evaluation_harness(tmp_path, task_dir, kind, names):
+    """Every task, 0 and 5 shots, plain and as a chat: log-probabilities and greedy flags of each item."""
+    folder = write_model(tmp_path / "tiny", kind, **names)
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
+
+    jobs = []
+    for name in ALL_TASKS:
+        paths = {"items": str(rows.local_file(find_task(name), task_dir)), "examples": ""}
+        paths["examples"] = str(rows.local_file(find_task(name), task_dir, "_shots"))
+        jobs.append({"name": name, "yaml": harness.yaml_of(name), "split": find_task(name).split, **paths})
+    runs = [{"shots": shots, "chat": chat} for chat in (False, True) for shots in (0, 5)]
+    theirs = harness.harness_scores(str(folder), jobs, runs, tmp_path, 4, LM_EVAL)
+    for asked, found in zip(runs, theirs, strict=True):
+        ours = harness.our_scores(str(folder), ALL_TASKS, asked, task_dir, tmp_path)
+        for name in ALL_TASKS:
+            if name.startswith("blimp") and asked["shots"]:
+                continue  # the harness shows it no examples, whatever num_fewshot says
+            difference = harness.compare(ours["scores"][name], found["scores"][name])
+            assert difference.items == 12
+            assert difference.largest < 1e-3, (name, asked)
+            assert difference.greedy == 0 and not difference.decisions, (name, asked)
