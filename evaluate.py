@@ -38,7 +38,7 @@ import checkpoint
 import lora
 from chat_template import ChatTemplate
 from device import memory_advice, pick_device, weight_dtype
-from errors import one_line
+from errors import one_line, read_json
 from model import Llama
 from scoring import Plan, Request, Score, score_batch, windows
 from tasks.prompts import Encoder, requests
@@ -387,11 +387,11 @@ def count_cut(job: Job, block_size: int) -> int:
     return sum(length > block_size + 1 for length in longest)
 
 
-def result_line(label: str, record: dict[str, Any]) -> str:
+def result_line(label: str, record: dict[str, Any], width: int) -> str:
     """A task in one line of the table."""
     count = f"{record['items']:,} items" if "items" in record else f"{record['documents']:,} documents"
     shown = [show(name, Figure(**figure)) for name, figure in record["figures"].items()]
-    return f"{label:<24} {count:>14}   " + "   ".join(shown)
+    return f"{label:<{width}}  {count:>14}   " + "   ".join(shown)
 
 
 def main(cfg: EvaluateConfig) -> None:
@@ -412,83 +412,141 @@ def main(cfg: EvaluateConfig) -> None:
     check_ids(jobs, shape.vocab_size)
 
     # What the scores follow from
-    model_identity = {"weights": lora.fingerprint(source.base, shape), "dtype": str(dtype).removeprefix("torch.")}
+    dtype_name = str(dtype).removeprefix("torch.")
+    model_identity = {"weights": lora.fingerprint(source.base, shape), "dtype": dtype_name}
     if source.adapter is not None:
         model_identity["adapter"] = atomic.sha256(source.adapter / checkpoint.ADAPTER_FILE)
+    run = Run(cfg, source, results_folder(cfg, source), model_identity, batch_tokens)
 
-    out_dir = results_folder(cfg, source)
-    with atomic.lock(out_dir, wait_s=0):
-        evaluate(cfg, source, jobs, out_dir, model_identity, batch_tokens, device, dtype)
+    with atomic.lock(run.out_dir, wait_s=0):
+        evaluate(run, jobs, device, dtype)
 
 
-def evaluate(
-    cfg: EvaluateConfig,
-    source: lora.Source,
-    jobs: list[Job],
-    out_dir: Path,
-    model_identity: dict[str, Any],
-    batch_tokens: int,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> None:
+@dataclass(frozen=True)
+class Run:
+    """What all tasks of a run have in common."""
+
+    cfg: EvaluateConfig
+    source: lora.Source
+    out_dir: Path
+    model_identity: dict[str, Any]  # hashes of the weights, and their dtype
+    batch_tokens: int
+
+    def identity(self, job: Job) -> dict[str, Any]:
+        """What the scores of a job follow from."""
+        return {**self.model_identity, "requests": job.sha256()}
+
+    def items_file(self, job: Job) -> Path:
+        """The parquet file of a job, which is there when the job is done."""
+        return self.out_dir / f"{job.label}.parquet"
+
+
+def evaluate(run: Run, jobs: list[Job], device: torch.device, dtype: torch.dtype) -> None:
     """Score the jobs, print a line for each, and write scores.json."""
-    identities = {job.label: {**model_identity, "requests": job.sha256()} for job in jobs}
+    width = max(len(job.label) for job in jobs)
+
+    # What was scored before
     records = {}
+    todo = []
     for job in jobs:
-        record = finished_record(out_dir / f"{job.label}.parquet", identities[job.label])
-        if record is not None:
+        record = finished_record(run.items_file(job), run.identity(job))
+        if record is None:
+            todo.append(job)
+        else:
             records[job.label] = record
-    todo = [job for job in jobs if job.label not in records]
+            print(f"{result_line(job.label, record, width)}   (scored before)")
 
-    for label, record in records.items():
-        print(f"{result_line(label, record)}   (scored before)")
-
+    # The others
     if todo:
         with memory_advice("give --dtype=bfloat16, or a device with more memory"):
-            model = source.load(device, dtype).eval()
+            model = run.source.load(device, dtype).eval()
         with tqdm(total=sum(len(job.items) for job in todo), unit=" items", disable=None) as bar:
             for job in todo:
                 bar.set_description(job.label)
-                start_s = time.perf_counter()
-                identity = identities[job.label]
-                partial = out_dir / f"{job.label}.part.jsonl"
-                with memory_advice(f"lower --batch_tokens ({batch_tokens})"):
-                    scores = score_job(model, job, partial, identity, batch_tokens, bar)
-
-                is_text = isinstance(job.source, Texts)
-                rows = text_rows(job, scores) if is_text else question_rows(job, scores)
-                cut = 0 if is_text else count_cut(job, model.cfg.block_size)
-                record = record_of(job, identity, figures_of(job, rows), cut)
-                record["seconds"] = round(time.perf_counter() - start_s, 1)
-                write_items(out_dir / f"{job.label}.parquet", rows, record)
-                partial.unlink()
-
+                record = score_and_write(run, model, job, bar)
                 records[job.label] = record
-                bar.write(result_line(job.label, record))
-                if cut:
+                bar.write(result_line(job.label, record, width))
+                if record["cut_on_the_left"]:
                     context = f"the model's context of {model.cfg.block_size} tokens"
-                    bar.write(f"  {cut:,} items are longer than {context}: cut on the left")
+                    bar.write(f"  {record['cut_on_the_left']:,} items are longer than {context}: cut on the left")
 
-    write_scores(out_dir / SCORES_FILE, cfg, source, model_identity, records)
-    print(f"wrote {out_dir / SCORES_FILE}, and the items of each task beside it")
+    # All together
+    families = family_records(jobs, records)
+    for family, record in families.items():
+        print(result_line(f"{family}, {record['sets']} sets", record, width))
+    write_scores(run, records, families)
+    print(f"wrote {run.out_dir / SCORES_FILE}, and the items of each task beside it")
 
 
-def write_scores(
-    path: Path, cfg: EvaluateConfig, source: lora.Source, model_identity: dict[str, Any], records: dict[str, Any]
-) -> None:
+def score_and_write(run: Run, model: Llama, job: Job, bar: tqdm) -> dict[str, Any]:
+    """Score one job and write its items; returns its record."""
+    start_s = time.perf_counter()
+    identity = run.identity(job)
+    partial = run.out_dir / f"{job.label}.part.jsonl"
+    with memory_advice(f"lower --batch_tokens ({run.batch_tokens})"):
+        scores = score_job(model, job, partial, identity, run.batch_tokens, bar)
+
+    if isinstance(job.source, Texts):
+        rows = text_rows(job, scores)
+        cut = 0
+    else:
+        rows = question_rows(job, scores)
+        cut = count_cut(job, model.cfg.block_size)
+    record = record_of(job, identity, figures_of(job, rows), cut)
+    record["seconds"] = round(time.perf_counter() - start_s, 1)
+
+    write_items(run.items_file(job), rows, record)
+    partial.unlink()
+    return record
+
+
+def family_records(jobs: Sequence[Job], records: dict[str, Any]) -> dict[str, Any]:
+    """The figures of each family of which several sets were scored: means over all their items."""
+    members: dict[str, list[dict[str, Any]]] = {}
+    for job in jobs:
+        if job.source.family:
+            members.setdefault(job.source.family, []).append(records[job.label])
+
+    families = {}
+    for family, sets in members.items():
+        figures = {name: dataclasses.asdict(figure) for name, figure in pooled(sets).items()}
+        items = sum(record["items"] for record in sets)
+        families[family] = {"sets": len(sets), "items": items, "figures": figures}
+    return families
+
+
+def pooled(records: Sequence[dict[str, Any]]) -> dict[str, Figure]:
+    """Means over the items of all sets. Their errors are independent: the squares add up."""
+    n = np.array([record["items"] for record in records])
+    figures = {}
+    for name in records[0]["figures"]:
+        values = np.array([record["figures"][name]["value"] for record in records])
+        errors = [record["figures"][name]["error"] for record in records]
+        error = None
+        if None not in errors:
+            error = float(np.sqrt(np.square(n * np.array(errors)).sum()) / n.sum())
+        figures[name] = Figure(float((n * values).sum() / n.sum()), error)
+    return figures
+
+
+def write_scores(run: Run, records: dict[str, Any], families: dict[str, Any]) -> None:
     """All figures of this model; those of tasks that an earlier run scored stay."""
-    tasks = {}
+    path = run.out_dir / SCORES_FILE
+    earlier: dict[str, Any] = {}
     if path.is_file():
-        earlier = json.loads(path.read_text(encoding="utf-8"))
-        if earlier.get("model") == model_identity:
-            tasks = earlier["tasks"]
+        earlier = read_json(path)
+        if earlier.get("model") != run.model_identity:
+            earlier = {}
+
+    source = run.source
     content = {
         "checkpoint": str(source.base),
         "adapter": None if source.adapter is None else str(source.adapter),
-        "model": model_identity,
-        "settings": dataclasses.asdict(cfg),
+        "model": run.model_identity,
+        "settings": dataclasses.asdict(run.cfg),
         "versions": versions(),
-        "tasks": tasks | records,
+        "tasks": earlier.get("tasks", {}) | records,
+        "families": earlier.get("families", {}) | families,
     }
     atomic.write_json(path, content)
 

@@ -297,10 +297,18 @@ def test_every_task_reads_its_rows_and_says_how_many_were_cut(folder, task_dir, 
 
 def test_sets_of_a_family_are_all_read(folder, tmp_path):
     (tmp_path / "blimp").mkdir()
-    for name in ("passive_1", "passive_2", "passive_2_shots"):
-        write_jsonl(tmp_path / f"blimp/{name}.jsonl", made_rows("blimp_passive_1", 3))
-    scores, _ = run(folder, tasks="blimp", task_dir=str(tmp_path), out_dir=tmp_path / "out")
+    for number, name in enumerate(("passive_1", "passive_2", "passive_2_shots")):
+        write_jsonl(tmp_path / f"blimp/{name}.jsonl", made_rows("blimp_passive_1", 8 + 4 * number, seed=50 * number))
+    scores, out_dir = run(folder, tasks="blimp", task_dir=str(tmp_path), out_dir=tmp_path / "out")
     assert list(scores["tasks"]) == ["blimp_passive_1", "blimp_passive_2"]
+
+    found = [pq.read_table(out_dir / f"{name}.parquet")["acc"].to_numpy(False) for name in scores["tasks"]]
+    family = scores["families"]["blimp"]
+    assert (family["sets"], family["items"]) == (2, 8 + 12)
+    assert family["figures"]["acc"]["value"] == pytest.approx(np.concatenate(found).mean())
+    variances = [acc.var(ddof=1) / len(acc) for acc in found]
+    error = math.sqrt(8**2 * variances[0] + 12**2 * variances[1]) / 20
+    assert family["figures"]["acc"]["error"] == pytest.approx(error) and error > 0
 
 
 FOUNDRY = {
