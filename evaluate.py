@@ -3,6 +3,7 @@
     python evaluate.py --checkpoint=out/smollm2 --tasks=hellaswag,piqa --shots=5 --limit=500
     python evaluate.py --adapter=out/lora --tasks=mmlu --chat
     python evaluate.py --checkpoint=out/demo --tasks=my_questions.jsonl,book.txt,data/pydocs
+    torchrun --standalone --nproc_per_node=8 evaluate.py --checkpoint=out/smollm2 --tasks=mmlu
 
 Tasks: arc_easy, arc_challenge, piqa, hellaswag, winogrande, openbookqa, commonsense_qa, copa, lambada_openai; blimp,
 mmlu, ceval and cmmlu, or one of their sets (blimp_passive_1); and files of yours (tasks/rows.py). Prompts, borders and
@@ -16,6 +17,7 @@ import configurator  # before torch and the others: Ctrl-C during their import i
 # isort: split
 import contextlib
 import dataclasses
+import glob
 import hashlib
 import importlib.metadata
 import json
@@ -25,7 +27,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -40,6 +42,7 @@ from chat_template import ChatTemplate
 from device import memory_advice, pick_device, weight_dtype
 from errors import one_line, read_json
 from model import Llama
+from parallel import World
 from scoring import Plan, Request, Score, score_batch, windows
 from tasks.prompts import Encoder, requests
 from tasks.rows import Questions, Texts, load
@@ -285,24 +288,25 @@ def show(name: str, figure: Figure) -> str:
 # --- results on disk ---
 
 
-@contextlib.contextmanager
-def partial_results(path: Path, identity: dict[str, Any]) -> Iterator[tuple[dict[int, list[Score]], TextIO]]:
-    """What an earlier run with the same identity has scored, and a file to which more is appended, a line an item.
+def read_partial(paths: Sequence[Path], identity: dict[str, Any]) -> dict[int, list[Score]]:
+    """What earlier runs with the same identity have scored.
 
-    The first line is the identity; a last line that is not complete is left out.
+    The first line of a file is the identity, each other line an item. A last line that is not complete is left out.
     """
     found: dict[int, list[Score]] = {}
-    if path.is_file():
+    for path in paths:
         lines = path.read_text(encoding="utf-8").split("\n")[:-1]
         if lines and lines[0] == json.dumps(identity):
             for line in lines[1:]:
                 item, scores = json.loads(line)
                 found[item] = [Score(*score) for score in scores]
+    return found
 
-    kept = [json.dumps(identity), *(partial_line(item, scores) for item, scores in found.items())]
-    atomic.write(path, "".join(f"{line}\n" for line in kept).encode())
-    with open(path, "a", encoding="utf-8") as file:
-        yield found, file
+
+def begin_partial(path: Path, identity: dict[str, Any], found: dict[int, list[Score]]) -> None:
+    """A new file of partial results, with what was found so far."""
+    lines = [json.dumps(identity), *(partial_line(item, scores) for item, scores in found.items())]
+    atomic.write(path, "".join(f"{line}\n" for line in lines).encode())
 
 
 def partial_line(item: int, scores: Sequence[Score]) -> str:
@@ -347,21 +351,72 @@ def versions() -> dict[str, str]:
 # --- scoring ---
 
 
-def score_job(
-    model: Llama, job: Job, path: Path, identity: dict[str, Any], batch_tokens: int, bar: tqdm
-) -> list[list[Score]]:
-    """The scores of all items of a job; those that are in the partial file at `path` are not computed again."""
-    with partial_results(path, identity) as (found, file):
-        missing = [number for number in range(len(job.items)) if number not in found]
-        bar.update(len(found))
-        plan = Plan([job.items[number] for number in missing], model.cfg.block_size, batch_tokens)
-        for batch in plan.batches:
-            for place, scores in score_batch(model, batch):
-                number = missing[place]
-                found[number] = scores
-                file.write(partial_line(number, scores) + "\n")
-            file.flush()
-            bar.update(len(batch.trees))
+@dataclass(frozen=True)
+class Run:
+    """What all tasks of a run have in common."""
+
+    cfg: EvaluateConfig
+    source: lora.Source
+    out_dir: Path
+    model_identity: dict[str, Any]  # hashes of the weights, and their dtype
+    batch_tokens: int
+    world: World
+
+    def identity(self, job: Job) -> dict[str, Any]:
+        """What the scores of a job follow from."""
+        return {**self.model_identity, "requests": job.sha256()}
+
+    def items_file(self, job: Job) -> Path:
+        """The parquet file of a job, which is there when the job is done."""
+        return self.out_dir / f"{job.label}.parquet"
+
+    def partial_files(self, job: Job) -> list[Path]:
+        """Scores of a job that is not done, a file for each process."""
+        return sorted(self.out_dir.glob(f"{glob.escape(job.label)}.part*.jsonl"))
+
+    def say(self, line: str) -> None:
+        """Print a line, in one of the processes."""
+        if self.world.rank == 0:
+            tqdm.write(line)
+
+
+def score_job(run: Run, model: Llama, job: Job, bar: tqdm) -> list[list[Score]]:
+    """The scores of all items of a job; what an earlier run has left in partial files is not computed again.
+
+    Each process scores every world.size-th batch, and writes to a file of its own.
+    """
+    world = run.world
+    identity = run.identity(job)
+    own_file = run.out_dir / f"{job.label}.part{world.rank}.jsonl"
+    found = read_partial(run.partial_files(job), identity)
+    bar.update(len(found))
+
+    # Process 0 keeps what was found before the others begin their files anew.
+    world.gather(None)
+    if world.rank == 0:
+        begin_partial(own_file, identity, found)
+    world.gather(None)
+    if world.rank > 0:
+        begin_partial(own_file, identity, {})
+
+    missing = [number for number in range(len(job.items)) if number not in found]
+    plan = Plan([job.items[number] for number in missing], model.cfg.block_size, run.batch_tokens)
+    scored: dict[int, list[Score]] = {}
+
+    def score_own_batches() -> None:
+        with open(own_file, "a", encoding="utf-8") as file:
+            for batch in plan.batches[world.rank :: world.size]:
+                for place, scores in score_batch(model, batch):
+                    number = missing[place]
+                    scored[number] = scores
+                    file.write(partial_line(number, scores) + "\n")
+                file.flush()
+                bar.update(min(len(batch.trees) * world.size, bar.total - bar.n))
+
+    with memory_advice(f"lower --batch_tokens ({run.batch_tokens})"):
+        world.all_succeed(score_own_batches)
+    for part in world.gather(scored):
+        found |= part
     return [found[number] for number in range(len(job.items))]
 
 
@@ -416,29 +471,23 @@ def main(cfg: EvaluateConfig) -> None:
     model_identity = {"weights": lora.fingerprint(source.base, shape), "dtype": dtype_name}
     if source.adapter is not None:
         model_identity["adapter"] = atomic.sha256(source.adapter / checkpoint.ADAPTER_FILE)
-    run = Run(cfg, source, results_folder(cfg, source), model_identity, batch_tokens)
+    world = World()
+    run = Run(cfg, source, results_folder(cfg, source), model_identity, batch_tokens, world)
+    if device.type == "cuda" and world.size > 1:
+        device = pick_device(f"cuda:{world.local_rank}")
 
-    with atomic.lock(run.out_dir, wait_s=0):
+    # Score
+    world.start(device)
+    with contextlib.ExitStack() as on_exit:
+        world.all_succeed(lock, run, on_exit)
         evaluate(run, jobs, device, dtype)
+    world.stop()
 
 
-@dataclass(frozen=True)
-class Run:
-    """What all tasks of a run have in common."""
-
-    cfg: EvaluateConfig
-    source: lora.Source
-    out_dir: Path
-    model_identity: dict[str, Any]  # hashes of the weights, and their dtype
-    batch_tokens: int
-
-    def identity(self, job: Job) -> dict[str, Any]:
-        """What the scores of a job follow from."""
-        return {**self.model_identity, "requests": job.sha256()}
-
-    def items_file(self, job: Job) -> Path:
-        """The parquet file of a job, which is there when the job is done."""
-        return self.out_dir / f"{job.label}.parquet"
+def lock(run: Run, on_exit: contextlib.ExitStack) -> None:
+    """Process 0 keeps other runs out of the folder."""
+    if run.world.rank == 0:
+        on_exit.enter_context(atomic.lock(run.out_dir, wait_s=0))
 
 
 def evaluate(run: Run, jobs: list[Job], device: torch.device, dtype: torch.dtype) -> None:
@@ -454,37 +503,36 @@ def evaluate(run: Run, jobs: list[Job], device: torch.device, dtype: torch.dtype
             todo.append(job)
         else:
             records[job.label] = record
-            print(f"{result_line(job.label, record, width)}   (scored before)")
+            run.say(f"{result_line(job.label, record, width)}   (scored before)")
 
     # The others
     if todo:
         with memory_advice("give --dtype=bfloat16, or a device with more memory"):
             model = run.source.load(device, dtype).eval()
-        with tqdm(total=sum(len(job.items) for job in todo), unit=" items", disable=None) as bar:
+        no_bar = True if run.world.rank > 0 else None  # None: no bar where the output is not a terminal
+        with tqdm(total=sum(len(job.items) for job in todo), unit=" items", disable=no_bar) as bar:
             for job in todo:
                 bar.set_description(job.label)
                 record = score_and_write(run, model, job, bar)
                 records[job.label] = record
-                bar.write(result_line(job.label, record, width))
+                run.say(result_line(job.label, record, width))
                 if record["cut_on_the_left"]:
                     context = f"the model's context of {model.cfg.block_size} tokens"
-                    bar.write(f"  {record['cut_on_the_left']:,} items are longer than {context}: cut on the left")
+                    run.say(f"  {record['cut_on_the_left']:,} items are longer than {context}: cut on the left")
 
     # All together
     families = family_records(jobs, records)
     for family, record in families.items():
-        print(result_line(f"{family}, {record['sets']} sets", record, width))
-    write_scores(run, records, families)
-    print(f"wrote {run.out_dir / SCORES_FILE}, and the items of each task beside it")
+        run.say(result_line(f"{family}, {record['sets']} sets", record, width))
+    if run.world.rank == 0:
+        write_scores(run, records, families)
+    run.say(f"wrote {run.out_dir / SCORES_FILE}, and the items of each task beside it")
 
 
 def score_and_write(run: Run, model: Llama, job: Job, bar: tqdm) -> dict[str, Any]:
     """Score one job and write its items; returns its record."""
     start_s = time.perf_counter()
-    identity = run.identity(job)
-    partial = run.out_dir / f"{job.label}.part.jsonl"
-    with memory_advice(f"lower --batch_tokens ({run.batch_tokens})"):
-        scores = score_job(model, job, partial, identity, run.batch_tokens, bar)
+    scores = score_job(run, model, job, bar)
 
     if isinstance(job.source, Texts):
         rows = text_rows(job, scores)
@@ -492,11 +540,13 @@ def score_and_write(run: Run, model: Llama, job: Job, bar: tqdm) -> dict[str, An
     else:
         rows = question_rows(job, scores)
         cut = count_cut(job, model.cfg.block_size)
-    record = record_of(job, identity, figures_of(job, rows), cut)
+    record = record_of(job, run.identity(job), figures_of(job, rows), cut)
     record["seconds"] = round(time.perf_counter() - start_s, 1)
 
-    write_items(run.items_file(job), rows, record)
-    partial.unlink()
+    if run.world.rank == 0:
+        write_items(run.items_file(job), rows, record)
+        for path in run.partial_files(job):
+            path.unlink()
     return record
 
 

@@ -7,7 +7,7 @@ import gc
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -56,6 +56,14 @@ class World:
         """The sum of each number over all processes. It goes through the host: no device is waited for."""
         totals = self.sum(torch.tensor(numbers, dtype=torch.float64))
         return totals.tolist()
+
+    def gather(self, value: Any) -> list[Any]:
+        """The value of each process, in the order of ranks; every process must call it."""
+        if self.size == 1:
+            return [value]
+        values = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
 
     def all_succeed(
         self, work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs

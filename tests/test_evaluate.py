@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from ranks import Launch
 from tokenizer_kinds import made, sample_text
 
 import checkpoint
@@ -376,7 +377,7 @@ def test_an_interrupted_run_goes_on_where_it_was(folder, task_dir, tmp_path, mon
     monkeypatch.setattr(evaluate, "score_batch", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(folder, **settings, out_dir=tmp_path / "parts")
-    with open(tmp_path / "parts/arc_easy.part.jsonl", "a") as file:
+    with open(tmp_path / "parts/arc_easy.part0.jsonl", "a") as file:
         file.write("[11, [[-1.0")  # killed in the middle of a line
 
     again = []
@@ -390,6 +391,40 @@ def test_an_interrupted_run_goes_on_where_it_was(folder, task_dir, tmp_path, mon
             assert a["logprobs"] == pytest.approx(b["logprobs"], abs=1e-4)
             assert a["acc"] == b["acc"]
     assert sorted(path.name for path in parts_dir.iterdir()) == ["arc_easy.parquet", "piqa.parquet", "scores.json"]
+
+
+def evaluate_rank(settings: dict) -> None:
+    """One process of several; it says how many items it has scored."""
+    real = evaluate.score_batch
+    scored = []
+    evaluate.score_batch = lambda model, batch: scored.append(len(batch.trees)) or real(model, batch)
+    evaluate.main(EvaluateConfig(**settings))
+    print(f"scored {sum(scored)}")
+
+
+def test_two_processes_share_the_items(folder, task_dir, tmp_path):
+    """What two have left unfinished is not computed again, whichever had it."""
+    settings = {"tasks": "arc_easy", "task_dir": str(task_dir), "batch_tokens": 200}
+    whole, whole_dir = run(folder, **settings, out_dir=tmp_path / "whole")
+    out_dir = tmp_path / "two"
+    both = settings | {"checkpoint": str(folder), "device": "cpu", "dtype": "float32", "out_dir": str(out_dir)}
+
+    out_dir.mkdir()
+    identity = whole["tasks"]["arc_easy"]["identity"]
+    items = pq.read_table(whole_dir / "arc_easy.parquet").to_pylist()
+    for rank, number in ((0, 3), (1, 8), (5, 10)):
+        scores = list(zip(items[number]["logprobs"], items[number]["greedy"], strict=True))
+        (out_dir / f"arc_easy.part{rank}.jsonl").write_text(f"{json.dumps(identity)}\n{json.dumps([number, scores])}\n")
+
+    done = Launch(2, evaluate_rank, both).wait()
+    assert done.returncode == 0, done.stderr[-2000:]
+    counts = [int(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("scored ")]
+    assert sum(counts) == 12 - 3 and min(counts) > 0
+    assert done.stdout.count("arc_easy ") == 1, "process 0 alone prints figures"
+    found = pq.read_table(out_dir / "arc_easy.parquet").to_pylist()
+    for a, b in zip(found, items, strict=True):
+        assert a["logprobs"] == pytest.approx(b["logprobs"], abs=1e-4)
+    assert sorted(path.name for path in out_dir.iterdir()) == ["arc_easy.parquet", "scores.json"]
 
 
 def test_what_was_scored_is_not_scored_again_unless_something_changed(folder, task_dir, tmp_path, monkeypatch, capsys):
