@@ -5,9 +5,9 @@
     out/<run>/latest, best -> step_...
 
 A folder is written aside and renamed, `latest` is moved after that: a kill at any moment leaves a loadable checkpoint.
-A run with LoRA writes
-adapter_config.json and adapter_model.safetensors instead of config.json and model.safetensors: a folder as peft's, the
-base is not copied.
+
+A run with LoRA writes adapter_config.json and adapter_model.safetensors instead of config.json and model.safetensors:
+a folder as peft's. The base is not copied.
 
 Folders of Llama, Mistral, Qwen2 and Qwen3 from elsewhere are read as well (hf_config.py says which). Nothing is ever
 unpickled. What a person put among the checkpoints is never deleted.

@@ -309,9 +309,13 @@ def find_source(base: str | None, adapter: str | None, default: str = "out/demo"
     folder = checkpoint.resolve(base) if base is not None else find_base(adapter_folder)
     shape = checkpoint.read_config(folder)
 
-    model = without_memory(shape, settings)
-    checkpoint.find_parameters(model, checkpoint.stored_tensors(adapter_folder), adapter_folder)
-    check_base(adapter_folder, folder, fingerprint(folder, shape))
+    check_base(adapter_folder, folder, fingerprint(folder, shape))  # before shapes: it says why they differ
+    try:
+        model = without_memory(shape, settings)
+        checkpoint.find_parameters(model, checkpoint.stored_tensors(adapter_folder), adapter_folder)
+    except ValueError as error:
+        advice = "has it another base? give that with --checkpoint=..."
+        raise ValueError(f"{adapter_folder} does not fit {folder}: {error}; {advice}") from None
     return Source(folder, shape, adapter_folder, settings)
 
 

@@ -160,10 +160,11 @@ class ChatCorpus:
 
         few = f"{len(train):,} conversations in {len(self.windows):,} rows of {block_size} places"
         self.notes = [f"{few}, {100 * self.windows.useful:.1f} % of them used"]
-        if self.windows.n_cut or self.windows.n_left_out:
-            cut = f"{self.windows.n_cut:,} are cut after the last answer that fits"
-            left_out = f"{self.windows.n_left_out:,} are left out, since their first answer does not fit"
-            self.notes.append(f"too long for block_size {block_size}: {cut}, {left_out}")
+        for packs, split in ((self.windows, ""), (self.val, "of validation, ")):
+            if packs.n_cut or packs.n_left_out:
+                cut = f"{packs.n_cut:,} are cut after the last answer that fits"
+                left_out = f"{packs.n_left_out:,} are left out, since their first answer does not fit"
+                self.notes.append(f"{split}too long for block_size {block_size}: {cut}, {left_out}")
 
     def rows(self, indices: np.ndarray, epochs: np.ndarray) -> TokenRows:
         """Training rows, (B, block_size)."""

@@ -95,7 +95,8 @@ class Packs:
             if len(conversations) == 0:
                 raise ValueError(f"{folder}: the {split} split has no conversation; raise --val_fraction or add data")
             wrong = f"{folder}: no conversation of the {split} split fits into block_size {block_size}"
-            raise ValueError(f"{wrong}; the shortest has {int(conversations.lengths.min()) - 1} tokens")
+            shortest = int(conversations.lengths.min()) - 1
+            raise ValueError(f"{wrong}; raise --block_size (the shortest takes {shortest} places)")
 
         # By length, the longest first: a stretch of one length trades places in each epoch
         longest_first = np.argsort(-lengths[kept], kind="stable")

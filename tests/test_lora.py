@@ -360,6 +360,24 @@ def test_the_fingerprint_is_of_the_weights_alone(base, tmp_path):
     assert lora.fingerprint(other, shape) != first
 
 
+def test_a_base_of_another_shape_is_refused_as_another_base(run_dir, base, tmp_path):
+    """An adapter of peft does not say on which base it was trained: then its shapes do not fit."""
+    other = shutil.copytree(base, tmp_path / "other")
+    config_path = other / "config.json"
+    shape = json.loads(config_path.read_text())
+    config_path.write_text(json.dumps(shape | {"intermediate_size": shape["intermediate_size"] + 8}))
+    weights = load_file(other / "model.safetensors")
+    save_file(weights | {"model.norm.weight": weights["model.norm.weight"] + 1}, other / "model.safetensors")
+    with pytest.raises(ValueError, match="latest was trained on another base than"):
+        find_source(str(other), str(run_dir))
+
+    of_peft = shutil.copytree(run_dir / "latest", tmp_path / "peft")
+    (of_peft / "base.json").unlink()
+    message = "peft does not fit .*lora_[AB].weight has shape .*; has it another base. give that with --checkpoint"
+    with pytest.raises(ValueError, match=message):
+        find_source(str(other), str(of_peft))
+
+
 def test_another_base_is_refused(run_dir, base, data_dir, tmp_path):
     """By sample.py, by merging, and where a run goes on."""
     other = make_base(tmp_path / "other", SHAPES["llama"], data_dir, seed=2)

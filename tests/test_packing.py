@@ -196,16 +196,20 @@ def test_what_is_too_long_is_cut_or_left_out_and_said(data_dir, tmp_path):
     fits = conversation((0, 5), (1, 5), (0, 1))
     two_answers = conversation((0, 5), (1, 5), (0, 5), (1, 40), (0, 1))
     one_answer = conversation((0, 5), (1, 60), (0, 1))
-    folder = write_folder(tmp_path / "long", [fits, two_answers, one_answer], [fits], data_dir)
+    val = [fits, two_answers, two_answers, one_answer]
+    folder = write_folder(tmp_path / "long", [fits, two_answers, one_answer], val, data_dir)
 
     packs = Packs(Conversations(folder, "train"), BLOCK, seed=0)
     found = without_padding(documents_of(packs.get(np.arange(len(packs)), np.zeros(len(packs), int))))
     first_answer = two_answers[0][:10], two_answers[1][:10]
     assert sorted(found) == sorted([as_document(fits), as_document(first_answer)])
     described = Mixture(str(folder), BLOCK, seed=0).describe(1)
-    assert "1 are cut after the last answer that fits, 1 are left out" in described
+    too_long = f"too long for block_size {BLOCK}"
+    assert f"note: {too_long}: 1 are cut after the last answer that fits, 1 are left out" in described
+    assert f"note: of validation, {too_long}: 2 are cut after the last answer that fits, 1 are left out" in described
 
-    with pytest.raises(ValueError, match="no conversation of the train split fits into block_size 4; the shortest"):
+    message = r"no conversation of the train split fits into block_size 4; raise --block_size \(the shortest takes 10"
+    with pytest.raises(ValueError, match=message):
         Mixture(str(folder), 4, seed=0)
 
 
