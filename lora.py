@@ -111,12 +111,17 @@ def add_adapters(model: Llama, settings: LoraSettings) -> None:
     The values of A and B are not set. Raises ValueError for a target that no matrix has, and for a rank above the
     smaller side of a matrix.
     """
+    matrices = targeted(model, settings.targets)
+    smaller_sides = {name: min(linear.in_features, linear.out_features) for name, linear in matrices.items()}
+    narrowest = min(smaller_sides, key=smaller_sides.__getitem__)
+    largest_rank = smaller_sides[narrowest]
+    if settings.rank > largest_rank:
+        sides = f"{matrices[narrowest].out_features} x {matrices[narrowest].in_features}"
+        wrong = f"lora_rank ({settings.rank}) is above the smaller side of {narrowest}, {sides}"
+        raise ValueError(f"{wrong}; try {largest_rank}")
+
     model.requires_grad_(False)
-    for name, linear in targeted(model, settings.targets).items():
-        smaller = min(linear.in_features, linear.out_features)
-        if settings.rank > smaller:
-            sides = f"{linear.out_features} x {linear.in_features}"
-            raise ValueError(f"lora_rank ({settings.rank}) is above the smaller side of {name}, {sides}; try {smaller}")
+    for name, linear in matrices.items():
         parent, _, own_name = name.rpartition(".")
         setattr(model.get_submodule(parent), own_name, LoraLinear(linear, settings))
 

@@ -415,6 +415,7 @@ def test_new_rows_of_the_embedding_are_refused(base, data_dir, tmp_path):
         ({"init_from": None}, "lora_rank: LoRA changes a model that there is; name it with --init_from="),
         ({"lora_rank": -1}, r"lora_rank \(-1\) must be at least 0"),
         ({"lora_rank": 17}, r"lora_rank \(17\) is above the smaller side of .*k_proj, 16 x 32; try 16"),
+        ({"lora_rank": 1000}, r"lora_rank \(1000\) is above the smaller side of .*k_proj, 16 x 32; try 16"),
         ({"lora_alpha": 0.0}, r"lora_alpha \(0.0\) must be above 0; try --lora_alpha=8"),
         ({"lora_targets": "q_proj qkv"}, "no matrix of the blocks is named 'qkv'; there are down_proj, gate_proj"),
         ({"lora_targets": "lm_head"}, "no matrix of the blocks is named 'lm_head'"),
