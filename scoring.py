@@ -237,11 +237,13 @@ def common_beginning_of_most(items: Sequence[Sequence[Sequence[Request]]]) -> li
     looked at.
     """
     contexts = sorted(item[0][0].context for item in items)
+    if len(contexts) < 2:
+        return []
     first = contexts[len(contexts) // 4]
     last = contexts[(3 * len(contexts)) // 4]
     longest = min(len(first), len(last)) - 1
     length = next((i for i in range(longest) if first[i] != last[i]), longest)
-    return first[:length] if length >= SHORTEST_PREFIX and len(contexts) > 1 else []
+    return first[:length] if length >= SHORTEST_PREFIX else []
 
 
 def in_batches(trees: list[Tree], prefix: Prefix, batch_tokens: int) -> Iterator[Batch]:

@@ -26,7 +26,7 @@ from errors import one_line
 from shards import Shards
 from tasks import exams, questions  # noqa: F401  (their tasks are in TASKS)
 from tasks.task import TASKS, Item, Row, Task, find_task, one_set
-from tokenizer import Tokenizer
+from tokenizer import Tokenizer, replace_lone_surrogates
 
 ROW_FORMATS = ("jsonl", "json", "csv", "tsv", "parquet")
 TEXT_FORMATS = ("txt", "md", "html")
@@ -204,6 +204,9 @@ def own(path: Path) -> Questions | Texts:
         documents = [text_of(row, f"{path}, row {number}") for number, row in enumerate(rows, start=1)]
         return Texts(name, documents, str(path))
     items = as_items(own_item, rows, str(path))
+    alone = [number for number, item in enumerate(items, start=1) if len(item.choices) == 1]
+    if alone and len(alone) < len(items):
+        raise ValueError(f"{path}, row {alone[0]}: it has one answer, other rows have choices; make two files of them")
     return Questions(name, items, items, str(path))
 
 
@@ -226,7 +229,7 @@ def text_of(row: Row, where: str) -> str:
     """The text of a document."""
     if not isinstance(row.get("text"), str):
         raise ValueError(f'{where}: no "text", which the first row has')
-    return row["text"]
+    return replace_lone_surrogates(row["text"])
 
 
 def validation_documents(folder: Path) -> Iterator[str]:

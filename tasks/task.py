@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tokenizer import replace_lone_surrogates
+
 Row = dict[str, Any]
 
 
@@ -34,7 +36,10 @@ class Item:
     def __post_init__(self) -> None:
         if isinstance(self.choices, str) or not all(isinstance(choice, str) for choice in self.choices):
             raise ValueError(f"its choices are not a list of texts: {self.choices!r:.80}")
-        object.__setattr__(self, "choices", tuple(self.choices))
+        if not isinstance(self.context, str):
+            raise ValueError(f"its context is not a text: {self.context!r:.80}")
+        object.__setattr__(self, "context", replace_lone_surrogates(self.context))
+        object.__setattr__(self, "choices", tuple(map(replace_lone_surrogates, self.choices)))
         empty = [number for number, choice in enumerate(self.choices, start=1) if not choice]
         if empty or not self.choices:
             raise ValueError(f"choice {empty[0]} is empty" if empty else "it has no choices")

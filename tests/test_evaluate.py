@@ -234,6 +234,13 @@ def test_figures_follow_from_the_scores(folder, tmp_path):
     assert figure(scores, "mine", "chance") == pytest.approx(1 / 3)
 
 
+def test_half_a_surrogate_pair_is_read_as_a_replacement(folder, tmp_path):
+    path = write_jsonl(tmp_path / "half.jsonl", [{"context": "a \ud83d", "choices": ["b \ud83d", "c"], "answer": 0}])
+    _, out_dir = run(folder, tasks=str(path), out_dir=tmp_path / "out")
+    (item,) = pq.read_table(out_dir / "half.parquet").to_pylist()
+    assert (item["context"], item["choices"]) == ("a \ufffd", ["b \ufffd", "c"])
+
+
 def test_one_answer_has_accuracy_and_perplexity(folder, tmp_path):
     """The answer that the model would write counts as right."""
     model, tokenizer = checkpoint.load_model(folder), Tokenizer.load(folder)
@@ -393,6 +400,17 @@ def test_an_interrupted_run_goes_on_where_it_was(folder, task_dir, tmp_path, mon
     assert sorted(path.name for path in parts_dir.iterdir()) == ["arc_easy.parquet", "piqa.parquet", "scores.json"]
 
 
+def test_a_run_that_was_killed_before_its_file_was_written_goes_on(folder, task_dir, tmp_path, monkeypatch):
+    settings = {"tasks": "copa", "task_dir": str(task_dir), "out_dir": tmp_path / "out"}
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate, "write_items", lambda *args: sys.exit("killed"))
+        with pytest.raises(SystemExit):
+            run(folder, **settings)
+    monkeypatch.setattr(evaluate, "score_batch", lambda *args: pytest.fail("scored again"))
+    scores, _ = run(folder, **settings)
+    assert scores["tasks"]["copa"]["items"] == 12
+
+
 def evaluate_rank(settings: dict) -> None:
     """One process of several; it says how many items it has scored."""
     real = evaluate.score_batch
@@ -480,6 +498,9 @@ def complain(folder, tmp_path, monkeypatch, capsys):
         ({"context": "a", "choices": ["b", "c"], "answer": 2}, "row 2: its answer 2 is none of its 2 choices"),
         ({"context": "a", "choices": ["b", "c"], "answer": "d"}, "row 2: its answer 'd' is none of its 2 choices"),
         ({"context": "a", "choices": "bc", "answer": 0}, "row 2: its choices are not a list of texts"),
+        ({"context": 5, "choices": ["b", "c"], "answer": 0}, "row 2: its context is not a text: 5"),
+        ({"context": "a", "choices": ["b", "c"], "answer": True}, "row 2: its answer True is none of its 2 choices"),
+        ({"question": "a", "answer": "b"}, "row 2: it has one answer, other rows have choices"),
         ({"prompt": "a"}, "row 2: another layout: it has prompt; wanted are context, choices, answer"),
         ({"choices": ["b", "c"], "answer": 1}, "row 2: another layout: no 'context', only choices, answer"),
     ],
