@@ -171,7 +171,9 @@ def memory_of(shape: ModelConfig, with_lora: bool) -> Memory:
 
     # The loss: the head rounded, a chunk of rows of logits, twice in float32 and once rounded, and the sum of gradients
     V, C = shape.vocab_size, shape.n_embd
-    rows = max(model.CHUNK_ROWS, model.CHUNK_LOGITS // V, C)
+    rows = max(model.CHUNK_ROWS, model.CHUNK_LOGITS // V)
+    if not with_lora:
+        rows = max(rows, C)
     loss = 2 * V * C + rows * V * (4 + 4 + 2)
     if not with_lora:
         loss += 4 * V * C
