@@ -38,8 +38,9 @@ import atomic
 import checkpoint
 import journal
 import lora
+from chat_template import ChatTemplate
 from device import memory_advice, peak_flops, peak_memory, pick_device, pick_dtype
-from errors import read_json
+from errors import one_line, read_json
 from mixture import Batch, Corpus, Mixture, TokenBatch
 from model import Llama, ModelConfig
 from optim import SCHEDULES, Optimizer, learning_rate
@@ -307,7 +308,8 @@ def setup(cfg: TrainConfig, on_exit: contextlib.ExitStack) -> tuple[Run, Start]:
     data = Mixture(cfg.data, cfg.block_size, cfg.seed, cfg.shuffle_run)
     device = choose_device(cfg, world)
     if not Path(cfg.out_dir).is_dir():
-        find_start(cfg, data)  # only for its errors: a mistake leaves no folder behind
+        find_start(cfg, data)  # only for its errors, and the next line too: a mistake leaves no folder behind
+        prompt_ids(cfg, data.tokenizer, data.template)
     world.start(device)
     world.all_succeed(lock_out_dir, cfg, world, on_exit)
     start = find_start(cfg, data)  # after the lock: another run may have written there while this one waited
@@ -533,24 +535,30 @@ def evaluate(run: Run, last: bool) -> None:
         run.world.all_succeed(draw_loss, run)
 
 
-def continuation(run: Run, max_new_tokens: int) -> str:
-    """sample_prompt with the text that the model continues it with, or why there is none.
+def prompt_ids(cfg: TrainConfig, tokenizer: Tokenizer, template: ChatTemplate | None) -> list[int]:
+    """What the model is given at an evaluation: sample_prompt, or, with a template, a user who says it.
 
-    A model that learns from conversations is asked sample_prompt as its user's message, and the text is its answer.
+    Raises ValueError for a prompt that cannot be encoded.
+    """
+    with one_line(f"--sample_prompt={cfg.sample_prompt!r:.80}: ", ValueError):
+        if template is None:
+            ids = tokenizer.encode_prompt(cfg.sample_prompt) or [tokenizer.start]
+            return ids[: cfg.block_size - 1]
+        ids = template.encode([{"role": "user", "content": cfg.sample_prompt}], generation_prompt=True)
+        return ids[-(cfg.block_size - 1) :]  # of a long question its end, where the header of the answer is
+
+
+def continuation(run: Run, max_new_tokens: int) -> str:
+    """sample_prompt with the text that the model continues it with, or why there is none; of an assistant its answer.
+
     With fsdp every process must ask.
     """
     if not math.isfinite(run.state.val_loss):
         return f"(no text: the validation loss is {run.state.val_loss})"
 
     cfg, tokenizer, template = run.cfg, run.tokenizer, run.data.template
-    if template is None:
-        ids = tokenizer.encode_prompt(cfg.sample_prompt) or [tokenizer.start]
-        ids = ids[: cfg.block_size - 1]
-        stops = tokenizer.stops
-    else:
-        ids = template.encode([{"role": "user", "content": cfg.sample_prompt}], generation_prompt=True)
-        ids = ids[-(cfg.block_size - 1) :]  # of a long question its end, where the header of the answer is
-        stops = template.stop_ids
+    ids = prompt_ids(cfg, tokenizer, template)
+    stops = tokenizer.stops if template is None else template.stop_ids
     # fsdp: tensors that are made in inference mode could not be trained on again
     sample_tokens = torch.no_grad()(decode) if cfg.parallel == "fsdp" else generate
     run.model.eval()

@@ -20,7 +20,7 @@ import checkpoint
 import model
 import train
 from chat_shards import Conversations, ConversationWriter
-from chat_template import ChatTemplate
+from chat_template import ChatTemplate, chatml
 from mixture import Mixture, TokenBatch
 from model import Documents, Llama, ModelConfig
 from optim import learning_rate
@@ -458,6 +458,16 @@ def test_the_model_is_asked_as_its_conversations_are(chat_dir, data_dir, tmp_pat
     assert asked[-1] == (prompt, template.stop_ids) and template.end_of_turn in template.stop_ids
     text = Tokenizer.load(folder).decode([65, 66])
     assert f"--- '2 + 2?', answered at temperature 0.8 ---\n{text}\n---" in capsys.readouterr().out
+
+
+def test_a_question_that_the_template_refuses_is_said_before_anything_is_written(chat_dir, data_dir, tmp_path):
+    folder = Path(shutil.copytree(chat_dir, tmp_path / "chat"))
+    refusing = "{% if 'colour' in messages[0].content %}{{ raise_exception('no colours') }}{% endif %}"
+    (folder / "chat_template.jinja").write_text(refusing + chatml(Tokenizer.load(data_dir)))
+    settings = TINY | {"data": str(folder), "out_dir": str(tmp_path / "out"), "sample_prompt": "Which colour?"}
+    with pytest.raises(ValueError, match="^--sample_prompt='Which colour\\?': .*no colours"):
+        train.main(train.TrainConfig(**settings))
+    assert not (tmp_path / "out").exists()
 
 
 def test_text_and_conversations_share_a_batch(chat_dir, data_dir):
