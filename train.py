@@ -306,10 +306,10 @@ def setup(cfg: TrainConfig, on_exit: contextlib.ExitStack) -> tuple[Run, Start]:
     world = World()
     micro_steps(cfg, world.size)  # only for its error
     data = Mixture(cfg.data, cfg.block_size, cfg.seed, cfg.shuffle_run)
+    prompt_ids(cfg, data.tokenizer, data.template)  # only for its error
     device = choose_device(cfg, world)
     if not Path(cfg.out_dir).is_dir():
-        find_start(cfg, data)  # only for its errors, and the next line too: a mistake leaves no folder behind
-        prompt_ids(cfg, data.tokenizer, data.template)
+        find_start(cfg, data)  # only for its errors: a mistake leaves no folder behind
     world.start(device)
     world.all_succeed(lock_out_dir, cfg, world, on_exit)
     start = find_start(cfg, data)  # after the lock: another run may have written there while this one waited
