@@ -99,12 +99,17 @@ def read_meta(folder: str | Path) -> dict[str, Any]:
     if (folder / "train.bin").is_file():
         return _bare_meta(folder)
 
-    command = f"python prepare_wiki.py --source=... --data_dir={folder}"
+    raise ValueError(f"{folder} has no meta.json; make it with: {command_that_makes(folder)}")
+
+
+def command_that_makes(folder: Path) -> str:
+    """The command of the config here that writes a folder of this name, or a general one."""
+    configs = Path(__file__).resolve().parent / "config"
     for kind, program in {"data": "prepare_wiki.py", "chat": "prepare_chat.py"}.items():
-        config = f"config/{kind}_{folder.name}.py"
-        if (Path(__file__).resolve().parent / config).is_file():
-            command = f"python {program} {config}"
-    raise ValueError(f"{folder} has no meta.json; make it with: {command}")
+        for config in sorted(configs.glob(f"{kind}_*.py")):
+            if f'data_dir = "data/{folder.name}"' in config.read_text(encoding="utf-8"):
+                return f"python {program} config/{config.name}"
+    return f"python prepare_wiki.py --source=... --data_dir={folder}"
 
 
 def _bare_meta(folder: Path) -> dict[str, Any]:

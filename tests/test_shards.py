@@ -407,12 +407,14 @@ def test_an_unfinished_folder_names_the_command_that_completes_it(tmp_path):
 @pytest.mark.parametrize("exists", [True, False])
 def test_a_folder_without_anything_names_the_command_that_makes_it(tmp_path, monkeypatch, exists):
     monkeypatch.chdir(REPO)
-    folders = {name: tmp_path / name for name in ("pydocs", "alpaca", "mine")}
+    folders = {name: tmp_path / name for name in ("pydocs", "chat_pydocs", "alpaca", "mine")}
     if exists:
         for folder in folders.values():
             folder.mkdir()
     with pytest.raises(ValueError, match="has no meta.json.*python prepare_wiki.py config/data_pydocs.py"):
         read_meta(folders["pydocs"])
+    with pytest.raises(ValueError, match="has no meta.json.*python prepare_chat.py config/chat_pydocs.py"):
+        read_meta(folders["chat_pydocs"])
     with pytest.raises(ValueError, match="has no meta.json.*python prepare_chat.py config/chat_alpaca.py"):
         read_meta(folders["alpaca"])
     with pytest.raises(ValueError, match=f"has no meta.json.*--data_dir={folders['mine']}"):
