@@ -419,7 +419,7 @@ def test_a_defect_misses_the_reference_by_far(defect, alone, chat_dir, tmp_path)
     assert worst(weights(tmp_path / "out"), weights(alone)) > 1e-3
 
 
-@pytest.mark.parametrize("data", ["{chat}", "{chat}:0.6,{text}:0.4"])
+@pytest.mark.parametrize("data", [pytest.param("{chat}", marks=pytest.mark.slow), "{chat}:0.6,{text}:0.4"])
 def test_a_run_killed_and_resumed_is_the_uninterrupted_one(data, chat_dir, data_dir, tmp_path):
     """Conversations alone, and mixed with plain text, over the border of an epoch: the same bits, or two processes."""
     settings = SETTINGS | {"data": data.format(chat=chat_dir, text=data_dir), "checkpoint_interval": 5}
