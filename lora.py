@@ -35,6 +35,7 @@ from tokenizer import Tokenizer
 
 BASE_FILE = "base.json"  # beside adapter_config.json, in which peft warns of keys that it does not know
 LARGEST_RANK = 1 << 20
+MATRICES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")  # of a block
 
 # Keys of an adapter_config.json that do not change what is computed. Others must be off, or are refused by name.
 NO_MATTER = (

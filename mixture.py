@@ -4,119 +4,64 @@ The window at global position g follows from the settings and g alone: not from 
 What the loop trains on is a Batch; which kind of batch, the corpus says (CORPUS_KINDS).
 """
 
-import dataclasses
+import abc
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sized
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
-import torch
 
+from batches import Batch, TokenRows
 from chat_shards import Conversations
 from chat_template import ChatTemplate, read_template
 from packing import Packs
 from sampler import IndexStream
-from shards import IGNORE, EvalWindows, Shards, Windows, read_meta
+from shards import EvalWindows, Shards, Windows, read_meta
 from tokenizer import Tokenizer
 
 
-@dataclass(frozen=True)
-class Batch:
-    """What one forward-backward pass is given: tensors by name, and the number of things that its loss is a sum over.
+class Corpus(abc.ABC):
+    """One data folder: rows to train on, and the whole validation split.
 
-    Each kind of batch is a subclass that names its tensors.
+    Attributes: name; folder; content, a hash of what the shards hold; notes for the user; windows, the rows to train
+    on, of which there are len(); unit, what a row is called; bytes_per_token, UTF-8 bytes of a scored validation token.
+    Another kind of corpus is a subclass with an entry in CORPUS_KINDS. Kinds whose rows are of one class can be mixed.
     """
 
-    count: int  # scored tokens, or pairs; counted on the host, so that nobody waits for the device
+    rows_class: type = TokenRows
+    unit: str
+    windows: Sized
+    bytes_per_token: float
 
-    def to(self, device: torch.device) -> Self:
-        """The batch with its tensors on `device`. The host does not wait for the copy to a CUDA device."""
-        moved = {}
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if not isinstance(value, torch.Tensor):
-                continue
-            if device.type == "cuda":
-                value = value.pin_memory()
-            moved[field.name] = value.to(device, non_blocking=device.type == "cuda")
-        return dataclasses.replace(self, **moved)
+    def __init__(self, folder: Path, meta: dict[str, Any]):
+        self.folder = folder
+        self.name = folder.name
+        self.content = content_hash(meta)
+        self.notes: list[str] = []
 
+    @abc.abstractmethod
+    def rows(self, indices: np.ndarray, epochs: np.ndarray) -> TokenRows:
+        """The rows `indices` of `epochs`, both (B,): TokenRows (B, block_size), or what rows_class says."""
 
-@dataclass(frozen=True)
-class TokenBatch(Batch):
-    """Rows of tokens: each target is the token that follows its input."""
-
-    inputs: torch.Tensor  # (B, T) int64 ids
-    targets: torch.Tensor  # (B, T) int64 ids, IGNORE where nothing is scored
-    cu_seqlens: torch.Tensor | None = None  # (n + 1,) int32: model.Documents, for packed rows; None: one a row
-    scored: torch.Tensor | None = None  # (count,) int64: places of the scored targets in the B * T; None: all are
+    @abc.abstractmethod
+    def val_batches(self, batch_size: int, rank: int, world_size: int) -> Iterator[Batch]:
+        """This rank's share of the whole validation split; all ranks get as many batches of the same sizes."""
 
 
-@dataclass(frozen=True)
-class TokenRows:
-    """Training rows on the host, int64 (B, T) each."""
+class TextCorpus(Corpus):
+    """Plain text: windows of block_size + 1 tokens."""
 
-    inputs: np.ndarray  # ids
-    targets: np.ndarray  # ids, IGNORE where nothing is scored
-    positions: np.ndarray | None = None  # of each token in its document; None: one document a row, from 0 on
-
-    @classmethod
-    def windows(cls, tokens: np.ndarray) -> Self:
-        """The rows of text windows (B, T + 1), which are not copied."""
-        return cls(tokens[:, :-1], tokens[:, 1:])
-
-    @classmethod
-    def merge(cls, parts: list[tuple[np.ndarray, Self]]) -> Self:
-        """One set of rows out of several: each part says which places (B_part,) of the result its rows take."""
-        B = sum(len(places) for places, _ in parts)
-        T = parts[0][1].inputs.shape[1]
-        inputs = np.empty((B, T), np.int64)
-        targets = np.empty((B, T), np.int64)
-        positions = np.empty((B, T), np.int64)
-        for places, rows in parts:
-            inputs[places] = rows.inputs
-            targets[places] = rows.targets
-            positions[places] = np.arange(T) if rows.positions is None else rows.positions
-
-        packed = any(rows.positions is not None for _, rows in parts)
-        return cls(inputs, targets, positions if packed else None)
-
-    def batch(self) -> TokenBatch:
-        """What the model is trained on: tensors, of which inputs and targets share the arrays' memory."""
-        places = np.flatnonzero(self.targets != IGNORE)  # found on the host: nobody waits for the device
-        count = len(places)
-        scored = torch.from_numpy(places) if count < self.targets.size else None
-
-        cu_seqlens = None
-        if self.positions is not None:
-            # positions 0 1 2 3 0 1 | 0 1 2 3 4 5: documents begin at 0, 4 and 6, and the last ends at 12
-            begins = np.flatnonzero(self.positions == 0)
-            cu_seqlens = torch.from_numpy(np.append(begins, self.positions.size).astype(np.int32))
-        return TokenBatch(count, torch.from_numpy(self.inputs), torch.from_numpy(self.targets), cu_seqlens, scored)
-
-
-class TextCorpus:
-    """One data folder of plain text: training windows of block_size + 1 tokens, and the whole validation split.
-
-    Attributes: name; folder; content, a hash of what the shards hold; bytes_per_token, UTF-8 bytes of a validation
-    token; unit, what a row is; notes for the user; windows, of which there are len(). Another kind of corpus is a class
-    with the same attributes and methods, and an entry in CORPUS_KINDS. Kinds whose rows are of one class can be mixed.
-    """
-
-    rows_class = TokenRows
     unit = "windows"
 
     def __init__(
         self, folder: Path, meta: dict[str, Any], tokenizer: Tokenizer, block_size: int, seed: int, read_ahead: bool
     ):
-        self.folder = folder
-        self.name = folder.name
-        self.content = content_hash(meta)
-        self.notes = [meta["note"]] if "note" in meta else []
+        super().__init__(folder, meta)
+        if "note" in meta:
+            self.notes.append(meta["note"])
 
         train = Shards(folder, "train", meta, read_ahead=read_ahead)
         val = Shards(folder, "val", meta, read_ahead=True)  # read from its beginning to its end
@@ -129,28 +74,21 @@ class TextCorpus:
         """Training windows, (B, block_size)."""
         return TokenRows.windows(self.windows.get(indices, epochs))
 
-    def val_batches(self, batch_size: int, rank: int, world_size: int) -> Iterator[TokenBatch]:
-        """This rank's share of the whole validation split; all ranks get as many batches of the same sizes."""
+    def val_batches(self, batch_size: int, rank: int, world_size: int) -> Iterator[Batch]:
+        """As Corpus says."""
         for inputs, targets in self.val.batches(batch_size, rank, world_size):
             yield TokenRows(inputs, targets).batch()
 
 
-class ChatCorpus:
-    """One data folder of conversations, packed into rows of block_size places; attributes as TextCorpus'.
+class ChatCorpus(Corpus):
+    """Conversations, packed into rows of block_size places."""
 
-    A byte or a token is one that is scored.
-    """
-
-    rows_class = TokenRows
     unit = "rows"
 
     def __init__(
         self, folder: Path, meta: dict[str, Any], tokenizer: Tokenizer, block_size: int, seed: int, read_ahead: bool
     ):
-        self.folder = folder
-        self.name = folder.name
-        self.content = content_hash(meta)
-
+        super().__init__(folder, meta)
         train = Conversations(folder, "train", meta)
         val = Conversations(folder, "val", meta)
         train.shards.vocab_size = val.shards.vocab_size = tokenizer.vocab_size
@@ -159,7 +97,7 @@ class ChatCorpus:
         self.bytes_per_token = scored_bytes_per_token(val, tokenizer)
 
         few = f"{len(train):,} conversations in {len(self.windows):,} rows of {block_size} places"
-        self.notes = [f"{few}, {100 * self.windows.useful:.1f} % of them used"]
+        self.notes.append(f"{few}, {100 * self.windows.useful:.1f} % of them used")
         for packs, split in ((self.windows, ""), (self.val, "of validation, ")):
             if packs.n_cut or packs.n_left_out:
                 cut = f"{packs.n_cut:,} are cut after the last answer that fits"
@@ -167,16 +105,15 @@ class ChatCorpus:
                 self.notes.append(f"{split}too long for block_size {block_size}: {cut}, {left_out}")
 
     def rows(self, indices: np.ndarray, epochs: np.ndarray) -> TokenRows:
-        """Training rows, (B, block_size)."""
-        return TokenRows(**vars(self.windows.get(indices, epochs)))
+        """Packed rows, (B, block_size)."""
+        return self.windows.get(indices, epochs)
 
-    def val_batches(self, batch_size: int, rank: int, world_size: int) -> Iterator[TokenBatch]:
-        """This rank's share of the whole validation split; all ranks get as many batches of the same sizes."""
-        for packed in self.val.batches(batch_size, rank, world_size):
-            yield TokenRows(**vars(packed)).batch()
+    def val_batches(self, batch_size: int, rank: int, world_size: int) -> Iterator[Batch]:
+        """As Corpus says."""
+        for rows in self.val.batches(batch_size, rank, world_size):
+            yield rows.batch()
 
 
-Corpus = TextCorpus | ChatCorpus
 CORPUS_KINDS: dict[str, type[Corpus]] = {"text": TextCorpus, "chat": ChatCorpus}  # by meta.json's "kind"; none: text
 
 

@@ -7,10 +7,10 @@ model.py (Documents).
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
+from batches import TokenRows
 from chat_shards import Conversations
 from sampler import permute
 from shards import IGNORE
@@ -51,23 +51,6 @@ def best_fit_decreasing(lengths: Sequence[int], capacity: int) -> tuple[np.ndarr
         rows_with[left].append(row)
         occupied |= 1 << left
     return row_of, n_rows
-
-
-@dataclass(frozen=True)
-class Packed:
-    """Rows of block_size places, int64 (B, T) each."""
-
-    inputs: np.ndarray  # ids
-    targets: np.ndarray  # ids, IGNORE where nothing is scored
-    positions: np.ndarray  # of each token in its conversation: 0 where one begins
-
-    @classmethod
-    def empty(cls, B: int, T: int) -> "Packed":
-        """Rows without a conversation: one document each, in which nothing is scored."""
-        inputs = np.zeros((B, T), np.int64)
-        targets = np.full((B, T), IGNORE, np.int64)
-        positions = np.tile(np.arange(T), (B, 1))
-        return cls(inputs, targets, positions)
 
 
 class Packs:
@@ -125,39 +108,34 @@ class Packs:
             members.append((int(self.sorted[place]), length))
         return members
 
-    def get(self, indices: np.ndarray, epochs: np.ndarray) -> Packed:
-        """The rows `indices` of `epochs`, both (B,). What stays of a row at its end is a document without targets."""
-        packed = Packed.empty(len(indices), self.block_size)
-        for b, (row, epoch) in enumerate(zip(indices.tolist(), epochs.tolist(), strict=True)):
-            place = 0
-            for number, length in self.members(row, epoch):
-                ids, scored = self.conversations.read(number)
-                ids = self.conversations.shards.check_ids(ids[:length]).astype(np.int64)
-                end = place + length - 1
-                packed.inputs[b, place:end] = ids[:-1]
-                packed.targets[b, place:end] = np.where(scored[1:length], ids[1:], IGNORE)
-                packed.positions[b, place:end] = np.arange(length - 1)
-                place = end
-            packed.positions[b, place:] = np.arange(self.block_size - place)
-        return packed
-
-    def batches(self, batch_size: int, rank: int = 0, world_size: int = 1) -> Iterator[Packed]:
-        """Yield this rank's share of the rows of epoch 0; all ranks get as many batches of the same sizes.
+    def get(self, indices: np.ndarray, epochs: np.ndarray) -> TokenRows:
+        """The rows `indices` of `epochs`, both (B,). What stays of a row at its end is a document without targets.
 
         A row beyond the last is empty.
         """
+        rows = TokenRows.empty(len(indices), self.block_size)
+        for b, (index, epoch) in enumerate(zip(indices.tolist(), epochs.tolist(), strict=True)):
+            if index >= len(self):
+                continue
+            place = 0
+            for number, length in self.members(index, epoch):
+                ids, scored = self.conversations.read(number)
+                ids = self.conversations.shards.check_ids(ids[:length]).astype(np.int64)
+                end = place + length - 1
+                rows.inputs[b, place:end] = ids[:-1]
+                rows.targets[b, place:end] = np.where(scored[1:length], ids[1:], IGNORE)
+                rows.positions[b, place:end] = np.arange(length - 1)
+                place = end
+            rows.positions[b, place:] = np.arange(self.block_size - place)
+        return rows
+
+    def batches(self, batch_size: int, rank: int = 0, world_size: int = 1) -> Iterator[TokenRows]:
+        """Yield this rank's share of the rows of epoch 0; all ranks get as many batches of the same sizes."""
         padded = -(-len(self) // world_size) * world_size  # the next multiple of world_size
         indices = np.arange(rank, padded, world_size)
         for begin in range(0, len(indices), batch_size):
             wanted = indices[begin : begin + batch_size]
-            real = wanted[wanted < len(self)]
-            packed = self.get(real, np.zeros_like(real))
-            missing = len(wanted) - len(real)
-            if missing:
-                filler = Packed.empty(missing, self.block_size)
-                pairs = zip(vars(packed).values(), vars(filler).values(), strict=True)
-                packed = Packed(*[np.concatenate(pair) for pair in pairs])
-            yield packed
+            yield self.get(wanted, np.zeros_like(wanted))
 
 
 def fitting_lengths(conversations: Conversations, block_size: int) -> tuple[np.ndarray, int, int]:

@@ -38,10 +38,11 @@ import atomic
 import checkpoint
 import journal
 import lora
+from batches import Batch, TokenBatch
 from chat_template import ChatTemplate
 from device import memory_advice, peak_flops, peak_memory, pick_device, pick_dtype
 from errors import one_line, read_json
-from mixture import Batch, Corpus, Mixture, TokenBatch
+from mixture import Corpus, Mixture
 from model import Llama, ModelConfig
 from optim import SCHEDULES, Optimizer, learning_rate
 from parallel import World, accumulating, copy_full, full_tensor, replicate, shard
@@ -95,7 +96,7 @@ class TrainConfig:
     # LoRA: the weights of init_from stay as they are, small matrices beside its own are trained (lora.py)
     lora_rank: int = 0  # width r of the small matrices; 0: no LoRA, all weights are trained
     lora_alpha: float = 32.0  # what they compute is scaled by lora_alpha / lora_rank
-    lora_targets: str = "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj"  # the matrices that get them
+    lora_targets: str = " ".join(lora.MATRICES)  # the matrices that get them
     # the optimizer and its schedule
     optimizer: Literal["adamw", "muon"] = "adamw"  # muon: for the matrices of the blocks, and AdamW for the rest
     batch_tokens: int = 1536  # tokens of one optimizer step, over all processes

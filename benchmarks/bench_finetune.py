@@ -29,7 +29,7 @@ from hf_config import hf_config
 from model import IGNORE, Llama, ModelConfig
 from packing import Packs
 
-SHAPE = ModelConfig(
+SMOLLM2_135M = ModelConfig(
     vocab_size=49152,
     block_size=2048,
     n_layer=30,
@@ -40,8 +40,7 @@ SHAPE = ModelConfig(
 )
 ROWS, T = 4, 256
 STEPS = 2  # that are timed, after one that allocates the moments
-MATRICES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-ADAPTERS = lora.LoraSettings(rank=8, alpha=16, targets=MATRICES)
+ADAPTERS = lora.LoraSettings(rank=8, alpha=16, targets=lora.MATRICES)
 
 # Largest relative difference of the last losses. Measured on a CPU in float32: 2e-5 of all weights, 0 of adapters.
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-3}
@@ -60,7 +59,7 @@ LORA, LORA_PEER, LORA_PEER_BF16 = "LoRA, NonLlama", "LoRA, peft", "LoRA, peft, b
 
 def ours(dtype: torch.dtype, scored: torch.Tensor, adapters: bool) -> Built:
     """As train.py does it. scored: which places of a row are, (T,) bool."""
-    model = start(SHAPE)
+    model = start(SMOLLM2_135M)
     if adapters:
         model = with_adapters(model)
         lora.narrow_frozen(model, dtype)
@@ -76,9 +75,9 @@ def ours(dtype: torch.dtype, scored: torch.Tensor, adapters: bool) -> Built:
 def theirs(dtype: torch.dtype, scored: torch.Tensor, adapters: bool, base_dtype: torch.dtype) -> Built:
     """transformers' model with its attention by SDPA, in peft's where there are adapters."""
     transformers = need("transformers")
-    config = transformers.LlamaConfig(**hf_config(SHAPE, 0), use_cache=False)
+    config = transformers.LlamaConfig(**hf_config(SMOLLM2_135M, 0), use_cache=False)
     model = transformers.LlamaForCausalLM(config)
-    model.load_state_dict(start(SHAPE).state_dict())
+    model.load_state_dict(start(SMOLLM2_135M).state_dict())
     model.to(base_dtype).train()
     called = give_adapters(model) if adapters else model
 
@@ -106,7 +105,9 @@ def give_adapters(model: torch.nn.Module) -> torch.nn.Module:
     options = {"r": ADAPTERS.rank, "lora_alpha": ADAPTERS.alpha, "target_modules": list(ADAPTERS.targets)}
     wrapped = peft.get_peft_model(model, peft.LoraConfig(**options, task_type="CAUSAL_LM"))
 
-    values = {name: value for name, value in with_adapters(Llama(SHAPE)).named_parameters() if value.requires_grad}
+    values = {
+        name: value for name, value in with_adapters(Llama(SMOLLM2_135M)).named_parameters() if value.requires_grad
+    }
     with torch.no_grad():
         for name, value in values.items():
             wrapped.get_parameter(f"base_model.model.{name}.default.weight").copy_(value)
@@ -131,7 +132,7 @@ def take_steps(build: Callable[[torch.Tensor], Built], dtype: torch.dtype, share
     """One turn: CPU seconds of a step, tokens a CPU second, the last loss, and the largest resident set."""
     scored = torch.arange(T) >= T - round(share * T)  # (T,)
     random = torch.Generator().manual_seed(0)
-    batches = torch.randint(SHAPE.vocab_size, (1 + STEPS, ROWS, T + 1), generator=random)
+    batches = torch.randint(SMOLLM2_135M.vocab_size, (1 + STEPS, ROWS, T + 1), generator=random)
 
     model, loss_of = build(scored)
     step = optimizer_step(model, loss_of, batches, torch.device("cpu"), dtype)

@@ -19,21 +19,20 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from any folder
 
-import lora  # noqa: E402
-import model  # noqa: E402
-from model import Llama, ModelConfig  # noqa: E402
+import lora
+import model
+from benchmarks.bench_finetune import SMOLLM2_135M
+from model import Llama, ModelConfig
 
 GB = 2**30
 USABLE = 0.9  # of a card
 CARDS_GB = (12, 24, 80)
 T = 64  # tokens that are tried
 RANK = 16
-TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+ADAPTERS = lora.LoraSettings(RANK, 2 * RANK, lora.MATRICES)
 
 MODELS = {
-    "SmolLM2-135M": ModelConfig(
-        vocab_size=49152, n_layer=30, n_head=9, n_kv_head=3, n_embd=576, ffn_hidden=1536, block_size=2048
-    ),
+    "SmolLM2-135M": SMOLLM2_135M,
     "SmolLM2-360M": ModelConfig(
         vocab_size=49152, n_layer=32, n_head=15, n_kv_head=5, n_embd=960, ffn_hidden=2560, block_size=2048
     ),
@@ -98,8 +97,7 @@ def bytes_saved(shape: ModelConfig, with_lora: bool) -> int:
     """Bytes that a forward pass over T tokens keeps for the backward pass, but parameters."""
     llama = Llama(shape)
     if with_lora:
-        settings = lora.LoraSettings(RANK, 2 * RANK, TARGETS)
-        lora.add_adapters(llama, settings)
+        lora.add_adapters(llama, ADAPTERS)
         lora.narrow_frozen(llama, torch.bfloat16)
     own = {parameter.untyped_storage().data_ptr() for parameter in llama.parameters()}
 
@@ -162,7 +160,7 @@ def memory_of(shape: ModelConfig, with_lora: bool) -> Memory:
         llama = Llama(shape)
         blocks = sum(parameter.numel() for parameter in llama.model.layers.parameters() if parameter.dim() == 2)
     if with_lora:
-        lora.add_adapters(llama, lora.LoraSettings(RANK, 2 * RANK, TARGETS))
+        lora.add_adapters(llama, ADAPTERS)
         lora.narrow_frozen(llama, torch.bfloat16)
     weights = sum(parameter.numel() * parameter.element_size() for parameter in llama.parameters())
     trained = llama.num_parameters(trainable=True)

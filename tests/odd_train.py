@@ -32,7 +32,8 @@ import journal
 import model
 import parallel
 import train
-from mixture import Mixture, TokenRows
+from batches import TokenRows
+from mixture import Mixture
 from shards import EvalWindows, Windows
 
 

@@ -329,7 +329,7 @@ def test_train_refuses_other_mathematics(monkeypatch, change):
 def tiny_finetune(monkeypatch) -> None:
     pytest.importorskip("transformers", reason="a peer of the finetune part; pip install -r requirements-dev.txt")
     pytest.importorskip("peft", reason="a peer of the finetune part; pip install -r requirements-dev.txt")
-    monkeypatch.setattr(bench_finetune, "SHAPE", TINY)
+    monkeypatch.setattr(bench_finetune, "SMOLLM2_135M", TINY)
     monkeypatch.setattr(bench_finetune, "T", 16)
     monkeypatch.setattr(bench, "take_turns", here)
 

@@ -19,12 +19,13 @@ from test_parallel import assert_same_run, column, metrics, weights, worst
 import checkpoint
 import model
 import train
+from batches import TokenBatch, TokenRows
 from chat_shards import Conversations, ConversationWriter
 from chat_template import ChatTemplate, chatml
-from mixture import Mixture, TokenBatch
+from mixture import Mixture
 from model import Documents, Llama, ModelConfig
 from optim import learning_rate
-from packing import Packed, Packs, best_fit_decreasing, end_of_last_answer
+from packing import Packs, best_fit_decreasing, end_of_last_answer
 from shards import IGNORE
 from tokenizer import Tokenizer
 
@@ -75,7 +76,7 @@ def chat_dir(data_dir, tmp_path_factory) -> Path:
     return write_folder(tmp_path_factory.mktemp("chat") / "chat", TRAIN, VAL, data_dir)
 
 
-def documents_of(packed: Packed) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+def documents_of(packed: TokenRows) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     """(inputs, targets) of each document in rows, as positions cut them."""
     found = []
     for inputs, targets, positions in zip(packed.inputs, packed.targets, packed.positions, strict=True):

@@ -30,7 +30,8 @@ import mixture
 import prepare_wiki
 import sample
 import train
-from mixture import Batch, Mixture, TextCorpus
+from batches import Batch
+from mixture import Mixture, TextCorpus
 from model import Llama
 from sampler import permute
 from shards import Shards, Windows
