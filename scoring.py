@@ -194,13 +194,11 @@ class Plan:
     Attributes:
         batches: the longest rows first, so that memory runs out at once or never.
         tokens: what the model reads for all of them, padding and prefix left out.
-        cut: for each item, how many ids of its contexts did not fit.
     """
 
     def __init__(self, items: Sequence[Item], block_size: int, batch_tokens: int):
         """batch_tokens: rows times tokens of a batch, at most, but for a row that is longer alone."""
         in_windows = [[list(windows(request, block_size)) for request in item] for item in items]
-        self.cut = [sum(map(lost_context, item, pieces)) for item, pieces in zip(items, in_windows, strict=True)]
 
         prefix = Prefix(common_beginning_of_most(in_windows))
         no_prefix = Prefix([])
@@ -218,11 +216,6 @@ class Plan:
             *in_batches(behind_prefix, prefix, batch_tokens),
         ]
         self.tokens = sum(batch.tokens for batch in self.batches)
-
-
-def lost_context(request: Request, pieces: list[Request]) -> int:
-    """How many ids of the context the first window lacks."""
-    return len(request.context) - len(pieces[0].context)
 
 
 def begins_with(context: list[int], prefix: list[int]) -> bool:
