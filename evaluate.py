@@ -18,18 +18,15 @@ import configurator  # before torch and the others: Ctrl-C during their import i
 import contextlib
 import dataclasses
 import glob
-import hashlib
 import importlib.metadata
 import json
-import math
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -43,10 +40,10 @@ from device import memory_advice, pick_device, weight_dtype
 from errors import one_line, read_json
 from model import Llama
 from parallel import World
-from scoring import Plan, Request, Score, score_batch, windows
-from tasks.prompts import Encoder, requests
-from tasks.rows import Questions, Texts, load
-from tasks.task import Item
+from scoring import Plan, Score, score_batch
+from tasks.figures import Figure, figures_of, pooled, question_rows, show, text_rows
+from tasks.jobs import Asking, Job, check_ids, count_cut, make_jobs
+from tasks.rows import Texts
 from tokenizer import Tokenizer
 
 SCORES_FILE = "scores.json"
@@ -87,202 +84,6 @@ class EvaluateConfig:
         """What --tasks lists, each once."""
         names = [name.strip() for name in self.tasks.split(",")]
         return list(dict.fromkeys(name for name in names if name))
-
-
-# --- what is to be scored ---
-
-
-@dataclass(frozen=True)
-class Job:
-    """One task, ready to be scored.
-
-    Attributes:
-        label: the task's name and what was asked differently: arc_easy-5shot-chat.
-        source: its items or documents.
-        items: what scoring.py computes: the requests of each item, or one request for each window of a document.
-        owners: the number of the item or document of each of these.
-    """
-
-    label: str
-    source: Questions | Texts
-    items: list[list[Request]]
-    owners: list[int]
-
-    def sha256(self) -> str:
-        """Of all ids that the model is asked with."""
-        digest = hashlib.sha256()
-        for item in self.items:
-            for request in item:
-                lengths = [len(request.context), len(request.continuation)]
-                digest.update(np.array(lengths + request.context + request.continuation, np.uint32).tobytes())
-        return digest.hexdigest()
-
-
-def make_jobs(
-    cfg: EvaluateConfig, tokenizer: Tokenizer, template: ChatTemplate | None, block_size: int
-) -> Iterator[Job]:
-    """The jobs that --tasks means. Raises ValueError, in one line, for all that can be wrong with them."""
-    encoder = Encoder(tokenizer)
-    for name in cfg.task_names():
-        for source in load(name, cfg.task_dir):
-            if isinstance(source, Texts):
-                yield text_job(cfg, source, encoder, block_size)
-            else:
-                source = dataclasses.replace(source, items=source.items[: cfg.limit])
-                items = requests(source, encoder, cfg.shots, cfg.shots_seed, template)
-                yield Job(label_of(cfg, source), source, items, list(range(len(items))))
-
-
-def text_job(cfg: EvaluateConfig, source: Texts, encoder: Encoder, block_size: int) -> Job:
-    """Each document in windows: disjoint ones, or with --stride overlapping ones."""
-    source = dataclasses.replace(source, documents=[text for text in source.documents if text][: cfg.limit])
-    if not source.documents:
-        raise ValueError(f"{source.origin} holds no text")
-    if cfg.stride is not None and cfg.stride > block_size:
-        raise ValueError(f"stride ({cfg.stride}) must be at most the model's context, {block_size} tokens")
-
-    items = []
-    owners = []
-    for number, text in enumerate(source.documents):
-        for window in windows(encoder.document(text), block_size, cfg.stride):
-            items.append([window])
-            owners.append(number)
-    return Job(label_of(cfg, source), source, items, owners)
-
-
-def label_of(cfg: EvaluateConfig, source: Questions | Texts) -> str:
-    """The name of a task's files: two runs that ask differently have different ones."""
-    parts = [source.name]
-    if isinstance(source, Texts):
-        parts += [f"stride{cfg.stride}"] if cfg.stride else []
-    else:
-        parts += [f"{cfg.shots}shot"] if cfg.shots else []
-        parts += [f"seed{cfg.shots_seed}"] if cfg.shots and cfg.shots_seed is not None else []
-        parts += ["chat"] if cfg.chat else []
-    parts += [f"first{cfg.limit}"] if cfg.limit else []
-    return "-".join(parts)
-
-
-def check_ids(jobs: Sequence[Job], rows: int) -> None:
-    """Raise ValueError for an id that the embedding has no row for (a token that a folder added without one)."""
-    for job in jobs:
-        largest = max(max(request.context + request.continuation) for item in job.items for request in item)
-        if largest >= rows:
-            raise ValueError(f"{job.label}: it has a token of id {largest}, but the model's embedding {rows} rows")
-
-
-# --- figures ---
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A number, and how far it may be from that of endlessly many such items."""
-
-    value: float
-    error: float | None = None  # standard error; None: of one item nothing is known
-
-    def show(self) -> str:
-        """As a percentage, or as it is where it is no share."""
-        error = "" if self.error is None else f" ±{100 * self.error:.1f}"
-        return f"{100 * self.value:.1f}{error}"
-
-
-def mean(values: Sequence[float]) -> Figure:
-    """The mean, and its standard error: the sample's deviation over the square root of n."""
-    n = len(values)
-    error = float(np.std(values, ddof=1)) / math.sqrt(n) if n > 1 else None
-    return Figure(float(np.mean(values)), error)
-
-
-def choice_row(item: Item, scores: Sequence[Score]) -> dict[str, Any]:
-    """What became of one item: is the right choice the likeliest, as it is, by character and by byte?
-
-    Longer choices are less likely: divided by their length they can be compared. Two choices of 10 and 20 characters
-    with -12 and -18 nats: acc takes the first, acc_norm (-1.2, -0.9) the second.
-    """
-    logprobs = np.array([score.logprob for score in scores])
-    characters = np.array([len(choice) for choice in item.choices])
-    n_bytes = np.array([len(choice.encode()) for choice in item.choices])
-    row = {
-        "acc": int(logprobs.argmax()) == item.answer,
-        "acc_norm": int((logprobs / characters).argmax()) == item.answer,
-        "acc_bytes": int((logprobs / n_bytes).argmax()) == item.answer,
-    }
-    if item.ending:  # what is scored is the same for all choices
-        del row["acc_norm"], row["acc_bytes"]
-    return row
-
-
-def question_rows(job: Job, scores: Sequence[Sequence[Score]]) -> list[dict[str, Any]]:
-    """A row for each item: the question, what the model found, and whether it was right."""
-    rows = []
-    has_choices = any(len(item.choices) > 1 for item in job.source.items)
-    for number, (item, found) in enumerate(zip(job.source.items, scores, strict=True)):
-        figures = choice_row(item, found) if has_choices else {"acc": found[0].greedy}
-        rows.append(
-            {
-                "item": number,
-                "context": item.context,
-                "choices": list(item.choices),
-                "answer": item.answer,
-                **figures,
-                "logprobs": [score.logprob for score in found],
-                "greedy": [score.greedy for score in found],
-                "tokens": [len(request.continuation) for request in job.items[number]],
-            }
-        )
-    return rows
-
-
-def question_figures(source: Questions, rows: Sequence[dict[str, Any]]) -> dict[str, Figure]:
-    """The task's figures: accuracies and what guessing gives; with one choice an item, accuracy and perplexity."""
-    figures = {key: mean([row[key] for row in rows]) for key in ("acc", "acc_norm", "acc_bytes") if key in rows[0]}
-    if any(len(item.choices) > 1 for item in source.items):
-        chance = np.mean([1 / len(item.choices) for item in source.items])
-        return figures | {"chance": Figure(float(chance))}
-
-    logprob = mean([row["logprobs"][0] for row in rows])
-    perplexity = math.exp(min(-logprob.value, 700.0))
-    error = None if logprob.error is None else perplexity * logprob.error  # exp's slope
-    return figures | {"perplexity": Figure(perplexity, error)}
-
-
-def text_rows(job: Job, scores: Sequence[Sequence[Score]]) -> list[dict[str, Any]]:
-    """A row for each document: its bytes and tokens, and its log-probability, the sum over its windows."""
-    texts = job.source.documents
-    rows = [{"item": i, "bytes": len(text.encode()), "tokens": 0, "logprob": 0.0} for i, text in enumerate(texts)]
-    for owner, item, found in zip(job.owners, job.items, scores, strict=True):
-        rows[owner]["tokens"] += len(item[0].continuation)
-        rows[owner]["logprob"] += found[0].logprob
-    return rows
-
-
-def text_figures(rows: Sequence[dict[str, Any]]) -> dict[str, Figure]:
-    """Bits per byte of all documents together, and its standard error over documents, that of a ratio of two sums."""
-    bits = np.array([-row["logprob"] / math.log(2) for row in rows])
-    n_bytes = np.array([row["bytes"] for row in rows])
-    ratio = float(bits.sum() / n_bytes.sum())
-    error = None
-    if len(rows) > 1:
-        rest = bits - ratio * n_bytes  # what a document has more than its share
-        error = float(np.std(rest, ddof=1) / n_bytes.mean() / math.sqrt(len(rows)))
-    tokens = sum(row["tokens"] for row in rows)
-    return {"bits_per_byte": Figure(ratio, error), "bytes_per_token": Figure(float(n_bytes.sum()) / tokens)}
-
-
-def figures_of(job: Job, rows: Sequence[dict[str, Any]]) -> dict[str, Figure]:
-    """The figures of a task."""
-    return text_figures(rows) if isinstance(job.source, Texts) else question_figures(job.source, rows)
-
-
-def show(name: str, figure: Figure) -> str:
-    """acc 49.5 ±3.5, in per cent; perplexity and bits as they are."""
-    if name in ("acc", "acc_norm", "acc_bytes"):
-        return f"{name} {figure.show()}"
-    if name == "chance":
-        return f"chance {100 * figure.value:.1f}"
-    error = "" if figure.error is None else f" ±{figure.error:.2g}"
-    return f"{name} {figure.value:.4g}{error}"
 
 
 # --- results on disk ---
@@ -436,12 +237,6 @@ def record_of(job: Job, identity: dict[str, Any], figures: dict[str, Figure], cu
     return record
 
 
-def count_cut(job: Job, block_size: int) -> int:
-    """Items whose context is cut on the left, for it is longer than the model's."""
-    longest = [max(len(request.context) + len(request.continuation) for request in item) for item in job.items]
-    return sum(length > block_size + 1 for length in longest)
-
-
 def result_line(label: str, record: dict[str, Any], width: int) -> str:
     """A task in one line of the table."""
     count = f"{record['items']:,} items" if "items" in record else f"{record['documents']:,} documents"
@@ -463,7 +258,8 @@ def main(cfg: EvaluateConfig) -> None:
     if template is not None:
         tokenizer = template.tokenizer
     checkpoint.check_vocabulary(shape, tokenizer)
-    jobs = list(make_jobs(cfg, tokenizer, template, shape.block_size))
+    asking = Asking(cfg.task_dir, cfg.shots, cfg.shots_seed, cfg.limit, cfg.stride, template)
+    jobs = list(make_jobs(cfg.task_names(), asking, tokenizer, shape.block_size))
     check_ids(jobs, shape.vocab_size)
 
     # What the scores follow from
@@ -563,20 +359,6 @@ def family_records(jobs: Sequence[Job], records: dict[str, Any]) -> dict[str, An
         items = sum(record["items"] for record in sets)
         families[family] = {"sets": len(sets), "items": items, "figures": figures}
     return families
-
-
-def pooled(records: Sequence[dict[str, Any]]) -> dict[str, Figure]:
-    """Means over the items of all sets. Their errors are independent: the squares add up."""
-    n = np.array([record["items"] for record in records])
-    figures = {}
-    for name in records[0]["figures"]:
-        values = np.array([record["figures"][name]["value"] for record in records])
-        errors = [record["figures"][name]["error"] for record in records]
-        error = None
-        if None not in errors:
-            error = float(np.sqrt(np.square(n * np.array(errors)).sum()) / n.sum())
-        figures[name] = Figure(float((n * values).sum() / n.sum()), error)
-    return figures
 
 
 def write_scores(run: Run, records: dict[str, Any], families: dict[str, Any]) -> None:

@@ -1,0 +1,141 @@
+"""From scores to figures: what became of each item, and the task's accuracy, perplexity or bits per byte.
+
+docs/evaluation.md works one item by hand.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from scoring import Score
+from tasks.jobs import Job
+from tasks.rows import Questions, Texts
+from tasks.task import Item
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number, and how far it may be from that of endlessly many such items."""
+
+    value: float
+    error: float | None = None  # standard error; None: of one item nothing is known
+
+    def show(self) -> str:
+        """As a percentage, or as it is where it is no share."""
+        error = "" if self.error is None else f" ±{100 * self.error:.1f}"
+        return f"{100 * self.value:.1f}{error}"
+
+
+def mean(values: Sequence[float]) -> Figure:
+    """The mean, and its standard error: the sample's deviation over the square root of n."""
+    n = len(values)
+    error = float(np.std(values, ddof=1)) / math.sqrt(n) if n > 1 else None
+    return Figure(float(np.mean(values)), error)
+
+
+def choice_row(item: Item, scores: Sequence[Score]) -> dict[str, Any]:
+    """What became of one item: is the right choice the likeliest, as it is, by character and by byte?
+
+    Longer choices are less likely: divided by their length they can be compared. Two choices of 10 and 20 characters
+    with -12 and -18 nats: acc takes the first, acc_norm (-1.2, -0.9) the second.
+    """
+    logprobs = np.array([score.logprob for score in scores])
+    characters = np.array([len(choice) for choice in item.choices])
+    n_bytes = np.array([len(choice.encode()) for choice in item.choices])
+    row = {
+        "acc": int(logprobs.argmax()) == item.answer,
+        "acc_norm": int((logprobs / characters).argmax()) == item.answer,
+        "acc_bytes": int((logprobs / n_bytes).argmax()) == item.answer,
+    }
+    if item.ending:  # what is scored is the same for all choices
+        del row["acc_norm"], row["acc_bytes"]
+    return row
+
+
+def question_rows(job: Job, scores: Sequence[Sequence[Score]]) -> list[dict[str, Any]]:
+    """A row for each item: the question, what the model found, and whether it was right."""
+    rows = []
+    has_choices = any(len(item.choices) > 1 for item in job.source.items)
+    for number, (item, found) in enumerate(zip(job.source.items, scores, strict=True)):
+        figures = choice_row(item, found) if has_choices else {"acc": found[0].greedy}
+        rows.append(
+            {
+                "item": number,
+                "context": item.context,
+                "choices": list(item.choices),
+                "answer": item.answer,
+                **figures,
+                "logprobs": [score.logprob for score in found],
+                "greedy": [score.greedy for score in found],
+                "tokens": [len(request.continuation) for request in job.items[number]],
+            }
+        )
+    return rows
+
+
+def question_figures(source: Questions, rows: Sequence[dict[str, Any]]) -> dict[str, Figure]:
+    """The task's figures: accuracies and what guessing gives; with one choice an item, accuracy and perplexity."""
+    figures = {key: mean([row[key] for row in rows]) for key in ("acc", "acc_norm", "acc_bytes") if key in rows[0]}
+    if any(len(item.choices) > 1 for item in source.items):
+        chance = np.mean([1 / len(item.choices) for item in source.items])
+        return figures | {"chance": Figure(float(chance))}
+
+    logprob = mean([row["logprobs"][0] for row in rows])
+    perplexity = math.exp(min(-logprob.value, 700.0))
+    error = None if logprob.error is None else perplexity * logprob.error  # exp's slope
+    return figures | {"perplexity": Figure(perplexity, error)}
+
+
+def text_rows(job: Job, scores: Sequence[Sequence[Score]]) -> list[dict[str, Any]]:
+    """A row for each document: its bytes and tokens, and its log-probability, the sum over its windows."""
+    texts = job.source.documents
+    rows = [{"item": i, "bytes": len(text.encode()), "tokens": 0, "logprob": 0.0} for i, text in enumerate(texts)]
+    for owner, item, found in zip(job.owners, job.items, scores, strict=True):
+        rows[owner]["tokens"] += len(item[0].continuation)
+        rows[owner]["logprob"] += found[0].logprob
+    return rows
+
+
+def text_figures(rows: Sequence[dict[str, Any]]) -> dict[str, Figure]:
+    """Bits per byte of all documents together, and its standard error over documents, that of a ratio of two sums."""
+    bits = np.array([-row["logprob"] / math.log(2) for row in rows])
+    n_bytes = np.array([row["bytes"] for row in rows])
+    ratio = float(bits.sum() / n_bytes.sum())
+    error = None
+    if len(rows) > 1:
+        rest = bits - ratio * n_bytes  # what a document has more than its share
+        error = float(np.std(rest, ddof=1) / n_bytes.mean() / math.sqrt(len(rows)))
+    tokens = sum(row["tokens"] for row in rows)
+    return {"bits_per_byte": Figure(ratio, error), "bytes_per_token": Figure(float(n_bytes.sum()) / tokens)}
+
+
+def figures_of(job: Job, rows: Sequence[dict[str, Any]]) -> dict[str, Figure]:
+    """The figures of a task."""
+    return text_figures(rows) if isinstance(job.source, Texts) else question_figures(job.source, rows)
+
+
+def show(name: str, figure: Figure) -> str:
+    """acc 49.5 ±3.5, in per cent; perplexity and bits as they are."""
+    if name in ("acc", "acc_norm", "acc_bytes"):
+        return f"{name} {figure.show()}"
+    if name == "chance":
+        return f"chance {100 * figure.value:.1f}"
+    error = "" if figure.error is None else f" ±{figure.error:.2g}"
+    return f"{name} {figure.value:.4g}{error}"
+
+
+def pooled(records: Sequence[dict[str, Any]]) -> dict[str, Figure]:
+    """Means over the items of all sets. Their errors are independent: the squares add up."""
+    n = np.array([record["items"] for record in records])
+    figures = {}
+    for name in records[0]["figures"]:
+        values = np.array([record["figures"][name]["value"] for record in records])
+        errors = [record["figures"][name]["error"] for record in records]
+        error = None
+        if None not in errors:
+            error = float(np.sqrt(np.square(n * np.array(errors)).sum()) / n.sum())
+        figures[name] = Figure(float((n * values).sum() / n.sum()), error)
+    return figures
