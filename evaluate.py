@@ -5,9 +5,9 @@
     python evaluate.py --checkpoint=out/demo --tasks=my_questions.jsonl,book.txt,data/pydocs
     torchrun --standalone --nproc_per_node=8 evaluate.py --checkpoint=out/smollm2 --tasks=mmlu
 
-Tasks: arc_easy, arc_challenge, piqa, hellaswag, winogrande, openbookqa, commonsense_qa, copa, lambada_openai; blimp,
-mmlu, ceval and cmmlu, or one of their sets (blimp_passive_1); and files of yours (tasks/rows.py). Prompts, borders and
-figures are those of lm-evaluation-harness. Without --task_dir tasks come from the Hugging Face hub.
+Tasks: arc_easy, arc_challenge, piqa, hellaswag, winogrande, openbookqa, commonsense_qa, copa, lambada_openai, gsm8k;
+blimp, mmlu, ceval and cmmlu, or one of their sets (blimp_passive_1); and files of yours (tasks/rows.py). Prompts,
+borders and figures are those of lm-evaluation-harness. Without --task_dir tasks come from the Hugging Face hub.
 
 Each task's items go into a parquet file, the figures into scores.json. A run that was interrupted goes on where it was.
 """
@@ -17,18 +17,12 @@ import configurator  # before torch and the others: Ctrl-C during their import i
 # isort: split
 import contextlib
 import dataclasses
-import glob
-import importlib.metadata
-import json
-import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from tqdm import tqdm
 
@@ -37,17 +31,15 @@ import checkpoint
 import lora
 from chat_template import ChatTemplate
 from device import memory_advice, pick_device, weight_dtype
-from errors import one_line, read_json
 from model import Llama
 from parallel import World
-from scoring import Plan, Score, score_batch
-from tasks.figures import Figure, figures_of, pooled, question_rows, show, text_rows
-from tasks.jobs import Asking, Job, check_ids, count_cut, make_jobs
+from tasks.figures import Figure, figures_of, pooled, rows_of, show
+from tasks.jobs import Asking, Job, WritingJob, check_ids, make_jobs
+from tasks.results import SCORES_FILE, TaskFiles, versions, write_scores
 from tasks.rows import Texts
 from tokenizer import Tokenizer
 
-SCORES_FILE = "scores.json"
-PACKAGES = ("torch", "tokenizers", "datasets", "numpy")  # whose versions are noted
+AnyJob = Job | WritingJob
 USUAL_BATCH = {"cpu": 2048, "cuda": 16384}  # tokens; docs/evaluation.md
 
 
@@ -86,52 +78,6 @@ class EvaluateConfig:
         return list(dict.fromkeys(name for name in names if name))
 
 
-# --- results on disk ---
-
-
-def read_partial(paths: Sequence[Path], identity: dict[str, Any]) -> dict[int, list[Score]]:
-    """What earlier runs with the same identity have scored.
-
-    The first line of a file is the identity, each other line an item. A last line that is not complete is left out.
-    """
-    found: dict[int, list[Score]] = {}
-    for path in paths:
-        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-        if lines and lines[0] == json.dumps(identity):
-            for line in lines[1:]:
-                item, scores = json.loads(line)
-                found[item] = [Score(*score) for score in scores]
-    return found
-
-
-def begin_partial(path: Path, identity: dict[str, Any], found: dict[int, list[Score]]) -> None:
-    """A new file of partial results, with what was found so far."""
-    lines = [json.dumps(identity), *(partial_line(item, scores) for item, scores in found.items())]
-    atomic.write(path, "".join(f"{line}\n" for line in lines).encode())
-
-
-def partial_line(item: int, scores: Sequence[Score]) -> str:
-    """[item, [[logprob, greedy], ...]]; floats of JSON are exact."""
-    return json.dumps([item, [[score.logprob, score.greedy] for score in scores]])
-
-
-def write_items(path: Path, rows: list[dict[str, Any]], record: dict[str, Any]) -> None:
-    """The rows as parquet; the record, JSON, in the file's metadata."""
-    table = pa.Table.from_pylist(rows).replace_schema_metadata({"nonllama": json.dumps(record)})
-    with atomic.new_file(path) as temporary:
-        pq.write_table(table, temporary)
-
-
-def finished_record(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
-    """The record of a task that was scored before with the same identity; None when it was not."""
-    if not path.is_file():
-        return None
-    with one_line(f"{path}: not a file of results; move it away: "):
-        metadata = pq.read_schema(path).metadata or {}
-        record = json.loads(metadata.get(b"nonllama", b"{}"))
-    return record if record.get("identity") == identity else None
-
-
 def results_folder(cfg: EvaluateConfig, source: lora.Source) -> Path:
     """Where the results go: --out_dir, or a folder of the checkpoint's name, below out/scores."""
     if cfg.out_dir is not None:
@@ -141,12 +87,6 @@ def results_folder(cfg: EvaluateConfig, source: lora.Source) -> Path:
     if name.startswith("step_"):
         name = f"{folder.parent.name}-{name}"
     return Path("out/scores") / name
-
-
-def versions() -> dict[str, str]:
-    """Of Python and of the packages that the figures depend on."""
-    found = {name: importlib.metadata.version(name) for name in PACKAGES}
-    return {"python": platform.python_version(), **found}
 
 
 # --- scoring ---
@@ -163,17 +103,9 @@ class Run:
     batch_tokens: int
     world: World
 
-    def identity(self, job: Job) -> dict[str, Any]:
-        """What the scores of a job follow from."""
-        return {**self.model_identity, "requests": job.sha256()}
-
-    def items_file(self, job: Job) -> Path:
-        """The parquet file of a job, which is there when the job is done."""
-        return self.out_dir / f"{job.label}.parquet"
-
-    def partial_files(self, job: Job) -> list[Path]:
-        """Scores of a job that is not done, a file for each process."""
-        return sorted(self.out_dir.glob(f"{glob.escape(job.label)}.part*.jsonl"))
+    def files(self, job: AnyJob) -> TaskFiles:
+        """The files of a job, whose results follow from the model and from what it is asked."""
+        return TaskFiles(self.out_dir, job, {**self.model_identity, "requests": job.sha256()})
 
     def say(self, line: str) -> None:
         """Print a line, in one of the processes."""
@@ -181,55 +113,55 @@ class Run:
             tqdm.write(line)
 
 
-def score_job(run: Run, model: Llama, job: Job, bar: tqdm) -> list[list[Score]]:
-    """The scores of all items of a job; what an earlier run has left in partial files is not computed again.
+def do_job(run: Run, model: Llama, job: AnyJob, files: TaskFiles, bar: tqdm) -> list[Any]:
+    """The results of all items of a job; what an earlier run has left in partial files is not computed again.
 
-    Each process scores every world.size-th batch, and writes to a file of its own.
+    Each process does every world.size-th batch, and writes to a file of its own.
     """
     world = run.world
-    identity = run.identity(job)
-    own_file = run.out_dir / f"{job.label}.part{world.rank}.jsonl"
-    found = read_partial(run.partial_files(job), identity)
+    found = files.read_partials()
     bar.update(len(found))
 
     # Process 0 keeps what was found before the others begin their files anew.
     world.gather(None)
     if world.rank == 0:
-        begin_partial(own_file, identity, found)
+        files.begin_partial(0, found)
     world.gather(None)
     if world.rank > 0:
-        begin_partial(own_file, identity, {})
+        files.begin_partial(world.rank, {})
 
-    missing = [number for number in range(len(job.items)) if number not in found]
-    plan = Plan([job.items[number] for number in missing], model.cfg.block_size, run.batch_tokens)
-    scored: dict[int, list[Score]] = {}
+    missing = [number for number in range(len(job)) if number not in found]
+    rest = job.only(missing)
+    batches = rest.batches(model.cfg.block_size, run.batch_tokens)
+    done: dict[int, Any] = {}
 
-    def score_own_batches() -> None:
-        with open(own_file, "a", encoding="utf-8") as file:
-            for batch in plan.batches[world.rank :: world.size]:
-                for place, scores in score_batch(model, batch):
+    def do_own_batches() -> None:
+        with open(files.partial(world.rank), "a", encoding="utf-8") as file:
+            for batch in batches[world.rank :: world.size]:
+                results = rest.do(model, batch)
+                for place, result in results:
                     number = missing[place]
-                    scored[number] = scores
-                    file.write(partial_line(number, scores) + "\n")
+                    done[number] = result
+                    file.write(files.line(number, result) + "\n")
                 file.flush()
-                bar.update(min(len(batch.trees) * world.size, bar.total - bar.n))
+                bar.update(min(len(results) * world.size, bar.total - bar.n))
 
     with memory_advice(f"lower --batch_tokens ({run.batch_tokens})"):
-        world.all_succeed(score_own_batches)
-    for part in world.gather(scored):
+        world.all_succeed(do_own_batches)
+    for part in world.gather(done):
         found |= part
-    return [found[number] for number in range(len(job.items))]
+    return [found[number] for number in range(len(job))]
 
 
-def record_of(job: Job, identity: dict[str, Any], figures: dict[str, Figure], cut: int) -> dict[str, Any]:
+def record_of(job: AnyJob, files: TaskFiles, figures: dict[str, Figure], block_size: int) -> dict[str, Any]:
     """What scores.json says about a task."""
     source = job.source
     is_text = isinstance(source, Texts)
     record = {
         "origin": source.origin,
         "documents" if is_text else "items": len(source.documents if is_text else source.items),
-        "cut_on_the_left": cut,
-        "identity": identity,
+        "cut_on_the_left": job.count_cut(block_size),
+        "identity": files.identity,
         "figures": {name: dataclasses.asdict(figure) for name, figure in figures.items()},
     }
     if not is_text:
@@ -286,7 +218,7 @@ def lock(run: Run, on_exit: contextlib.ExitStack) -> None:
         on_exit.enter_context(atomic.lock(run.out_dir, wait_s=0))
 
 
-def evaluate(run: Run, jobs: list[Job], device: torch.device, dtype: torch.dtype) -> None:
+def evaluate(run: Run, jobs: list[AnyJob], device: torch.device, dtype: torch.dtype) -> None:
     """Score the jobs, print a line for each, and write scores.json."""
     width = max(len(job.label) for job in jobs)
 
@@ -294,7 +226,7 @@ def evaluate(run: Run, jobs: list[Job], device: torch.device, dtype: torch.dtype
     records = {}
     todo = []
     for job in jobs:
-        record = finished_record(run.items_file(job), run.identity(job))
+        record = run.files(job).record()
         if record is None:
             todo.append(job)
         else:
@@ -306,7 +238,7 @@ def evaluate(run: Run, jobs: list[Job], device: torch.device, dtype: torch.dtype
         with memory_advice("give --dtype=bfloat16, or a device with more memory"):
             model = run.source.load(device, dtype).eval()
         no_bar = True if run.world.rank > 0 else None  # None: no bar where the output is not a terminal
-        with tqdm(total=sum(len(job.items) for job in todo), unit=" items", disable=no_bar) as bar:
+        with tqdm(total=sum(map(len, todo)), unit=" items", disable=no_bar) as bar:
             for job in todo:
                 bar.set_description(job.label)
                 record = score_and_write(run, model, job, bar)
@@ -321,32 +253,23 @@ def evaluate(run: Run, jobs: list[Job], device: torch.device, dtype: torch.dtype
     for family, record in families.items():
         run.say(result_line(f"{family}, {record['sets']} sets", record, width))
     if run.world.rank == 0:
-        write_scores(run, records, families)
+        write_scores(run.out_dir, scores_of(run, records, families))
     run.say(f"wrote {run.out_dir / SCORES_FILE}, and the items of each task beside it")
 
 
-def score_and_write(run: Run, model: Llama, job: Job, bar: tqdm) -> dict[str, Any]:
-    """Score one job and write its items; returns its record."""
+def score_and_write(run: Run, model: Llama, job: AnyJob, bar: tqdm) -> dict[str, Any]:
+    """Do one job and write its items; returns its record."""
     start_s = time.perf_counter()
-    scores = score_job(run, model, job, bar)
-
-    if isinstance(job.source, Texts):
-        rows = text_rows(job, scores)
-        cut = 0
-    else:
-        rows = question_rows(job, scores)
-        cut = count_cut(job, model.cfg.block_size)
-    record = record_of(job, run.identity(job), figures_of(job, rows), cut)
+    files = run.files(job)
+    rows = rows_of(job, do_job(run, model, job, files, bar))
+    record = record_of(job, files, figures_of(job, rows), model.cfg.block_size)
     record["seconds"] = round(time.perf_counter() - start_s, 1)
-
     if run.world.rank == 0:
-        write_items(run.items_file(job), rows, record)
-        for path in run.partial_files(job):
-            path.unlink()
+        files.write_items(rows, record)
     return record
 
 
-def family_records(jobs: Sequence[Job], records: dict[str, Any]) -> dict[str, Any]:
+def family_records(jobs: Sequence[AnyJob], records: dict[str, Any]) -> dict[str, Any]:
     """The figures of each family of which several sets were scored: means over all their items."""
     members: dict[str, list[dict[str, Any]]] = {}
     for job in jobs:
@@ -361,26 +284,18 @@ def family_records(jobs: Sequence[Job], records: dict[str, Any]) -> dict[str, An
     return families
 
 
-def write_scores(run: Run, records: dict[str, Any], families: dict[str, Any]) -> None:
-    """All figures of this model; those of tasks that an earlier run scored stay."""
-    path = run.out_dir / SCORES_FILE
-    earlier: dict[str, Any] = {}
-    if path.is_file():
-        earlier = read_json(path)
-        if earlier.get("model") != run.model_identity:
-            earlier = {}
-
+def scores_of(run: Run, records: dict[str, Any], families: dict[str, Any]) -> dict[str, Any]:
+    """What scores.json says."""
     source = run.source
-    content = {
+    return {
         "checkpoint": str(source.base),
         "adapter": None if source.adapter is None else str(source.adapter),
         "model": run.model_identity,
         "settings": dataclasses.asdict(run.cfg),
         "versions": versions(),
-        "tasks": earlier.get("tasks", {}) | records,
-        "families": earlier.get("families", {}) | families,
+        "tasks": records,
+        "families": families,
     }
-    atomic.write_json(path, content)
 
 
 if __name__ == "__main__":

@@ -268,6 +268,15 @@ class Cache:
         assert 0 <= n <= self.used, (n, self.used)
         self.used = n
 
+    def keep_rows(self, rows: Sequence[int]) -> None:
+        """Forget all sequences but these: the next tokens are those of rows[0], rows[1] and so on."""
+        kept = torch.tensor(rows, device=self.slots.device)
+        self.keys = self.keys[:, kept]
+        self.values = self.values[:, kept]
+        if self.padding is not None:
+            self.padding = self.padding[kept]
+            self.in_text = self.in_text[kept]
+
     def _mask(self, slots: Tensor, new_slots: Tensor) -> Tensor | None:
         """Which of `slots`, (used,), the tokens in `new_slots`, (T, 1), see; drawn above."""
         one_token_of_text = len(new_slots) == 1 and self.begin >= self.longest_padding

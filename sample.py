@@ -188,6 +188,7 @@ def decode(
     uniform = uniform_numbers(seeds or range(len(prompts)), steps).to(device)  # (B, steps)
 
     compiled = torch.compile(model, dynamic=True) if compile else model
+    rows = list(range(len(prompts)))  # the texts that are computed
     for step in range(steps):
         forward = model if step == 0 else compiled  # the prompts have a shape of their own
         logits = forward(tokens, cache=cache, last=True)  # (B, 1, V)
@@ -204,13 +205,27 @@ def decode(
         ids = next_ids.tolist()  # waits for the device, once a step
         if NOT_FINITE in ids:
             raise ValueError("the logits are not finite (NaN or infinity): training diverged, or weights are damaged")
-        for row, token in enumerate(ids):
+        drawn: list[int | None] = [None] * len(prompts)
+        for row, token in zip(rows, ids, strict=True):
             is_full = lengths[row] + step >= block_size
             if token in stop_ids or is_full:
                 ended.add(row)
+            if row not in ended:
+                drawn[row] = token
         if len(ended) == len(prompts):
             return
-        yield [None if row in ended else token for row, token in enumerate(ids)]
+        yield drawn
+
+        # Texts that have ended leave the batch when they are half of it, for its cache is copied each time. (A compiled
+        # model would be compiled again for fewer rows.)
+        going_on = [place for place, row in enumerate(rows) if row not in ended]
+        if not going_on:
+            return
+        if 2 * len(going_on) <= len(rows) and not compile:
+            cache.keep_rows(going_on)
+            tokens = tokens[going_on]
+            uniform = uniform[going_on]
+            rows = [rows[place] for place in going_on]
 
 
 generate = torch.inference_mode()(decode)  # decode itself, under no_grad, for models whose buffers training needs again

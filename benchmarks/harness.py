@@ -1,4 +1,4 @@
-"""evaluate.py next to lm-evaluation-harness: are the log-probabilities of each item equal?
+"""evaluate.py next to lm-evaluation-harness: are the log-probabilities, and the texts, of each item equal?
 
     python benchmarks/harness.py --checkpoint=out/smollm2 --task_dir=../shared/data/eval --limit=300
     python benchmarks/harness.py --checkpoint=out/smollm2 --task_dir=../shared/data/eval --limit=300 --shots=5
@@ -44,7 +44,9 @@ YAML = {
     "commonsense_qa": "commonsense_qa/default.yaml",
     "copa": "super_glue/copa/default.yaml",
     "lambada_openai": "lambada/lambada_openai.yaml",
+    "gsm8k": "gsm8k/gsm8k.yaml",
 }
+FILTERS = {"strict_match": "strict-match", "flexible_match": "flexible-extract"}  # our figure -> the harness's filter
 FAMILIES = {  # of which a set is in a file of its own
     "blimp": "blimp/{}.yaml",
     "mmlu": "mmlu/default/mmlu_{}.yaml",
@@ -166,7 +168,10 @@ def our_scores(
     for name in names:
         (path,) = [*out_dir.glob(f"{name}.parquet"), *out_dir.glob(f"{name}-*.parquet")]
         rows = pq.read_table(path).to_pylist()
-        scores[name] = [list(zip(row["logprobs"], row["greedy"], strict=True)) for row in rows]
+        if "written" in rows[0]:
+            scores[name] = [[row["written"], {FILTERS[key]: row[key] for key in FILTERS}] for row in rows]
+        else:
+            scores[name] = [list(zip(row["logprobs"], row["greedy"], strict=True)) for row in rows]
     return {"cpu_s": cpu_s, "scores": scores}
 
 
@@ -196,6 +201,14 @@ def compare(ours: list[list[list]], theirs: list[list[list]]) -> Difference:
     return Difference(len(ours), sum(map(len, ours)), largest, greedy, decisions)
 
 
+def compare_written(ours: list[list], theirs: list[list]) -> tuple[list[int], list[int]]:
+    """Items of which the texts differ, and items of which a filter's decision does."""
+    both = list(enumerate(zip(ours, theirs, strict=True)))
+    texts = [number for number, ((own, _), (other, _)) in both if own != other]
+    decisions = [number for number, ((_, own), (_, other)) in both if own != other]
+    return texts, decisions
+
+
 def main(cfg: HarnessConfig) -> None:
     """Score the tasks on both sides and print how far they are apart."""
     names = cfg.tasks.split(",")
@@ -218,6 +231,11 @@ def main(cfg: HarnessConfig) -> None:
 
     print(f"\n{'task':<20} items requests  largest difference  greedy flags  decisions that differ")
     for name in names:
+        if name == "gsm8k":
+            texts, decisions = compare_written(ours["scores"][name], theirs["scores"][name])
+            items = len(ours["scores"][name])
+            print(f"{name:<20} {items:>5}  texts that differ: {len(texts)} {texts or ''}, decisions: {decisions}")
+            continue
         found = compare(ours["scores"][name], theirs["scores"][name])
         counts = f"{found.items:>5} {found.requests:>8}  {found.largest:>13.1e} nats  {found.greedy:>12}"
         print(f"{name:<20} {counts}  {len(found.decisions)} {found.decisions or ''}")

@@ -14,7 +14,7 @@ from typing import Any
 
 
 def write_task(folder: Path, task: dict[str, Any], harness: Path) -> None:
-    """A yaml that includes the harness's, with rows from json files."""
+    """A yaml that includes the harness's, with rows from json files; "changes": other settings that differ."""
     settings = {
         "include": str(harness / "tasks" / task["yaml"]),
         "task": task["name"],
@@ -25,12 +25,27 @@ def write_task(folder: Path, task: dict[str, Any], harness: Path) -> None:
         "training_split": None,
         "fewshot_split": "examples",
         "fewshot_config": {"sampler": "first_n"},
+        **task.get("changes", {}),
     }
     (folder / f"{task['name']}.yaml").write_text(json.dumps(settings, indent=1))  # JSON is YAML
 
 
+def responses(samples: list[dict[str, Any]]) -> list[Any]:
+    """Of each item, the [log-probability, greedy] of its requests, or its [text, {filter: whether it is right}]."""
+    samples = sorted(samples, key=lambda sample: sample["doc_id"])
+    if not isinstance(samples[0]["resps"][0][0], str):
+        return [[response for (response,) in sample["resps"]] for sample in samples]
+
+    texts: dict[int, str] = {}
+    right: dict[int, dict[str, bool]] = {}
+    for sample in samples:  # one for each filter
+        texts[sample["doc_id"]] = sample["resps"][0][0]
+        right.setdefault(sample["doc_id"], {})[sample["filter"]] = bool(sample["exact_match"])
+    return [[texts[number], right[number]] for number in texts]
+
+
 def main() -> None:
-    """Score each run of the job, and write the log-probabilities and greedy flags of each item."""
+    """Do each run of the job, and write what the harness found for each item."""
     import lm_eval
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
@@ -58,10 +73,7 @@ def main() -> None:
             task_manager=manager,
             bootstrap_iters=0,
         )
-        scores = {}
-        for name in names:
-            samples = sorted(found["samples"][name], key=lambda sample: sample["doc_id"])
-            scores[name] = [[response for (response,) in sample["resps"]] for sample in samples]
+        scores = {name: responses(found["samples"][name]) for name in names}
         results.append({"cpu_s": time.process_time() - start_s, "scores": scores})
     Path(job["result"]).write_text(json.dumps(results))
 

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 
 from scoring import Score
-from tasks.jobs import Job
+from tasks.jobs import Job, WritingJob
 from tasks.rows import Questions, Texts
 from tasks.task import Item
+
+NO_SHARES = ("perplexity", "bits_per_byte", "bytes_per_token")  # figures that are no part of the items
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,30 @@ def question_figures(source: Questions, rows: Sequence[dict[str, Any]]) -> dict[
     return figures | {"perplexity": Figure(perplexity, error)}
 
 
+def written_rows(job: WritingJob, answers: Sequence[str]) -> list[dict[str, Any]]:
+    """A row for each item: what the model has written, what each rule finds in it, and whether that is right."""
+    rows = []
+    writing = job.source.writing
+    for number, (item, written) in enumerate(zip(job.source.items, answers, strict=True)):
+        found = {name: rule(written) for name, rule in writing.rules.items()}
+        rows.append(
+            {
+                "item": number,
+                "context": item.context,
+                "answer": item.right,
+                "written": written,
+                **{f"{name}_found": text for name, text in found.items()},
+                **{name: writing.is_right(text, item.right) for name, text in found.items()},
+            }
+        )
+    return rows
+
+
+def written_figures(source: Questions, rows: Sequence[dict[str, Any]]) -> dict[str, Figure]:
+    """By each rule, the share of the answers that are right."""
+    return {name: mean([row[name] for row in rows]) for name in source.writing.rules}
+
+
 def text_rows(job: Job, scores: Sequence[Sequence[Score]]) -> list[dict[str, Any]]:
     """A row for each document: its bytes and tokens, and its log-probability, the sum over its windows."""
     texts = job.source.documents
@@ -112,17 +138,30 @@ def text_figures(rows: Sequence[dict[str, Any]]) -> dict[str, Figure]:
     return {"bits_per_byte": Figure(ratio, error), "bytes_per_token": Figure(float(n_bytes.sum()) / tokens)}
 
 
-def figures_of(job: Job, rows: Sequence[dict[str, Any]]) -> dict[str, Figure]:
+def rows_of(job: Job | WritingJob, results: Sequence[Any]) -> list[dict[str, Any]]:
+    """What became of each item or document, a row each."""
+    if isinstance(job, WritingJob):
+        return written_rows(job, results)
+    if isinstance(job.source, Texts):
+        return text_rows(job, results)
+    return question_rows(job, results)
+
+
+def figures_of(job: Job | WritingJob, rows: Sequence[dict[str, Any]]) -> dict[str, Figure]:
     """The figures of a task."""
-    return text_figures(rows) if isinstance(job.source, Texts) else question_figures(job.source, rows)
+    if isinstance(job, WritingJob):
+        return written_figures(job.source, rows)
+    if isinstance(job.source, Texts):
+        return text_figures(rows)
+    return question_figures(job.source, rows)
 
 
 def show(name: str, figure: Figure) -> str:
     """acc 49.5 ±3.5, in per cent; perplexity and bits as they are."""
-    if name in ("acc", "acc_norm", "acc_bytes"):
-        return f"{name} {figure.show()}"
     if name == "chance":
         return f"chance {100 * figure.value:.1f}"
+    if name not in NO_SHARES:
+        return f"{name} {figure.show()}"
     error = "" if figure.error is None else f" ±{figure.error:.2g}"
     return f"{name} {figure.value:.4g}{error}"
 

@@ -1,19 +1,24 @@
-"""From tasks to ids: a job is one task, ready to be scored by a model.
+"""From tasks to ids: a job is one task, ready for a model.
 
-evaluate.py scores jobs from the command line, train.py at its evaluations.
+Most are scored (Job): how likely is each answer? For some the model writes the answers (WritingJob). evaluate.py does
+jobs from the command line, train.py at its evaluations.
 """
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from chat_template import ChatTemplate
-from scoring import Request, windows
-from tasks.prompts import Encoder, requests
+from model import Llama
+from scoring import Batch, Plan, Request, Score, score_batch, windows
+from tasks.prompts import Encoder, prompts, requests
 from tasks.rows import Questions, Texts, load
+from tasks.writing import Writer, in_batches
 from tokenizer import Tokenizer
 
 
@@ -45,6 +50,9 @@ class Job:
     items: list[list[Request]]
     owners: list[int]
 
+    def __len__(self) -> int:
+        return len(self.items)
+
     def sha256(self) -> str:
         """Of all ids that the model is asked with."""
         digest = hashlib.sha256()
@@ -54,14 +62,116 @@ class Job:
                 digest.update(np.array(lengths + request.context + request.continuation, np.uint32).tobytes())
         return digest.hexdigest()
 
+    def largest_id(self) -> int:
+        """Of all ids that the model is asked with."""
+        return max(max(request.context + request.continuation) for item in self.items for request in item)
 
-def make_jobs(names: Sequence[str], asking: Asking, tokenizer: Tokenizer, block_size: int) -> Iterator[Job]:
+    def count_cut(self, block_size: int) -> int:
+        """Items whose context is cut on the left, for it is longer than the model's."""
+        if isinstance(self.source, Texts):
+            return 0
+        longest = [max(len(request.context) + len(request.continuation) for request in item) for item in self.items]
+        return sum(length > block_size + 1 for length in longest)
+
+    def only(self, numbers: Sequence[int]) -> "Job":
+        """These items of it: number 0 is the first of them."""
+        items = [self.items[number] for number in numbers]
+        owners = [self.owners[number] for number in numbers]
+        return dataclasses.replace(self, items=items, owners=owners)
+
+    def batches(self, block_size: int, batch_tokens: int) -> list[Batch]:
+        """The items, as they are computed together."""
+        return Plan(self.items, block_size, batch_tokens).batches
+
+    def do(self, model: Llama, batch: Batch) -> list[tuple[int, list[Score]]]:
+        """The scores of the items of a batch: [(number of the item, one score a request)]."""
+        return score_batch(model, batch)
+
+    @staticmethod
+    def to_json(scores: list[Score]) -> Any:
+        """[[logprob, greedy], ...]; floats of JSON are exact."""
+        return [[score.logprob, score.greedy] for score in scores]
+
+    @staticmethod
+    def from_json(values: Any) -> list[Score]:
+        """The scores again."""
+        return [Score(*value) for value in values]
+
+
+@dataclass(frozen=True)
+class WritingJob:
+    """One task to which the model writes the answers.
+
+    Attributes:
+        label, source: as those of a Job.
+        prompts: the ids that stand before each answer; they leave room for it, for they are cut on the left.
+        lengths: of the prompts before they were cut.
+        writer: where and when an answer ends.
+    """
+
+    label: str
+    source: Questions
+    prompts: list[list[int]]
+    lengths: list[int]
+    writer: Writer
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def sha256(self) -> str:
+        """Of all ids that the model is asked with, and of what ends an answer."""
+        digest = hashlib.sha256()
+        for prompt in self.prompts:
+            digest.update(np.array([len(prompt), *prompt], np.uint32).tobytes())
+        ends = [self.writer.max_new_tokens, sorted(self.writer.stop_ids), self.writer.until]
+        digest.update(json.dumps(ends).encode())
+        return digest.hexdigest()
+
+    def largest_id(self) -> int:
+        """Of all ids that the model is asked with."""
+        return max(map(max, self.prompts))
+
+    def count_cut(self, block_size: int) -> int:
+        """Items whose prompt was cut on the left."""
+        return sum(length > len(prompt) for length, prompt in zip(self.lengths, self.prompts, strict=True))
+
+    def only(self, numbers: Sequence[int]) -> "WritingJob":
+        """These items of it: number 0 is the first of them."""
+        prompts = [self.prompts[number] for number in numbers]
+        lengths = [self.lengths[number] for number in numbers]
+        return dataclasses.replace(self, prompts=prompts, lengths=lengths)
+
+    def batches(self, block_size: int, batch_tokens: int) -> list[list[int]]:
+        """Numbers of the items that are answered together."""
+        return list(in_batches(self.prompts, self.writer.max_new_tokens, batch_tokens))
+
+    def do(self, model: Llama, batch: list[int]) -> list[tuple[int, str]]:
+        """The answers to the items of a batch: [(number of the item, what the model has written)]."""
+        answers = self.writer.write(model, [self.prompts[number] for number in batch])
+        return list(zip(batch, answers, strict=True))
+
+    @staticmethod
+    def to_json(answer: str) -> Any:
+        """The answer."""
+        return answer
+
+    @staticmethod
+    def from_json(value: Any) -> str:
+        """The answer again."""
+        return value
+
+
+def make_jobs(
+    names: Sequence[str], asking: Asking, tokenizer: Tokenizer, block_size: int
+) -> Iterator[Job | WritingJob]:
     """The jobs that these names mean. Raises ValueError, in one line, for all that can be wrong with them."""
     encoder = Encoder(tokenizer)
     for name in names:
         for source in load(name, asking.task_dir):
             if isinstance(source, Texts):
                 yield text_job(source, asking, encoder, block_size)
+            elif source.writing is not None:
+                yield writing_job(source, asking, encoder, block_size)
             else:
                 yield question_job(source, asking, encoder)
 
@@ -72,6 +182,25 @@ def question_job(source: Questions, asking: Asking, encoder: Encoder) -> Job:
     items = requests(source, encoder, asking.shots, asking.shots_seed, asking.template)
     owners = list(range(len(items)))
     return Job(label_of(source, asking), source, items, owners)
+
+
+def writing_job(source: Questions, asking: Asking, encoder: Encoder, block_size: int) -> WritingJob:
+    """What stands before the answer to each item. Raises ValueError where the model's context has no room for both."""
+    source = dataclasses.replace(source, items=source.items[: asking.limit])
+    max_new_tokens = source.writing.max_new_tokens
+    room = block_size - max_new_tokens
+    if room < 1:
+        raise ValueError(
+            f"{source.name}: an answer has up to {max_new_tokens} tokens, but the model's context only {block_size}: "
+            "no room for a question"
+        )
+
+    whole = prompts(source, encoder, asking.shots, asking.shots_seed, asking.template)
+    cut = [ids[-room:] for ids in whole]
+    lengths = [len(ids) for ids in whole]
+    stop_ids = encoder.tokenizer.stops if asking.template is None else asking.template.stop_ids
+    writer = Writer(encoder.tokenizer, source.writing.until, stop_ids, max_new_tokens)
+    return WritingJob(label_of(source, asking), source, cut, lengths, writer)
 
 
 def text_job(source: Texts, asking: Asking, encoder: Encoder, block_size: int) -> Job:
@@ -104,15 +233,9 @@ def label_of(source: Questions | Texts, asking: Asking) -> str:
     return "-".join(parts)
 
 
-def check_ids(jobs: Sequence[Job], rows: int) -> None:
+def check_ids(jobs: Sequence[Job | WritingJob], rows: int) -> None:
     """Raise ValueError for an id that the embedding has no row for (a token that a folder added without one)."""
     for job in jobs:
-        largest = max(max(request.context + request.continuation) for item in job.items for request in item)
+        largest = job.largest_id()
         if largest >= rows:
             raise ValueError(f"{job.label}: it has a token of id {largest}, but the model's embedding {rows} rows")
-
-
-def count_cut(job: Job, block_size: int) -> int:
-    """Items whose context is cut on the left, for it is longer than the model's."""
-    longest = [max(len(request.context) + len(request.continuation) for request in item) for item in job.items]
-    return sum(length > block_size + 1 for length in longest)

@@ -45,6 +45,11 @@ def turns(item: Item) -> list[Turn]:
     return [(item.context, choice) for choice in item.choices]
 
 
+def right_turns(examples: Sequence[Item]) -> list[Turn]:
+    """The question and the right answer of each example."""
+    return [turns(example)[example.answer] for example in examples]
+
+
 def render(question: str, examples: Sequence[Turn], description: str, template: ChatTemplate | None) -> str:
     """The text that an answer follows: description, examples, question; with a template as a conversation."""
     if template is None:
@@ -116,14 +121,28 @@ def requests(
     encoded = []
     examples = choose_examples(questions.items, questions.examples, shots, seed)
     for number, (item, shown) in enumerate(zip(questions.items, examples, strict=True), start=1):
-        shown_turns = [turns(example)[example.answer] for example in shown]
         gap = item.gap if template is None else ""
         try:
             pairs = []
             for question, answer in turns(item):
-                context = render(question, shown_turns, questions.description, template)
+                context = render(question, right_turns(shown), questions.description, template)
                 pairs.append(encoder.request(context, f"{gap}{answer}"))
         except ValueError as error:
             raise ValueError(f"{questions.name}, item {number}: {error}") from None
         encoded.append(pairs)
+    return encoded
+
+
+def prompts(
+    questions: Questions, encoder: Encoder, shots: int, seed: int | None, template: ChatTemplate | None
+) -> list[list[int]]:
+    """The ids after which the model writes its answer to each item. Raises ValueError that names an item's fault."""
+    encoded = []
+    examples = choose_examples(questions.items, questions.examples, shots, seed)
+    for number, (item, shown) in enumerate(zip(questions.items, examples, strict=True), start=1):
+        try:
+            text = render(item.context, right_turns(shown), questions.description, template)
+            encoded.append(encoder.encode(text) or [encoder.prefix])
+        except ValueError as error:
+            raise ValueError(f"{questions.name}, item {number}: {error}") from None
     return encoded

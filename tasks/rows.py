@@ -24,8 +24,8 @@ import numpy as np
 from corpus.sources import FORMATS, find_pieces, format_suffix, read_rows
 from errors import one_line
 from shards import Shards
-from tasks import exams, questions  # noqa: F401  (their tasks are in TASKS)
-from tasks.task import TASKS, Item, Row, Task, find_task, one_set
+from tasks import exams, questions, written  # noqa: F401  (their tasks are in TASKS)
+from tasks.task import TASKS, Item, Row, Task, Writing, find_task, one_set
 from tokenizer import Tokenizer, replace_lone_surrogates
 
 ROW_FORMATS = ("jsonl", "json", "csv", "tsv", "parquet")
@@ -45,6 +45,7 @@ class Questions:
     headline: str = "acc"
     description: str = ""
     family: str = ""
+    writing: Writing | None = None  # the model writes the answers
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def load_task(task: Task, folder: Path | None, family: str = "") -> Questions:
         examples = items
         if examples_file is not None:
             examples = as_items(task.read, file_rows(examples_file), str(examples_file))
-    return Questions(task.name, items, examples, origin, task.headline, task.description, family)
+    return Questions(task.name, items, examples, origin, task.headline, task.description, family, task.writing)
 
 
 def as_items(read: Callable[[Row], Item], rows: Sequence[Row], origin: str) -> list[Item]:

@@ -7,10 +7,12 @@
 The model is asked how likely each choice is after the context; evaluate.py puts a space between them, examples before
 them, and counts how often the right choice is the likeliest. To add a task, write such a function at the end of
 questions.py: CONTRIBUTING.md shows one. (tasks/rows.py reads the rows: of the hub, of local files, of a user's files.)
+
+With `writing=Writing(...)` the model writes an answer instead: tasks/written.py has such tasks.
 """
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -52,6 +54,26 @@ class Item:
         return self.choices[self.answer]
 
 
+Rule = Callable[[str], str]
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How a model writes an answer, and when it is right: what a rule finds in the text is the item's own answer.
+
+    Writing(until=["Question:"], rules={"exact_match": first_line})
+    """
+
+    until: Sequence[str]  # the text ends before the first of these
+    rules: Mapping[str, Rule]  # the name of a figure -> what of the text is compared with the right answer
+    normalise: Rule = str.strip  # of both, before they are compared
+    max_new_tokens: int = 256  # of an answer
+
+    def is_right(self, found: str, answer: str) -> bool:
+        """Whether what a rule has found is the answer."""
+        return self.normalise(found) == self.normalise(answer)
+
+
 @dataclass(frozen=True)
 class Task:
     """Where the rows of a task come from, and how they become items.
@@ -67,6 +89,7 @@ class Task:
     config: str | None = None
     shots: str | None = None  # the split that examples are taken from; None: they are other items of the task
     headline: str = "acc"  # the figure that is usually quoted
+    writing: Writing | None = None  # the model writes its answer; None: it says how likely each choice is
     is_family: bool = False
     describe: Callable[[str], str] | None = None  # of a set: what stands before everything else
     set_name: str = ""

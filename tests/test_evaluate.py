@@ -5,7 +5,9 @@ import importlib.util
 import json
 import math
 import os
+import random
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import datasets
@@ -23,9 +25,10 @@ from benchmarks import harness
 from evaluate import EvaluateConfig
 from model import Llama, ModelConfig
 from scoring import Request
-from tasks import rows
+from tasks import jobs, results, rows
 from tasks.prompts import Encoder, choose_examples
-from tasks.task import Item, find_task
+from tasks.task import TASKS, Item, Writing, find_task
+from tasks.writing import Writer
 from tokenizer import Tokenizer
 from tokenizer_files import FolderSettings
 
@@ -102,6 +105,7 @@ def made_rows(name: str, count: int, seed: int = 0) -> list[dict]:
                 "mmlu_anatomy": {"question": f"{question} ", "choices": [a, b, c, d], "answer": i % 4},
                 "ceval_law": {"question": f"机器{question}", "A": a, "B": b, "C": c, "D": d, "answer": right},
                 "cmmlu_anatomy": {"Question": question, "A": a, "B": b, "C": c, "D": d, "Answer": right},
+                "gsm8k": {"question": f"{question}?", "answer": f"{a} {i}\n{b}.\n#### {1000 * i:,}"},
             }[name]
         )
     return made
@@ -365,6 +369,115 @@ def test_examples_are_fixed_and_never_the_item_itself():
         choose_examples(pool, pool, 8, None)
 
 
+# --- answers that the model writes ---
+
+SHORT = Writing(until=[" caf", ">İ", "*;9"], rules=find_task("gsm8k").writing.rules, max_new_tokens=40)
+
+
+@pytest.fixture
+def short_answers(monkeypatch):
+    """gsm8k with answers of 40 tokens, and stop strings that a random model writes."""
+    monkeypatch.setitem(TASKS, "gsm8k", dataclasses.replace(TASKS["gsm8k"], writing=SHORT))
+
+
+@pytest.fixture
+def gsm8k_dir(tmp_path):
+    folder = tmp_path / "gsm8k"
+    folder.mkdir()
+    harness.write_rows(folder, "gsm8k", made_rows("gsm8k", 12), made_rows("gsm8k", 3, seed=100))
+    return folder
+
+
+def written_alone(folder: Path, prompt: str, stops: Sequence[str] = SHORT.until) -> str:
+    """The likeliest token each time, by whole forward passes, cut at the first stop string."""
+    model, tokenizer = checkpoint.load_model(folder), Tokenizer.load(folder)
+    ids = tokenizer.encode_prompt(prompt)[-(model.cfg.block_size - SHORT.max_new_tokens) :]
+    new = []
+    while len(new) < SHORT.max_new_tokens:
+        with torch.no_grad():
+            new.append(int(model(torch.tensor([ids + new]))[0, -1].argmax()))
+        if new[-1] in tokenizer.stops:
+            break
+    text = tokenizer.decode(new, show_special=False)
+    return text[: min((text.find(stop) for stop in stops if stop in text), default=None)]
+
+
+@pytest.mark.parametrize(("block_size", "shots", "cut"), [(512, 0, 0), (512, 2, 0), (128, 2, 12)])
+def test_answers_are_the_likeliest_text_up_to_a_stop_string(short_answers, gsm8k_dir, tmp_path, block_size, shots, cut):
+    folder = write_model(tmp_path / "tiny", "smollm", block_size=block_size)
+    settings = {"tasks": "gsm8k", "task_dir": str(gsm8k_dir), "shots": shots, "batch_tokens": 300}
+    scores, out_dir = run(folder, **settings, out_dir=tmp_path / "out")
+    label = f"gsm8k-{shots}shot" if shots else "gsm8k"
+    assert scores["tasks"][label]["cut_on_the_left"] == cut
+
+    items = pq.read_table(out_dir / f"{label}.parquet").to_pylist()
+    examples = [f"Question: {row['question']}\nAnswer: {row['answer']}\n\n" for row in made_rows("gsm8k", shots, 100)]
+    ends = set()
+    for row, item in zip(made_rows("gsm8k", 12), items, strict=True):
+        prompt = "".join(examples) + f"Question: {row['question']}\nAnswer:"
+        assert item["written"] == written_alone(folder, prompt)
+        assert item["answer"] == row["answer"]
+        ends.add(any(item["written"] + stop in written_alone(folder, prompt, stops=[]) for stop in SHORT.until))
+    assert ends == {True, False}, "some should end at a stop string, some at the last token"
+
+
+def test_what_a_rule_finds_decides(folder, gsm8k_dir, tmp_path, monkeypatch):
+    """Commas, dollar signs, full stops and case do not count; the last number counts, or the one after ####."""
+    texts = ["So it is #### 0", "#### 1000.\nQ", "It is $2,000.", "#### 3,000 or #### 5", "#### 4001", "5000 or 51"]
+    texts += ["#### -6000", "none", "#### 8,000", " 9000", "#### $10,000", "11 000"]
+    tokenizer = Tokenizer.load(folder)
+    prompts = [tokenizer.encode(f"Question: {row['question']}\nAnswer:") for row in made_rows("gsm8k", 12)]
+
+    def write(self, model, asked):
+        return [texts[prompts.index(prompt)] for prompt in asked]
+
+    monkeypatch.setattr(Writer, "write", write)
+    scores, out_dir = run(folder, tasks="gsm8k", task_dir=str(gsm8k_dir), out_dir=tmp_path / "out")
+    items = pq.read_table(out_dir / "gsm8k.parquet").to_pylist()
+    assert [i for i in range(12) if items[i]["strict_match"]] == [0, 1, 3, 8]
+    assert [i for i in range(12) if items[i]["flexible_match"]] == [0, 1, 2, 8, 9, 10]
+    assert items[7]["strict_match_found"] == items[7]["flexible_match_found"] == "[invalid]"
+    assert figure(scores, "gsm8k", "strict_match") == pytest.approx(4 / 12)
+    assert figure(scores, "gsm8k", "flexible_match") == pytest.approx(6 / 12)
+    assert scores["tasks"]["gsm8k"]["headline"] == "strict_match"
+
+
+def test_special_tokens_that_are_stop_strings_end_an_answer(folder):
+    tokenizer = Tokenizer.load(folder)
+    end_of_turn = tokenizer.hf.token_to_id("<|im_end|>")
+    assert end_of_turn not in tokenizer.stops
+    writer = Writer(tokenizer, ["Question:", "<|im_end|>"], tokenizer.stops, 8)
+    assert writer.stop_ids == tokenizer.stops | {end_of_turn}
+
+
+def test_written_answers_are_not_written_again(short_answers, folder, gsm8k_dir, tmp_path, monkeypatch):
+    settings = {"tasks": "gsm8k", "task_dir": str(gsm8k_dir), "batch_tokens": 80}
+    _, whole_dir = run(folder, **settings, out_dir=tmp_path / "whole")
+    real = Writer.write
+    written = []
+
+    def interrupted(self, model, prompts):
+        if len(written) >= 6:
+            raise KeyboardInterrupt
+        written.extend(prompts)
+        return real(self, model, prompts)
+
+    monkeypatch.setattr(Writer, "write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, **settings, out_dir=tmp_path / "parts")
+    monkeypatch.setattr(Writer, "write", lambda self, m, prompts: written.extend(prompts) or real(self, m, prompts))
+    _, parts_dir = run(folder, **settings, out_dir=tmp_path / "parts")
+    assert len(written) == 12
+    ours = pq.read_table(parts_dir / "gsm8k.parquet").to_pylist()
+    assert ours == pq.read_table(whole_dir / "gsm8k.parquet").to_pylist()
+
+
+def test_a_context_without_room_for_an_answer_is_refused(gsm8k_dir, tmp_path):
+    folder = write_model(tmp_path / "small", "smollm", block_size=256)
+    with pytest.raises(ValueError, match="an answer has up to 256 tokens, but the model's context only 256"):
+        run(folder, tasks="gsm8k", task_dir=str(gsm8k_dir), out_dir=tmp_path / "out")
+
+
 # --- interrupted, and again ---
 
 
@@ -372,7 +485,7 @@ def test_an_interrupted_run_goes_on_where_it_was(folder, task_dir, tmp_path, mon
     settings = {"tasks": "arc_easy,piqa", "task_dir": str(task_dir), "batch_tokens": 200}
     whole, whole_dir = run(folder, **settings, out_dir=tmp_path / "whole")
 
-    real = evaluate.score_batch
+    real = jobs.score_batch
     scored = []
 
     def interrupted(model, batch):
@@ -381,14 +494,14 @@ def test_an_interrupted_run_goes_on_where_it_was(folder, task_dir, tmp_path, mon
         scored.append(len(batch.trees))
         return real(model, batch)
 
-    monkeypatch.setattr(evaluate, "score_batch", interrupted)
+    monkeypatch.setattr(jobs, "score_batch", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(folder, **settings, out_dir=tmp_path / "parts")
     with open(tmp_path / "parts/arc_easy.part0.jsonl", "a") as file:
         file.write("[11, [[-1.0")  # killed in the middle of a line
 
     again = []
-    monkeypatch.setattr(evaluate, "score_batch", lambda m, batch: again.append(len(batch.trees)) or real(m, batch))
+    monkeypatch.setattr(jobs, "score_batch", lambda m, batch: again.append(len(batch.trees)) or real(m, batch))
     scores, parts_dir = run(folder, **settings, out_dir=tmp_path / "parts")
     assert sum(scored) + sum(again) == 24
     for name in ("arc_easy", "piqa"):
@@ -403,19 +516,19 @@ def test_an_interrupted_run_goes_on_where_it_was(folder, task_dir, tmp_path, mon
 def test_a_run_that_was_killed_before_its_file_was_written_goes_on(folder, task_dir, tmp_path, monkeypatch):
     settings = {"tasks": "copa", "task_dir": str(task_dir), "out_dir": tmp_path / "out"}
     with monkeypatch.context() as patch:
-        patch.setattr(evaluate, "write_items", lambda *args: sys.exit("killed"))
+        patch.setattr(results.TaskFiles, "write_items", lambda *args: sys.exit("killed"))
         with pytest.raises(SystemExit):
             run(folder, **settings)
-    monkeypatch.setattr(evaluate, "score_batch", lambda *args: pytest.fail("scored again"))
+    monkeypatch.setattr(jobs, "score_batch", lambda *args: pytest.fail("scored again"))
     scores, _ = run(folder, **settings)
     assert scores["tasks"]["copa"]["items"] == 12
 
 
 def evaluate_rank(settings: dict) -> None:
     """One process of several; it says how many items it has scored."""
-    real = evaluate.score_batch
+    real = jobs.score_batch
     scored = []
-    evaluate.score_batch = lambda model, batch: scored.append(len(batch.trees)) or real(model, batch)
+    jobs.score_batch = lambda model, batch: scored.append(len(batch.trees)) or real(model, batch)
     evaluate.main(EvaluateConfig(**settings))
     print(f"scored {sum(scored)}")
 
@@ -561,3 +674,60 @@ def test_scores_are_those_of_lm_evaluation_harness(tmp_path, task_dir, kind, nam
             assert difference.items == 12
             assert difference.largest < 1e-3, (name, asked)
             assert difference.greedy == 0 and not difference.decisions, (name, asked)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS_LM_EVAL, reason="lm_eval is not installed; NONLLAMA_LM_EVAL names a Python that has it")
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("smollm", {"eos_token": "<|endoftext|>"}),
+        ("llama2", {"bos_token": "<s>", "eos_token": "</s>"}),
+    ],
+)
+def test_written_answers_are_those_of_lm_evaluation_harness(short_answers, gsm8k_dir, tmp_path, kind, names):
+    """gsm8k, 0 and 2 shots, plain and as a chat, in a context that cuts the longest prompts."""
+    folder = write_model(tmp_path / "tiny", kind, block_size=128, **names)
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    generation = {"until": SHORT.until, "max_gen_toks": SHORT.max_new_tokens, "do_sample": False, "temperature": 0.0}
+    paths = {"items": str(gsm8k_dir / "gsm8k.jsonl"), "examples": str(gsm8k_dir / "gsm8k_shots.jsonl")}
+    changes = {"generation_kwargs": generation}
+    job = {"name": "gsm8k", "yaml": harness.yaml_of("gsm8k"), "split": "test", "changes": changes, **paths}
+    runs = [{"shots": shots, "chat": chat} for chat in (False, True) for shots in (0, 2)]
+    theirs = harness.harness_scores(str(folder), [job], runs, tmp_path, 4, LM_EVAL)
+    for asked, found in zip(runs, theirs, strict=True):
+        ours = harness.our_scores(str(folder), ["gsm8k"], asked, gsm8k_dir, tmp_path)
+        assert harness.compare_written(ours["scores"]["gsm8k"], found["scores"]["gsm8k"]) == ([], [])
+        assert len({len(text) for text, _ in found["scores"]["gsm8k"]}) > 3
+
+
+@pytest.mark.slow
+def test_the_rules_of_gsm8k_are_the_filters_of_lm_evaluation_harness():
+    """Its own yaml, filters and metric on texts of all kinds of numbers."""
+    lm_eval = pytest.importorskip("lm_eval")
+    import yaml
+    from lm_eval.api.metrics import exact_match_hf_evaluate
+    from lm_eval.filters.extraction import RegexFilter
+
+    spec = yaml.safe_load((Path(lm_eval.__file__).parent / "tasks/gsm8k/gsm8k.yaml").read_text())
+    (metric,) = spec["metric_list"]
+    options = {key: metric[key] for key in ("ignore_case", "ignore_punctuation", "regexes_to_ignore")}
+    filters = {entry["name"]: dict(entry["filter"][0]) for entry in spec["filter_list"]}
+    for settings in filters.values():
+        assert settings.pop("function") == "regex"
+    writing = find_task("gsm8k").writing
+    assert list(writing.until) == spec["generation_kwargs"]["until"]
+
+    draw = random.Random(0)
+    parts = ["####", "#### ", "72", "-72", "72.", "$72", "7,2", "7.2", "0", " ", "\n", "So", ".", ",", "$", "-", "A1"]
+    decided = {True: 0, False: 0}
+    for _ in range(2000):
+        text = "".join(draw.choice(parts) for _ in range(draw.randint(0, 7)))
+        answer = f"She has 9.\n#### {draw.choice(['72', '-72', '7,2', '0', '7.2'])}"
+        for name, rule in writing.rules.items():
+            ((theirs,),) = RegexFilter(**filters[harness.FILTERS[name]]).apply([[text]], [{}])
+            assert rule(text) == theirs
+            is_right = exact_match_hf_evaluate([theirs], [answer], **options)["exact_match"] == 1.0
+            assert writing.is_right(rule(text), answer) == is_right
+            decided[is_right] += 1
+    assert min(decided.values()) > 100

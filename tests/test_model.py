@@ -235,6 +235,21 @@ def test_prompts_of_mixed_lengths_equal_one_by_one(sizes):
 
 
 @torch.no_grad()
+def test_rows_that_are_kept_go_on_as_if_they_were_alone():
+    padding = (6, 0, 13, 2)
+    model = random_model(SHAPES["Qwen3"])
+    ids = torch.randint(0, model.cfg.vocab_size, (4, 24))
+    cache = Cache(model, 4, 24, padding)
+    model(ids[:, :20], cache=cache)
+    rows = [2, 0]
+    cache.keep_rows(rows)
+    logits = model(ids[rows, 20:], cache=cache)
+    for place, row in enumerate(rows):
+        expected = model(ids[row : row + 1, padding[row] :])[:, -4:]
+        assert_near(logits[place : place + 1], expected, note=row)
+
+
+@torch.no_grad()
 def test_the_mask_is_the_one_that_is_drawn():
     """The picture in Cache's docstring: "a b c d" and "x y", then one token more."""
     cache = Cache(random_model(GROUPED), 2, 10, padding=(0, 2))

@@ -256,6 +256,29 @@ def test_the_caller_can_end_a_text(model):
     assert None not in [step[1] for step in steps]
 
 
+def test_texts_that_have_ended_leave_the_batch(monkeypatch):
+    """Each goes on as it would alone: with its own random numbers, and all that it has read before."""
+    torch.manual_seed(0)
+    model = Llama(SHAPE).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter)
+    prompts = [[1, 2, 3], [4], [5, 6], [7, 8, 9, 10, 11], [12]]
+    lengths = [9, 2, 13, 5, 3]
+    read = []
+    forward = Llama.forward
+    monkeypatch.setattr(Llama, "forward", lambda self, idx, **kw: read.append(len(idx)) or forward(self, idx, **kw))
+    texts = [[] for _ in prompts]
+    ended = set()
+    for step in sample.generate(model, prompts, 15, 60, seeds=[3, 1, 4, 1, 5], ended=ended):
+        for row, token in enumerate(step):
+            if token is not None:
+                texts[row].append(token)
+        ended.update(row for row, text in enumerate(texts) if len(text) == lengths[row])
+    assert read == [5] * 5 + [2] * 4 + [1] * 4
+    for prompt, seed, length, text in zip(prompts, [3, 1, 4, 1, 5], lengths, texts, strict=True):
+        assert text == complete(model, prompt, 15, seeds=[seed])[:length]
+
+
 def test_padding_ids_are_never_drawn(model):
     with torch.no_grad():
         assert model(torch.tensor([[1, 2, 3]]))[0, -1, 10:].exp().sum() > 0
