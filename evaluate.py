@@ -33,13 +33,14 @@ from chat_template import ChatTemplate
 from device import memory_advice, pick_device, weight_dtype
 from model import Llama
 from parallel import World
-from tasks.figures import Figure, figures_of, pooled, rows_of, show
+from tasks.figures import Figure, figures_of, pooled, rows_of, show, with_intervals
 from tasks.jobs import Asking, Job, WritingJob, check_ids, make_jobs
 from tasks.results import SCORES_FILE, TaskFiles, versions, write_scores
 from tasks.rows import Texts
 from tokenizer import Tokenizer
 
 AnyJob = Job | WritingJob
+FEWEST_SAMPLES = 100  # of a bootstrap: 5 of them lie outside of the interval
 USUAL_BATCH = {"cpu": 2048, "cuda": 16384}  # tokens; docs/evaluation.md
 
 
@@ -56,6 +57,7 @@ class EvaluateConfig:
     limit: int | None = None  # the first items of each task only; of a text or corpus the first documents
     chat: bool = False  # ask by the folder's chat template
     stride: int | None = None  # bits per byte: tokens that a window predicts, with the others as context; None: all
+    bootstrap: int | None = None  # 95 % intervals from this many samples of the items, 1000 for example; None: without
     out_dir: str | None = None  # results; None: out/scores/<the checkpoint's name>
     batch_tokens: int | None = None  # computed together; None: 2,048, on a GPU 16,384
     device: str = "auto"  # cpu, cuda, cuda:1, mps; auto: cuda if there is one
@@ -71,6 +73,8 @@ class EvaluateConfig:
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise ValueError(f"{key} ({value}) must be at least 1")
+        if self.bootstrap is not None and self.bootstrap < FEWEST_SAMPLES:
+            raise ValueError(f"bootstrap ({self.bootstrap}) must be at least {FEWEST_SAMPLES} samples")
 
     def task_names(self) -> list[str]:
         """What --tasks lists, each once."""
@@ -162,17 +166,24 @@ def record_of(job: AnyJob, files: TaskFiles, figures: dict[str, Figure], block_s
         "documents" if is_text else "items": len(source.documents if is_text else source.items),
         "cut_on_the_left": job.count_cut(block_size),
         "identity": files.identity,
-        "figures": {name: dataclasses.asdict(figure) for name, figure in figures.items()},
+        "figures": as_json(figures),
+        "headline": "bits_per_byte" if is_text else source.headline,
     }
-    if not is_text:
-        record["headline"] = source.headline
     return record
 
 
+def as_json(figures: dict[str, Figure]) -> dict[str, Any]:
+    """The figures as they stand in scores.json."""
+    return {name: dataclasses.asdict(figure) for name, figure in figures.items()}
+
+
 def result_line(label: str, record: dict[str, Any], width: int) -> str:
-    """A task in one line of the table."""
+    """A task in one line of the table; the figure that is usually quoted has a star."""
     count = f"{record['items']:,} items" if "items" in record else f"{record['documents']:,} documents"
-    shown = [show(name, Figure(**figure)) for name, figure in record["figures"].items()]
+    shown = []
+    for name, figure in record["figures"].items():
+        star = "*" if name == record["headline"] else ""
+        shown.append(star + show(name, Figure(**figure)))
     return f"{label:<{width}}  {count:>14}   " + "   ".join(shown)
 
 
@@ -226,10 +237,13 @@ def evaluate(run: Run, jobs: list[AnyJob], device: torch.device, dtype: torch.dt
     records = {}
     todo = []
     for job in jobs:
-        record = run.files(job).record()
+        files = run.files(job)
+        record = files.record()
         if record is None:
             todo.append(job)
         else:
+            if run.cfg.bootstrap:
+                record["figures"] = as_json(figures_of(job, files.rows(), run.cfg.bootstrap))
             records[job.label] = record
             run.say(f"{result_line(job.label, record, width)}   (scored before)")
 
@@ -249,12 +263,13 @@ def evaluate(run: Run, jobs: list[AnyJob], device: torch.device, dtype: torch.dt
                     run.say(f"  {record['cut_on_the_left']:,} items are longer than {context}: cut on the left")
 
     # All together
-    families = family_records(jobs, records)
-    for family, record in families.items():
-        run.say(result_line(f"{family}, {record['sets']} sets", record, width))
     if run.world.rank == 0:
+        families = family_records(run, jobs, records)
+        for family, record in families.items():
+            run.say(result_line(f"{family}, {record['sets']} sets", record, width))
+        run.say("(* is the figure that is usually quoted)")
         write_scores(run.out_dir, scores_of(run, records, families))
-    run.say(f"wrote {run.out_dir / SCORES_FILE}, and the items of each task beside it")
+        run.say(f"wrote {run.out_dir / SCORES_FILE}, and the items of each task beside it")
 
 
 def score_and_write(run: Run, model: Llama, job: AnyJob, bar: tqdm) -> dict[str, Any]:
@@ -262,25 +277,37 @@ def score_and_write(run: Run, model: Llama, job: AnyJob, bar: tqdm) -> dict[str,
     start_s = time.perf_counter()
     files = run.files(job)
     rows = rows_of(job, do_job(run, model, job, files, bar))
-    record = record_of(job, files, figures_of(job, rows), model.cfg.block_size)
+    figures = figures_of(job, rows, run.cfg.bootstrap or 0)
+    record = record_of(job, files, figures, model.cfg.block_size)
     record["seconds"] = round(time.perf_counter() - start_s, 1)
     if run.world.rank == 0:
         files.write_items(rows, record)
     return record
 
 
-def family_records(jobs: Sequence[AnyJob], records: dict[str, Any]) -> dict[str, Any]:
-    """The figures of each family of which several sets were scored: means over all their items."""
-    members: dict[str, list[dict[str, Any]]] = {}
+def family_records(run: Run, jobs: Sequence[AnyJob], records: dict[str, Any]) -> dict[str, Any]:
+    """The figures of each family of which sets were scored: means over all their items.
+
+    A family that is asked in two ways has two records, mmlu and mmlu-5shot.
+    """
+    members: dict[str, list[AnyJob]] = {}
     for job in jobs:
         if job.source.family:
-            members.setdefault(job.source.family, []).append(records[job.label])
+            asked = job.label.removeprefix(job.source.name)
+            members.setdefault(job.source.family + asked, []).append(job)
 
     families = {}
     for family, sets in members.items():
-        figures = {name: dataclasses.asdict(figure) for name, figure in pooled(sets).items()}
-        items = sum(record["items"] for record in sets)
-        families[family] = {"sets": len(sets), "items": items, "figures": figures}
+        of_sets = [records[job.label] for job in sets]
+        figures = pooled(of_sets)
+        if run.cfg.bootstrap:
+            figures = with_intervals(figures, [run.files(job).rows() for job in sets], run.cfg.bootstrap)
+        families[family] = {
+            "sets": len(sets),
+            "items": sum(record["items"] for record in of_sets),
+            "figures": as_json(figures),
+            "headline": of_sets[0]["headline"],
+        }
     return families
 
 

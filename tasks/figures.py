@@ -3,8 +3,9 @@
 docs/evaluation.md works one item by hand.
 """
 
+import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,9 @@ from tasks.jobs import Job, WritingJob
 from tasks.rows import Questions, Texts
 from tasks.task import Item
 
+ACCURACIES = ("acc", "acc_norm", "acc_bytes")
 NO_SHARES = ("perplexity", "bits_per_byte", "bytes_per_token")  # figures that are no part of the items
+SEED = 1337  # of the samples of a bootstrap
 
 
 @dataclass(frozen=True)
@@ -24,18 +27,31 @@ class Figure:
 
     value: float
     error: float | None = None  # standard error; None: of one item nothing is known
-
-    def show(self) -> str:
-        """As a percentage, or as it is where it is no share."""
-        error = "" if self.error is None else f" ±{100 * self.error:.1f}"
-        return f"{100 * self.value:.1f}{error}"
+    interval: tuple[float, float] | None = None  # by a bootstrap: 95 % of its samples lie between the two
 
 
-def mean(values: Sequence[float]) -> Figure:
-    """The mean, and its standard error: the sample's deviation over the square root of n."""
+def bootstrap(groups: Sequence[np.ndarray], figure: Callable[[list[Any]], float], samples: int) -> tuple[float, float]:
+    """Between which two values 95 % of the samples' figures lie (percentile interval, Efron 1979).
+
+    groups: the items of each set, (n,) or (n, columns). A sample draws as many items of each set, with replacement;
+    figure: what follows from the means of the sets. The draws are the same each time.
+    """
+    draw = np.random.default_rng(SEED)
+    found = []
+    for _ in range(samples):
+        means = [group[draw.integers(len(group), size=len(group))].mean(axis=0) for group in groups]
+        found.append(figure(means))
+    low, high = np.quantile(found, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def mean(values: Sequence[float], samples: int = 0) -> Figure:
+    """The mean, and its standard error: the sample's deviation over the square root of n. samples: of a bootstrap."""
     n = len(values)
-    error = float(np.std(values, ddof=1)) / math.sqrt(n) if n > 1 else None
-    return Figure(float(np.mean(values)), error)
+    column = np.array(values, np.float64)
+    error = float(np.std(column, ddof=1)) / math.sqrt(n) if n > 1 else None
+    interval = bootstrap([column], lambda means: means[0], samples) if samples else None
+    return Figure(float(column.mean()), error, interval)
 
 
 def choice_row(item: Item, scores: Sequence[Score]) -> dict[str, Any]:
@@ -78,17 +94,26 @@ def question_rows(job: Job, scores: Sequence[Sequence[Score]]) -> list[dict[str,
     return rows
 
 
-def question_figures(source: Questions, rows: Sequence[dict[str, Any]]) -> dict[str, Figure]:
+def question_figures(source: Questions, rows: Sequence[dict[str, Any]], samples: int) -> dict[str, Figure]:
     """The task's figures: accuracies and what guessing gives; with one choice an item, accuracy and perplexity."""
-    figures = {key: mean([row[key] for row in rows]) for key in ("acc", "acc_norm", "acc_bytes") if key in rows[0]}
+    figures = {key: mean([row[key] for row in rows], samples) for key in ACCURACIES if key in rows[0]}
     if any(len(item.choices) > 1 for item in source.items):
         chance = np.mean([1 / len(item.choices) for item in source.items])
         return figures | {"chance": Figure(float(chance))}
 
-    logprob = mean([row["logprobs"][0] for row in rows])
-    perplexity = math.exp(min(-logprob.value, 700.0))
+    logprobs = [row["logprobs"][0] for row in rows]
+    logprob = mean(logprobs)
+    perplexity = perplexity_of(logprob.value)
     error = None if logprob.error is None else perplexity * logprob.error  # exp's slope
-    return figures | {"perplexity": Figure(perplexity, error)}
+    interval = None
+    if samples:
+        interval = bootstrap([np.array(logprobs)], lambda means: perplexity_of(means[0]), samples)
+    return figures | {"perplexity": Figure(perplexity, error, interval)}
+
+
+def perplexity_of(logprob: float) -> float:
+    """exp of minus a mean log-probability, as far as floats go."""
+    return math.exp(min(-logprob, 700.0))
 
 
 def written_rows(job: WritingJob, answers: Sequence[str]) -> list[dict[str, Any]]:
@@ -110,9 +135,9 @@ def written_rows(job: WritingJob, answers: Sequence[str]) -> list[dict[str, Any]
     return rows
 
 
-def written_figures(source: Questions, rows: Sequence[dict[str, Any]]) -> dict[str, Figure]:
+def written_figures(source: Questions, rows: Sequence[dict[str, Any]], samples: int) -> dict[str, Figure]:
     """By each rule, the share of the answers that are right."""
-    return {name: mean([row[name] for row in rows]) for name in source.writing.rules}
+    return {name: mean([row[name] for row in rows], samples) for name in source.writing.rules}
 
 
 def text_rows(job: Job, scores: Sequence[Sequence[Score]]) -> list[dict[str, Any]]:
@@ -125,7 +150,7 @@ def text_rows(job: Job, scores: Sequence[Sequence[Score]]) -> list[dict[str, Any
     return rows
 
 
-def text_figures(rows: Sequence[dict[str, Any]]) -> dict[str, Figure]:
+def text_figures(rows: Sequence[dict[str, Any]], samples: int) -> dict[str, Figure]:
     """Bits per byte of all documents together, and its standard error over documents, that of a ratio of two sums."""
     bits = np.array([-row["logprob"] / math.log(2) for row in rows])
     n_bytes = np.array([row["bytes"] for row in rows])
@@ -134,8 +159,12 @@ def text_figures(rows: Sequence[dict[str, Any]]) -> dict[str, Figure]:
     if len(rows) > 1:
         rest = bits - ratio * n_bytes  # what a document has more than its share
         error = float(np.std(rest, ddof=1) / n_bytes.mean() / math.sqrt(len(rows)))
+    interval = None
+    if samples:
+        columns = np.stack([bits, n_bytes], axis=1)
+        interval = bootstrap([columns], lambda means: means[0][0] / means[0][1], samples)
     tokens = sum(row["tokens"] for row in rows)
-    return {"bits_per_byte": Figure(ratio, error), "bytes_per_token": Figure(float(n_bytes.sum()) / tokens)}
+    return {"bits_per_byte": Figure(ratio, error, interval), "bytes_per_token": Figure(float(n_bytes.sum()) / tokens)}
 
 
 def rows_of(job: Job | WritingJob, results: Sequence[Any]) -> list[dict[str, Any]]:
@@ -147,23 +176,30 @@ def rows_of(job: Job | WritingJob, results: Sequence[Any]) -> list[dict[str, Any
     return question_rows(job, results)
 
 
-def figures_of(job: Job | WritingJob, rows: Sequence[dict[str, Any]]) -> dict[str, Figure]:
-    """The figures of a task."""
+def figures_of(job: Job | WritingJob, rows: Sequence[dict[str, Any]], samples: int = 0) -> dict[str, Figure]:
+    """The figures of a task. samples: of a bootstrap, for an interval; 0: without."""
     if isinstance(job, WritingJob):
-        return written_figures(job.source, rows)
+        return written_figures(job.source, rows, samples)
     if isinstance(job.source, Texts):
-        return text_figures(rows)
-    return question_figures(job.source, rows)
+        return text_figures(rows, samples)
+    return question_figures(job.source, rows, samples)
 
 
 def show(name: str, figure: Figure) -> str:
-    """acc 49.5 ±3.5, in per cent; perplexity and bits as they are."""
-    if name == "chance":
-        return f"chance {100 * figure.value:.1f}"
-    if name not in NO_SHARES:
-        return f"{name} {figure.show()}"
-    error = "" if figure.error is None else f" ±{figure.error:.2g}"
-    return f"{name} {figure.value:.4g}{error}"
+    """acc 49.5 ±3.5, in per cent, with an interval [42.8, 56.3] as well; perplexity and bits as they are."""
+    is_share = name not in NO_SHARES
+    shown = [name, in_table(figure.value, is_share)]
+    if figure.error is not None:
+        shown.append(f"±{in_table(figure.error, is_share, digits=2)}")
+    if figure.interval is not None:
+        low, high = figure.interval
+        shown.append(f"[{in_table(low, is_share)}, {in_table(high, is_share)}]")
+    return " ".join(shown)
+
+
+def in_table(value: float, is_share: bool, digits: int = 4) -> str:
+    """0.495 as 49.5, for a share; else as many digits."""
+    return f"{100 * value:.1f}" if is_share else f"{value:.{digits}g}"
 
 
 def pooled(records: Sequence[dict[str, Any]]) -> dict[str, Figure]:
@@ -178,3 +214,18 @@ def pooled(records: Sequence[dict[str, Any]]) -> dict[str, Figure]:
             error = float(np.sqrt(np.square(n * np.array(errors)).sum()) / n.sum())
         figures[name] = Figure(float((n * values).sum() / n.sum()), error)
     return figures
+
+
+def with_intervals(
+    figures: dict[str, Figure], sets: Sequence[Sequence[dict[str, Any]]], samples: int
+) -> dict[str, Figure]:
+    """Figures of a family with their intervals. sets: the rows of each set, of which a sample draws as many."""
+    n = np.array([len(rows) for rows in sets])
+    found = {}
+    for name, figure in figures.items():
+        if name in sets[0][0]:
+            groups = [np.array([row[name] for row in rows], np.float64) for rows in sets]
+            interval = bootstrap(groups, lambda means: float(np.dot(n, means) / n.sum()), samples)
+            figure = dataclasses.replace(figure, interval=interval)
+        found[name] = figure
+    return found

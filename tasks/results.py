@@ -76,6 +76,10 @@ class TaskFiles:
         for path in self.partials():
             path.unlink()
 
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of a finished task."""
+        return pq.read_table(self.items).to_pylist()
+
     def record(self) -> dict[str, Any] | None:
         """The record of a finished task; None when it is not finished."""
         if not self.items.is_file():

@@ -7,7 +7,7 @@ import math
 import os
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import datasets
@@ -238,6 +238,47 @@ def test_figures_follow_from_the_scores(folder, tmp_path):
     assert figure(scores, "mine", "chance") == pytest.approx(1 / 3)
 
 
+def resampled(rows: list[dict], statistic: Callable[[list[dict]], float], samples: int) -> list[float]:
+    """The plainest bootstrap: draw as many rows with replacement, each time anew; the 2.5th and 97.5th percentile."""
+    draw = random.Random(0)
+    found = sorted(statistic(draw.choices(rows, k=len(rows))) for _ in range(samples))
+    return [found[int(0.025 * samples)], found[int(0.975 * samples)]]
+
+
+def test_bootstrap_intervals(folder, tmp_path):
+    """Of accuracies, of a perplexity and of bits per byte, which is a ratio; asked for after the scores are there."""
+    lines = [
+        {"context": words(i, 4), "choices": [words(i + 50, 3), words(i + 90, 5)], "answer": i % 2} for i in range(40)
+    ]
+    questions = [{"question": words(i, 4), "answer": words(i, 2)} for i in range(30)]
+    texts = [{"text": words(i, 5 + 3 * i)} for i in range(25)]
+    files = []
+    for name, rows_of_file in (("mine", lines), ("qa", questions), ("texts", texts)):
+        files.append(str(write_jsonl(tmp_path / f"{name}.jsonl", rows_of_file)))
+    settings = {"tasks": ",".join(files), "out_dir": tmp_path / "out"}
+    before, _ = run(folder, **settings)
+    assert figure(before, "mine", "acc") and before["tasks"]["mine"]["figures"]["acc"]["interval"] is None
+    scores, out_dir = run(folder, **settings, bootstrap=4000)
+
+    def accuracy(rows: list[dict]) -> float:
+        return sum(row["acc"] for row in rows) / len(rows)
+
+    def perplexity(rows: list[dict]) -> float:
+        return math.exp(-sum(row["logprobs"][0] for row in rows) / len(rows))
+
+    def bits_per_byte(rows: list[dict]) -> float:
+        return -sum(row["logprob"] for row in rows) / math.log(2) / sum(row["bytes"] for row in rows)
+
+    for task, statistic in (("mine", accuracy), ("qa", perplexity), ("texts", bits_per_byte)):
+        name = "acc" if task == "mine" else statistic.__name__
+        expected = np.log(resampled(pq.read_table(out_dir / f"{task}.parquet").to_pylist(), statistic, 4000))
+        found = scores["tasks"][task]["figures"][name]
+        assert np.log(found["interval"]) == pytest.approx(expected, abs=0.06 * np.ptp(expected)), task
+        assert found["interval"][0] < found["value"] < found["interval"][1]
+    again, _ = run(folder, **settings, bootstrap=4000)
+    assert again["tasks"] == scores["tasks"], "the same samples each time"
+
+
 def test_half_a_surrogate_pair_is_read_as_a_replacement(folder, tmp_path):
     path = write_jsonl(tmp_path / "half.jsonl", [{"context": "a \ud83d", "choices": ["b \ud83d", "c"], "answer": 0}])
     _, out_dir = run(folder, tasks=str(path), out_dir=tmp_path / "out")
@@ -321,6 +362,16 @@ def test_sets_of_a_family_are_all_read(folder, tmp_path):
     variances = [acc.var(ddof=1) / len(acc) for acc in found]
     error = math.sqrt(8**2 * variances[0] + 12**2 * variances[1]) / 20
     assert family["figures"]["acc"]["error"] == pytest.approx(error) and error > 0
+
+    # A sample draws 8 items of the first set and 12 of the second: the interval is nearly two errors wide.
+    scores, _ = run(folder, tasks="blimp", task_dir=str(tmp_path), out_dir=out_dir, bootstrap=2000)
+    low, high = scores["families"]["blimp"]["figures"]["acc"]["interval"]
+    unbiased = math.sqrt(8**2 * variances[0] * 7 / 8 + 12**2 * variances[1] * 11 / 12) / 20
+    assert high - low == pytest.approx(2 * 1.96 * unbiased, rel=0.15)
+
+    # Another way of asking has a record of its own.
+    scores, _ = run(folder, tasks="blimp", task_dir=str(tmp_path), out_dir=out_dir, shots=1)
+    assert list(scores["families"]) == ["blimp", "blimp-1shot"]
 
 
 FOUNDRY = {
@@ -635,6 +686,7 @@ def test_a_row_that_cannot_be_a_question(complain, tmp_path, row, message):
         ("--tasks=arc_easy --task_dir={dir} --shots=8", "only 7 examples that are not the item itself"),
         ("--tasks=arc_easy --task_dir={dir} --shots=-1", "shots (-1) must be at least 0"),
         ("--tasks=arc_easy --task_dir={dir} --limit=0", "limit (0) must be at least 1"),
+        ("--tasks=arc_easy --task_dir={dir} --bootstrap=9", "bootstrap (9) must be at least 100 samples"),
     ],
 )
 def test_settings_that_cannot_work(complain, task_dir, arguments, message):
