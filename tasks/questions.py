@@ -5,12 +5,9 @@ Rows are those of the data sets on the hub, or of llm-foundry's local_data (`que
 
 import re
 
-from tasks.task import Item, Row, task
+from tasks.task import Item, Row, place_of, task
 
-
-def numbered(answers: list[str], answer: str) -> int:
-    """The place of an answer that is given by its label: "B" of A B C D is 1."""
-    return list(answers).index(answer.strip())
+# --- several answers to a question ---
 
 
 @task("arc_easy", hub="allenai/ai2_arc", config="ARC-Easy", split="test", shots="train")
@@ -18,45 +15,30 @@ def numbered(answers: list[str], answer: str) -> int:
 def arc(row: Row) -> Item:
     """Science questions of American schools (Clark et al. 2018, arXiv 1803.05457)."""
     if "query" in row:
-        return Item(f"{row['query']}\nAnswer:", row["choices"], row["gold"])
-    answer = numbered(row["choices"]["label"], row["answerKey"])
-    return Item(f"Question: {row['question']}\nAnswer:", row["choices"]["text"], answer)
+        question = row["query"]  # begins with "Question: "
+        choices = row["choices"]
+        answer = row["gold"]
+    else:
+        question = f"Question: {row['question']}"
+        choices = row["choices"]["text"]
+        answer = place_of(row["answerKey"], row["choices"]["label"])
+
+    return Item(f"{question}\nAnswer:", choices, answer)
 
 
 @task("piqa", hub="baber/piqa", split="validation", shots="train", headline="acc_norm")
 def piqa(row: Row) -> Item:
     """How to do things with things, two ways each (Bisk et al. 2019, arXiv 1911.11641)."""
     if "query" in row:
-        question = row["query"].removesuffix("\n")
-        return Item(f"{question}\nAnswer:", row["choices"], row["gold"])
-    return Item(f"Question: {row['goal']}\nAnswer:", [row["sol1"], row["sol2"]], row["label"])
+        question = row["query"].removesuffix("\n")  # begins with "Question: "
+        choices = row["choices"]
+        answer = row["gold"]
+    else:
+        question = f"Question: {row['goal']}"
+        choices = [row["sol1"], row["sol2"]]
+        answer = row["label"]
 
-
-@task("hellaswag", hub="Rowan/hellaswag", split="validation", shots="train", headline="acc_norm")
-def hellaswag(row: Row) -> Item:
-    """How a short scene goes on (Zellers et al. 2019, arXiv 1905.07830)."""
-    if "query" in row:
-        return Item(row["query"], row["choices"], row["gold"])
-    scene = f"{row['activity_label']}: {row['ctx_a']} {row['ctx_b'].capitalize()}"
-    return Item(without_marks(scene), [without_marks(ending) for ending in row["endings"]], int(row["label"]))
-
-
-def without_marks(text: str) -> str:
-    """HellaSwag's texts without the marks of WikiHow: "[title] Cut it [step] Take..." """
-    text = text.strip().replace(" [title]", ". ")
-    text = re.sub(r"\[.*?\]", "", text)
-    return text.replace("  ", " ")
-
-
-@task("winogrande", hub="allenai/winogrande", config="winogrande_xl", split="validation", shots="train")
-def winogrande(row: Row) -> Item:
-    """Whom a sentence means (Sakaguchi et al. 2019, arXiv 1907.10641): "The cup did not fit, for the _ was small."
-
-    The sentence's end is scored after each of the two names (Trinh and Le 2018, arXiv 1806.02847, partial scoring).
-    """
-    before, _, after = row["sentence"].partition("_")
-    choices = [before + row["option1"], before + row["option2"]]
-    return Item("", choices, numbered(["1", "2"], row["answer"]), ending=after.strip())
+    return Item(f"{question}\nAnswer:", choices, answer)
 
 
 @task("openbookqa", hub="allenai/openbookqa", config="main", split="test", shots="train", headline="acc_norm")
@@ -64,15 +46,47 @@ def openbookqa(row: Row) -> Item:
     """Elementary science that needs a second fact (Mihaylov et al. 2018, arXiv 1809.02789)."""
     if "query" in row:
         return Item(row["query"], row["choices"], row["gold"])
-    return Item(row["question_stem"], row["choices"]["text"], numbered(row["choices"]["label"], row["answerKey"]))
+
+    choices = row["choices"]["text"]
+    answer = place_of(row["answerKey"], row["choices"]["label"])
+    return Item(row["question_stem"], choices, answer)
 
 
 @task("commonsense_qa", hub="tau/commonsense_qa", split="validation", shots="train")
 def commonsense_qa(row: Row) -> Item:
     """What everybody knows (Talmor et al. 2019, arXiv 1811.00937); the choices are listed, the letters are scored."""
-    listed = "\n".join(f"{letter}. {text}" for letter, text in zip("ABCDE", row["choices"]["text"], strict=True))
-    question = f"Question: {row['question'].strip()}\n{listed}\nAnswer:"
-    return Item(question, list("ABCDE"), numbered(list("ABCDE"), row["answerKey"]))
+    letters = ["A", "B", "C", "D", "E"]
+    choices = row["choices"]["text"]
+    lines = [f"{letter}. {choice}" for letter, choice in zip(letters, choices, strict=True)]
+    listed = "\n".join(lines)
+
+    question = row["question"].strip()
+    answer = place_of(row["answerKey"], letters)
+    return Item(f"Question: {question}\n{listed}\nAnswer:", letters, answer)
+
+
+# --- how a text goes on ---
+
+
+@task("hellaswag", hub="Rowan/hellaswag", split="validation", shots="train", headline="acc_norm")
+def hellaswag(row: Row) -> Item:
+    """How a short scene goes on (Zellers et al. 2019, arXiv 1905.07830)."""
+    if "query" in row:
+        return Item(row["query"], row["choices"], row["gold"])
+
+    beginning = row["ctx_b"].capitalize()  # of the sentence that the endings complete
+    scene = f"{row['activity_label']}: {row['ctx_a']} {beginning}"
+    endings = [without_marks(ending) for ending in row["endings"]]
+    answer = int(row["label"])
+    return Item(without_marks(scene), endings, answer)
+
+
+def without_marks(text: str) -> str:
+    """HellaSwag's texts without the marks of WikiHow: "Pie [title] Cut it [step] Take..." is "Pie. Cut it Take..." """
+    text = text.strip()
+    text = text.replace(" [title]", ". ")
+    text = re.sub(r"\[.*?\]", "", text)
+    return text.replace("  ", " ")
 
 
 @task("copa", hub="aps/super_glue", config="copa", split="validation", shots="train")
@@ -82,15 +96,26 @@ def copa(row: Row) -> Item:
     In the harness a choice begins with a space after the usual one: so it does here.
     """
     if "query" in row:
-        context = row["query"].replace(", therefore", " therefore").replace(", because", " because")
+        context = row["query"]
+        context = context.replace(", therefore", " therefore")
+        context = context.replace(", because", " because")
         choices = row["choices"]
         answer = row["gold"]
     else:
+        premise = row["premise"].strip()
+        without_full_stop = premise[:-1]
         word = {"cause": "because", "effect": "therefore"}[row["question"]]
-        context = f"{row['premise'].strip()[:-1]} {word}"
+        context = f"{without_full_stop} {word}"
         choices = [row["choice1"], row["choice2"]]
         answer = row["label"]
-    return Item(context, [f" {choice[0].lower()}{choice[1:]}" for choice in choices], answer)
+
+    sentence_parts = [f" {begin_small(choice)}" for choice in choices]
+    return Item(context, sentence_parts, answer)
+
+
+def begin_small(sentence: str) -> str:
+    """The sentence as a part of another: "He cried." is "he cried." """
+    return sentence[0].lower() + sentence[1:]
 
 
 @task("lambada_openai", hub="EleutherAI/lambada_openai", config="default", split="test")
@@ -100,10 +125,28 @@ def lambada(row: Row) -> Item:
     In the harness the word brings its space along, and examples have the usual one before it: so it is here.
     """
     if "continuation" in row:
-        context, last_word = row["context"], row["continuation"]
+        context = row["context"]
+        last_word = row["continuation"]
     else:
         context, _, last_word = row["text"].rpartition(" ")
+
     return Item(context, [f" {last_word}"], gap="")
+
+
+# --- which sentence is right ---
+
+
+@task("winogrande", hub="allenai/winogrande", config="winogrande_xl", split="validation", shots="train")
+def winogrande(row: Row) -> Item:
+    """Whom a sentence means (Sakaguchi et al. 2019, arXiv 1907.10641): "The cup did not fit, for the _ was small."
+
+    The sentence's end is scored after each of the two names (Trinh and Le 2018, arXiv 1806.02847, partial scoring).
+    """
+    beginning, _, end = row["sentence"].partition("_")
+    first = beginning + row["option1"]
+    second = beginning + row["option2"]
+    answer = place_of(row["answer"], ["1", "2"])
+    return Item("", [first, second], answer, ending=end.strip())
 
 
 @task("blimp", hub="nyu-mll/blimp", split="train", is_family=True)

@@ -54,6 +54,15 @@ class Item:
         return self.choices[self.answer]
 
 
+def place_of(answer: str, labels: Sequence[str]) -> int:
+    """Where the answer stands among the labels, from 0 on: "B" of A B C D is 1. Raises ValueError for another label."""
+    labels = list(labels)
+    answer = answer.strip()
+    if answer not in labels:
+        raise ValueError(f"its answer {answer!r:.80} is none of {', '.join(labels)}")
+    return labels.index(answer)
+
+
 Rule = Callable[[str], str]
 
 

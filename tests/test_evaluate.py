@@ -389,6 +389,12 @@ def test_rows_of_llm_foundry_are_the_same_items(name):
     assert task.read(row) == task.read(FOUNDRY[name])
 
 
+def test_an_answer_that_is_no_label_is_refused():
+    (row,) = made_rows("openbookqa", 1)
+    with pytest.raises(ValueError, match="its answer 'E' is none of A, B, C, D"):
+        find_task("openbookqa").read(row | {"answerKey": "E"})
+
+
 def test_the_hub_is_asked_for_the_original_names_and_splits(monkeypatch):
     asked = []
 
