@@ -350,14 +350,16 @@ def check_html_package(piece: Piece, text_column: str | None) -> list[Piece]:
 # --- csv, tsv ---
 
 
-def read_csv(piece: Piece, delimiter: str = ",") -> Iterator[Row]:
+def read_csv(piece: Piece, delimiter: str = ",", columns: list[str] | None = None) -> Iterator[Row]:
     """Rows whose columns the first line names. Cells with a delimiter, a quote or a newline stand in double quotes.
+
+    columns: those of a file whose first line is a row already.
 
     The file is read as a whole, never in blocks: a newline may be part of a cell, and only what stands before it says
     whether it is.
     """
     csv.field_size_limit(LONGEST_CELL)
-    header: list[str] | None = None
+    header = columns
     row = 0
     try:
         with open_text(piece, newline="") as file:
@@ -373,7 +375,8 @@ def read_csv(piece: Piece, delimiter: str = ",") -> Iterator[Row]:
                     continue
                 if len(cells) != len(header):
                     advice = "cells that hold a delimiter or a newline must stand in double quotes"
-                    raise ValueError(f"{place} has {len(cells)} cells, the header names {len(header)}; {advice}")
+                    named = "the header names" if columns is None else f"wanted are {', '.join(columns)}:"
+                    raise ValueError(f"{place} has {len(cells)} cells, {named} {len(header)}; {advice}")
                 yield row, dict(zip(header, cells, strict=True))
                 row += 1
     except UnicodeDecodeError:

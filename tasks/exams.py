@@ -2,13 +2,19 @@
 
 MMLU (Hendrycks et al. 2021, arXiv 2009.03300) has 57 subjects; C-Eval (Huang et al. 2023, arXiv 2305.08322) and CMMLU
 (Li et al. 2023, arXiv 2306.09212) are exams in Chinese. subjects_zh.tsv has the Chinese names of their subjects.
+
+Rows are those of the data sets on the hub, or of the csv files in the authors' archives:
+
+    MMLU      test/anatomy_test.csv, dev/anatomy_dev.csv      question, A, B, C, D, answer; without a line of names
+    C-Eval    val/law_val.csv, dev/law_dev.csv                id, question, A, B, C, D, answer, in dev also explanation
+    CMMLU     test/anatomy.csv, dev/anatomy.csv               (a number), Question, A, B, C, D, Answer
 """
 
 import functools
 from collections.abc import Sequence
 from pathlib import Path
 
-from tasks.task import Item, Row, task
+from tasks.task import Item, Row, place_of, task
 
 LETTERS = ["A", "B", "C", "D"]
 
@@ -24,10 +30,26 @@ def about(subject: str) -> str:
     return f"The following are multiple choice questions (with answers) about {subject.replace('_', ' ')}.\n\n"
 
 
-@task("mmlu", hub="cais/mmlu", split="test", shots="dev", is_family=True, describe=about)
+@task(
+    "mmlu",
+    hub="cais/mmlu",
+    split="test",
+    shots="dev",
+    is_family=True,
+    describe=about,
+    archive="{set}_{split}.csv",
+    columns=["question", *LETTERS, "answer"],
+)
 def mmlu(row: Row) -> Item:
     """School, university and profession, in English."""
-    return Item(f"{listed(row['question'], row['choices'])}\nAnswer:", LETTERS, row["answer"])
+    if "choices" in row:
+        answers = row["choices"]
+        answer = row["answer"]
+    else:
+        answers = [row[letter] for letter in LETTERS]
+        answer = place_of(row["answer"], LETTERS)
+
+    return Item(f"{listed(row['question'], answers)}\nAnswer:", LETTERS, answer)
 
 
 @functools.cache
@@ -57,11 +79,28 @@ def about_cmmlu(subject: str) -> str:
     return f"以下是关于{name_of('cmmlu', subject)}的单项选择题，请直接给出正确答案的选项。\n\n"
 
 
-@task("ceval", hub="ceval/ceval-exam", split="val", shots="dev", is_family=True, describe=about_ceval)
-@task("cmmlu", hub="haonan-li/cmmlu", split="test", shots="dev", is_family=True, describe=about_cmmlu)
+@task(
+    "ceval",
+    hub="ceval/ceval-exam",
+    split="val",
+    shots="dev",
+    is_family=True,
+    describe=about_ceval,
+    archive="{set}_{split}.csv",
+)
+@task(
+    "cmmlu",
+    hub="haonan-li/cmmlu",
+    split="test",
+    shots="dev",
+    is_family=True,
+    describe=about_cmmlu,
+    archive="{split}/{set}.csv",
+)
 def chinese_exam(row: Row) -> Item:
     """School, university and profession, in Chinese."""
-    question = row["question"] if "question" in row else row["Question"]
-    letter = row["answer"] if "answer" in row else row["Answer"]
-    answers = [row[letter] for letter in LETTERS]
-    return Item(f"{listed(question, answers)}\n答案：", LETTERS, LETTERS.index(letter))
+    question = row["Question"] if "Question" in row else row["question"]
+    letter = row["Answer"] if "Answer" in row else row["answer"]
+    answers = [row[each] for each in LETTERS]
+    answer = place_of(letter, LETTERS)
+    return Item(f"{listed(question, answers)}\n答案：", LETTERS, answer)

@@ -3,7 +3,8 @@
 In a folder (--task_dir) the file of arc_easy is arc_easy.jsonl, and examples for few-shot prompts are taken from
 arc_easy_shots.jsonl, if it is there; sets of a family lie in a folder, blimp/passive_1.jsonl. Files may be .json, .csv
 or .parquet, or packed (.gz), and part of a data set (arc_easy_part.jsonl). Rows have the columns of the data set on the
-hub, or those of llm-foundry.
+hub, or those of llm-foundry. The archives of MMLU, C-Eval and CMMLU are unpacked into folders mmlu, ceval and cmmlu:
+their csv files are found as deep as they lie there, mmlu/data/test/anatomy_test.csv.
 
 A file of the user's is given by its path. Its rows say what it is:
 
@@ -14,6 +15,7 @@ A file of the user's is given by its path. Its rows say what it is:
 So does .txt, which is one document; and a folder that prepare_wiki.py made: its validation documents.
 """
 
+import glob
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from corpus.sources import FORMATS, find_pieces, format_suffix, read_rows
+from corpus.sources import FORMATS, find_pieces, format_suffix, read_csv, read_rows
 from errors import one_line
 from shards import Shards
 from tasks import exams, questions, written  # noqa: F401  (their tasks are in TASKS)
@@ -74,7 +76,7 @@ def load(name: str, task_dir: str | None) -> list[Questions | Texts]:
     if known is None or not known.is_family:
         return [load_task(find_task(name), folder)]
 
-    names = local_sets(folder, name) if folder is not None else hub_sets(known)
+    names = local_sets(folder, known) if folder is not None else hub_sets(known)
     return [load_task(one_set(known, set_name), folder, family=name) for set_name in names]
 
 
@@ -89,16 +91,19 @@ def load_task(task: Task, folder: Path | None, family: str = "") -> Questions:
     else:
         file = local_file(task, folder)
         if file is None:
-            wanted = " or ".join(f"{stem}.jsonl" for stem in stems(task))
+            names = [f"{stem}.jsonl" for stem in stems(task)]
+            if task.archive is not None:
+                names.append(f"{family_of(task)}/{task.archived(task.split)}")
+            wanted = " or ".join(names)
             raise ValueError(
                 f"{folder} has no file for {task.name}, such as {wanted}; without --task_dir it is fetched"
             )
         origin = str(file)
-        items = as_items(task.read, file_rows(file), origin)
+        items = as_items(task.read, task_rows(task, file), origin)
         examples_file = local_file(task, folder, SHOTS)
         examples = items
         if examples_file is not None:
-            examples = as_items(task.read, file_rows(examples_file), str(examples_file))
+            examples = as_items(task.read, task_rows(task, examples_file), str(examples_file))
     return Questions(task.name, items, examples, origin, task.headline, task.description, family, task.writing)
 
 
@@ -121,30 +126,57 @@ def as_items(read: Callable[[Row], Item], rows: Sequence[Row], origin: str) -> l
 # --- local files ---
 
 
+def family_of(task: Task) -> str:
+    """The name of the family that a set belongs to; of a family itself its name."""
+    return task.name.removesuffix(f"_{task.set_name}") if task.set_name else task.name
+
+
 def stems(task: Task) -> list[str]:
     """How the file of a task may be called, without its ending."""
-    family = task.name.removesuffix(f"_{task.set_name}") if task.set_name else ""
-    return [f"{family}/{task.set_name}", task.name] if family else [task.name, f"{task.name}_part"]
+    if task.set_name:
+        return [f"{family_of(task)}/{task.set_name}", task.name]
+    return [task.name, f"{task.name}_part"]
 
 
 def local_file(task: Task, folder: Path, suffix: str = "") -> Path | None:
-    """The file of a task, or with a suffix its examples; None when it is not there."""
+    """The file of a task, or with the suffix SHOTS its examples; None when it is not there."""
     for stem in stems(task):
         place = folder / f"{stem}{suffix}"
         for path in sorted(place.parent.glob(f"{place.name}.*")):
             if kind_of(path) in ROW_FORMATS:
                 return path
-    return None
+
+    split = task.shots if suffix == SHOTS else task.split
+    archived = archived_files(task, folder, split)
+    return archived[0] if archived else None
 
 
-def local_sets(folder: Path, family: str) -> list[str]:
+def archived_files(task: Task, folder: Path, split: str) -> list[Path]:
+    """The files of a split as the authors' archive has them: of one set, or of all sets of a family."""
+    if task.archive is None:
+        return []
+    below = glob.escape(str(folder / family_of(task)))
+    found = glob.glob(f"{below}/**/{task.archived(split)}", recursive=True)
+    return sorted(map(Path, found))
+
+
+def local_sets(folder: Path, family: Task) -> list[str]:
     """The sets of a family that lie in the folder. Raises ValueError when there are none."""
-    paths = sorted((folder / family).glob("*"))
-    names = [path.name.partition(".")[0] for path in paths if kind_of(path) in ROW_FORMATS]
-    names = sorted({name for name in names if not name.endswith(SHOTS)})
+    names = set()
+    if family.archive is not None:
+        before_set, after_set = Path(family.archived(family.split)).name.split("*")
+        for path in archived_files(family, folder, family.split):
+            names.add(path.name.removeprefix(before_set).removesuffix(after_set))
+
     if not names:
-        raise ValueError(f"{folder} has no folder {family} with a file for each of its sets")
-    return names
+        for path in (folder / family.name).glob("*"):
+            stem = path.name.partition(".")[0]
+            if kind_of(path) in ROW_FORMATS and not stem.endswith(SHOTS):
+                names.add(stem)
+
+    if not names:
+        raise ValueError(f"{folder} has no folder {family.name} with a file for each of its sets")
+    return sorted(names)
 
 
 def kind_of(path: Path) -> str | None:
@@ -157,6 +189,17 @@ def file_rows(path: Path) -> list[Row]:
     """All rows of a file. (prepare_wiki.py --against reads evaluation files by the same functions.)"""
     pieces, _ = find_pieces(str(path), None)
     return [fields for piece in pieces for _, fields in read_rows(piece)]
+
+
+def task_rows(task: Task, path: Path) -> list[Row]:
+    """All rows of a file of a task; the authors' own file may have no line that names the columns."""
+    splits = [task.split, task.shots]
+    is_archived = task.archive is not None and path.name in [Path(task.archived(split)).name for split in splits]
+    if task.columns is None or not is_archived:
+        return file_rows(path)
+
+    pieces, _ = find_pieces(str(path), None)
+    return [fields for piece in pieces for _, fields in read_csv(piece, columns=list(task.columns))]
 
 
 # --- the hub ---

@@ -88,7 +88,8 @@ class Task:
     """Where the rows of a task come from, and how they become items.
 
     A family has many sets, each a config of the same data set on the hub: blimp_passive_1 is the set passive_1 of
-    blimp.
+    blimp. Its authors may have published a file for each set and split: archive says how they are called, and columns
+    what is in them where their first line does not say it.
     """
 
     name: str
@@ -101,12 +102,18 @@ class Task:
     writing: Writing | None = None  # the model writes its answer; None: it says how likely each choice is
     is_family: bool = False
     describe: Callable[[str], str] | None = None  # of a set: what stands before everything else
+    archive: str | None = None  # the authors' csv files: "{set}_{split}.csv"
+    columns: Sequence[str] | None = None  # of these files; None: the first line names them
     set_name: str = ""
 
     @property
     def description(self) -> str:
         """What stands before the examples; mostly nothing."""
         return self.describe(self.set_name) if self.describe else ""
+
+    def archived(self, split: str) -> str:
+        """How the authors call the file of this set, or with the set "*" those of all sets: anatomy_test.csv."""
+        return self.archive.format(set=self.set_name or "*", split=split)
 
 
 TASKS: dict[str, Task] = {}
