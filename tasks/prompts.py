@@ -4,9 +4,11 @@ The rules are those of lm-evaluation-harness, so that log-probabilities are equa
 one item by hand.
 """
 
+import contextlib
 import random
+import sys
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 
 from chat_template import ChatTemplate
 from scoring import Request
@@ -56,12 +58,30 @@ def render(question: str, examples: Sequence[Turn], description: str, template: 
         shown = [f"{asked} {answer}\n\n" for asked, answer in examples]
         return "".join([description, *shown, question])
 
-    messages = [{"role": "system", "content": description}] if description else []
+    messages = []
     for asked, answer in examples:
         messages.append({"role": "user", "content": asked})
         messages.append({"role": "assistant", "content": answer})
     messages.append({"role": "user", "content": question})
-    return template.render(messages, generation_prompt=True)
+
+    if description:
+        system = {"role": "system", "content": description}
+        with contextlib.suppress(ValueError):
+            return template.render([system, *messages], generation_prompt=True)
+        note_refused_system(template.where)
+
+    try:
+        return template.render(messages, generation_prompt=True)
+    except ValueError as error:
+        way_out = "--shots=0, or no --chat" if examples else "no --chat"
+        raise ValueError(f"{error}; give {way_out}") from None
+
+
+@cache
+def note_refused_system(where: str) -> None:
+    """Say once that a template takes no system message, as that of Gemma."""
+    lost = "the description of a task is left out, as lm-evaluation-harness does"
+    print(f"{where} refuses a system message: {lost}", file=sys.stderr)
 
 
 class Encoder:

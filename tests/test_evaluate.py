@@ -22,11 +22,12 @@ import checkpoint
 import configurator
 import evaluate
 from benchmarks import harness
+from chat_template import ChatTemplate
 from evaluate import EvaluateConfig
 from model import Llama, ModelConfig
 from scoring import Request
 from tasks import jobs, results, rows
-from tasks.prompts import Encoder, choose_examples
+from tasks.prompts import Encoder, choose_examples, requests
 from tasks.task import TASKS, Item, Writing, find_task
 from tasks.writing import Writer
 from tokenizer import Tokenizer
@@ -39,6 +40,12 @@ WORDS = sample_text(5).split()
 TEMPLATE = """\
 {{ bos_token }}{% for message in messages %}[{{ message['role'] }}] {{ message['content'] }}{{ eos_token }}
 {% endfor %}{% if add_generation_prompt %}[assistant] {% endif %}"""
+STRICT = """\
+{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}
+{%- for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}
+{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif -%}
+<{{ 'model' if message['role'] == 'assistant' else 'user' }}> {{ message['content'] | trim }}{{ eos_token }}
+{% endfor %}{% if add_generation_prompt %}<model> {% endif %}"""  # as that of Gemma
 
 
 def words(seed: int, n: int) -> str:
@@ -426,6 +433,29 @@ def test_examples_are_fixed_and_never_the_item_itself():
         choose_examples(pool, pool, 8, None)
 
 
+@pytest.mark.parametrize("shots", [0, 2])
+def test_a_template_that_refuses_a_system_message_is_asked_without_the_description(task_dir, tmp_path, capsys, shots):
+    folder = write_model(tmp_path / "strict", "llama3", bos_token="<|begin_of_text|>", eos_token="<|end_of_text|>")
+    (folder / "chat_template.jinja").write_text(STRICT)
+    template = ChatTemplate.load(folder)
+    (anatomy,) = rows.load("mmlu_anatomy", str(task_dir))
+    plain = dataclasses.replace(anatomy, description="")
+    asked = Encoder(template.tokenizer)
+    assert requests(anatomy, asked, shots, None, template) == requests(plain, asked, shots, None, template)
+    assert requests(anatomy, asked, shots, None, None) != requests(plain, asked, shots, None, None)
+    said = capsys.readouterr().err
+    assert said.count("refuses a system message: the description of a task is left out") == 1
+
+
+def test_a_template_that_refuses_examples_is_one_line(complain, folder, task_dir):
+    one_turn = "{% if messages | length > 1 %}{{ raise_exception('one turn only') }}{% endif %}" + TEMPLATE
+    probed = one_turn.replace("| length > 1", "[0].content != 'First question' and messages | length > 1")
+    (folder / "chat_template.jinja").write_text(probed)
+    said = complain("--tasks=arc_easy", f"--task_dir={task_dir}", "--shots=1", "--chat")
+    (folder / "chat_template.jinja").unlink()
+    assert "arc_easy, item 1: " in said and "one turn only; give --shots=0, or no --chat" in said
+
+
 # --- answers that the model writes ---
 
 SHORT = Writing(until=[" caf", ">İ", "*;9"], rules=find_task("gsm8k").writing.rules, max_new_tokens=40)
@@ -705,16 +735,16 @@ def test_settings_that_cannot_work(complain, task_dir, arguments, message):
 @pytest.mark.slow
 @pytest.mark.skipif(not HAS_LM_EVAL, reason="lm_eval is not installed; NONLLAMA_LM_EVAL names a Python that has it")
 @pytest.mark.parametrize(
-    ("kind", "names"),
+    ("kind", "names", "template"),
     [
-        ("smollm", {"eos_token": "<|endoftext|>"}),
-        ("llama3", {"bos_token": "<|begin_of_text|>", "eos_token": "<|end_of_text|>"}),
+        ("smollm", {"eos_token": "<|endoftext|>"}, TEMPLATE),
+        ("llama3", {"bos_token": "<|begin_of_text|>", "eos_token": "<|end_of_text|>"}, STRICT),
     ],
 )
-def test_scores_are_those_of_lm_evaluation_harness(tmp_path, task_dir, kind, names):
+def test_scores_are_those_of_lm_evaluation_harness(tmp_path, task_dir, kind, names, template):
     """Every task, 0 and 5 shots, plain and as a chat: log-probabilities and greedy flags of each item."""
     folder = write_model(tmp_path / "tiny", kind, **names)
-    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    (folder / "chat_template.jinja").write_text(template)
 
     jobs = []
     for name in ALL_TASKS:
