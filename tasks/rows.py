@@ -206,23 +206,35 @@ def task_rows(task: Task, path: Path) -> list[Row]:
 
 
 def hub_rows(task: Task, split: str) -> tuple[list[Row], str]:
-    """The rows of a split, and where they come from. What was fetched before is not fetched again."""
+    """The rows of a split, and where they come from. What was downloaded before is not downloaded again."""
     import datasets
 
     what = f"{task.hub} ({task.config}), {split}" if task.config else f"{task.hub}, {split}"
-    print(f"{task.name}: {what} from the hub, unless it is in {datasets.config.HF_DATASETS_CACHE}", file=sys.stderr)
-    advice = f"{task.name}: {what} cannot be had from the hub; give local files with --task_dir: "
-    with one_line(advice):
-        rows = datasets.load_dataset(task.hub, task.config, split=split)
-    return list(rows), f"hub: {what}"
+    with one_line(f"{task.name}: {what} cannot be had from the hub; give local files with --task_dir: "):
+        builder = datasets.load_dataset_builder(task.hub, task.config)
+        is_here = Path(builder.cache_dir).is_dir()
+        if split == task.split or not is_here:
+            how = "downloaded before" if is_here else "downloading"
+            print(f"{task.name}: {what} of the hub, {how}: {builder.cache_dir}", file=sys.stderr)
+        builder.download_and_prepare()
+        rows = builder.as_dataset(split)
+    return list(rows), f"hub: {what}, revision {builder.hash}"
 
 
 def hub_sets(family: Task) -> list[str]:
-    """The names of a family's sets."""
+    """The names of a family's sets; those that were downloaded before, when the hub cannot be reached."""
     import datasets
 
-    with one_line(f"the sets of {family.name} cannot be had from the hub; give local files with --task_dir: "):
+    failure = f"the sets of {family.name} cannot be had from the hub; give local files with --task_dir"
+    with one_line(f"{failure}: "):
         names = datasets.get_dataset_config_names(family.hub)
+
+    if names == ["default"]:  # what `datasets` says when it does not know
+        folder = Path(datasets.config.HF_DATASETS_CACHE) / family.hub.replace("/", "___")
+        names = sorted(path.name for path in folder.glob("*") if path.is_dir())
+        if not names:
+            raise ValueError(f"{failure}: it cannot be reached, and there are none in {folder}")
+        print(f"{family.name}: the hub cannot be reached; {len(names)} sets are in {folder}", file=sys.stderr)
     return [name for name in names if name not in ("all", "auxiliary_train")]
 
 

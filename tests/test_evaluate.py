@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -400,23 +399,6 @@ def test_an_answer_that_is_no_label_is_refused():
     (row,) = made_rows("openbookqa", 1)
     with pytest.raises(ValueError, match="its answer 'E' is none of A, B, C, D"):
         find_task("openbookqa").read(row | {"answerKey": "E"})
-
-
-def test_the_hub_is_asked_for_the_original_names_and_splits(monkeypatch):
-    asked = []
-
-    def load_dataset(hub, config, split):
-        asked.append((hub, config, split))
-        return made_rows("mmlu_anatomy" if "mmlu" in hub else "arc_easy", 3)
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    monkeypatch.setattr(datasets, "get_dataset_config_names", lambda hub: ["all", "anatomy"])
-    (arc,) = rows.load("arc_easy", None)
-    (anatomy,) = rows.load("mmlu", None)
-    assert asked[:2] == [("allenai/ai2_arc", "ARC-Easy", "test"), ("allenai/ai2_arc", "ARC-Easy", "train")]
-    assert asked[2:] == [("cais/mmlu", "anatomy", "test"), ("cais/mmlu", "anatomy", "dev")]
-    assert arc.origin == "hub: allenai/ai2_arc (ARC-Easy), test"
-    assert anatomy.name == "mmlu_anatomy" and "about anatomy." in anatomy.description
 
 
 def test_examples_are_fixed_and_never_the_item_itself():
