@@ -6,8 +6,9 @@
     torchrun --standalone --nproc_per_node=8 evaluate.py --checkpoint=out/smollm2 --tasks=mmlu
 
 Tasks: arc_easy, arc_challenge, piqa, hellaswag, winogrande, openbookqa, commonsense_qa, copa, lambada_openai, gsm8k;
-blimp, mmlu, ceval and cmmlu, or one of their sets (blimp_passive_1); and files of yours (tasks/rows.py). Prompts,
-borders and figures are those of lm-evaluation-harness. Without --task_dir tasks come from the Hugging Face hub.
+blimp, mmlu, ceval and cmmlu, or one of their sets (blimp_passive_1); core; and files of yours (tasks/rows.py). Prompts,
+borders and figures are those of lm-evaluation-harness; of core those of DataComp-LM (tasks/core.py). Without --task_dir
+tasks come from the Hugging Face hub.
 
 Each task's items go into a parquet file, the figures into scores.json. A run that was interrupted goes on where it was.
 """
@@ -33,7 +34,8 @@ from chat_template import ChatTemplate
 from device import memory_advice, pick_device, weight_dtype
 from model import Llama
 from parallel import World
-from tasks.figures import Figure, figures_of, pooled, rows_of, show, with_intervals
+from tasks import core
+from tasks.figures import Figure, figures_of, mean_of_tasks, pooled, rows_of, show, with_intervals
 from tasks.jobs import Asking, Job, WritingJob, check_ids, make_jobs
 from tasks.results import SCORES_FILE, TaskFiles, versions, write_scores
 from tasks.rows import Texts
@@ -266,7 +268,12 @@ def evaluate(run: Run, jobs: list[AnyJob], device: torch.device, dtype: torch.dt
     if run.world.rank == 0:
         families = family_records(run, jobs, records)
         for family, record in families.items():
-            run.say(result_line(f"{family}, {record['sets']} sets", record, width))
+            count = (
+                f"{record['sets']} sets" if "missing" not in record else f"{record['sets']} of {len(core.CORE)} tasks"
+            )
+            run.say(result_line(f"{family}, {count}", record, width))
+            if record.get("missing"):
+                run.say(f"  a part of CORE, not CORE: there are no files of {', '.join(record['missing'])}")
         run.say("(* is the figure that is usually quoted)")
         write_scores(run.out_dir, scores_of(run, records, families))
         run.say(f"wrote {run.out_dir / SCORES_FILE}, and the items of each task beside it")
@@ -286,7 +293,7 @@ def score_and_write(run: Run, model: Llama, job: AnyJob, bar: tqdm) -> dict[str,
 
 
 def family_records(run: Run, jobs: Sequence[AnyJob], records: dict[str, Any]) -> dict[str, Any]:
-    """The figures of each family of which sets were scored: means over all their items.
+    """The figures of each family of which sets were scored: means over all their items, for CORE over its tasks.
 
     A family that is asked in two ways has two records, mmlu and mmlu-5shot.
     """
@@ -297,17 +304,22 @@ def family_records(run: Run, jobs: Sequence[AnyJob], records: dict[str, Any]) ->
             members.setdefault(job.source.family + asked, []).append(job)
 
     families = {}
+    samples = run.cfg.bootstrap or 0
     for family, sets in members.items():
         of_sets = [records[job.label] for job in sets]
-        figures = pooled(of_sets)
-        if run.cfg.bootstrap:
-            figures = with_intervals(figures, [run.files(job).rows() for job in sets], run.cfg.bootstrap)
-        families[family] = {
-            "sets": len(sets),
-            "items": sum(record["items"] for record in of_sets),
-            "figures": as_json(figures),
-            "headline": of_sets[0]["headline"],
-        }
+        rows = [run.files(job).rows() for job in sets] if samples else []
+        record = {"sets": len(sets), "items": sum(record["items"] for record in of_sets)}
+        if sets[0].source.family == core.NAME:
+            missing = core.missing([job.source.name for job in sets])
+            name = "mean_of_a_part" if missing else "CORE"
+            figures = {name: mean_of_tasks(of_sets, rows, samples)}
+            record |= {"missing": missing, "headline": name}
+        else:
+            figures = pooled(of_sets)
+            if samples:
+                figures = with_intervals(figures, rows, samples)
+            record["headline"] = of_sets[0]["headline"]
+        families[family] = record | {"figures": as_json(figures)}
     return families
 
 

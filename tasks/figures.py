@@ -16,7 +16,7 @@ from tasks.jobs import Job, WritingJob
 from tasks.rows import Questions, Texts
 from tasks.task import Item
 
-ACCURACIES = ("acc", "acc_norm", "acc_bytes")
+ACCURACIES = ("acc", "acc_norm", "acc_bytes", "acc_tokens")
 NO_SHARES = ("perplexity", "bits_per_byte", "bytes_per_token")  # figures that are no part of the items
 SEED = 1337  # of the samples of a bootstrap
 
@@ -73,12 +73,24 @@ def choice_row(item: Item, scores: Sequence[Score]) -> dict[str, Any]:
     return row
 
 
+def likeliest_a_token(scores: Sequence[Score], tokens: Sequence[int]) -> int:
+    """The choice whose tokens are the likeliest on average, as CORE takes it."""
+    logprobs = np.array([score.logprob for score in scores])
+    return int((logprobs / np.array(tokens)).argmax())
+
+
 def question_rows(job: Job, scores: Sequence[Sequence[Score]]) -> list[dict[str, Any]]:
     """A row for each item: the question, what the model found, and whether it was right."""
     rows = []
     has_choices = any(len(item.choices) > 1 for item in job.source.items)
     for number, (item, found) in enumerate(zip(job.source.items, scores, strict=True)):
-        figures = choice_row(item, found) if has_choices else {"acc": found[0].greedy}
+        tokens = [len(request.continuation) for request in job.items[number]]
+        if not has_choices:
+            figures = {"acc": found[0].greedy}
+        elif job.source.protocol is not None:
+            figures = {"acc_tokens": likeliest_a_token(found, tokens) == item.answer}
+        else:
+            figures = choice_row(item, found)
         rows.append(
             {
                 "item": number,
@@ -88,7 +100,7 @@ def question_rows(job: Job, scores: Sequence[Sequence[Score]]) -> list[dict[str,
                 **figures,
                 "logprobs": [score.logprob for score in found],
                 "greedy": [score.greedy for score in found],
-                "tokens": [len(request.continuation) for request in job.items[number]],
+                "tokens": tokens,
             }
         )
     return rows
@@ -97,6 +109,10 @@ def question_rows(job: Job, scores: Sequence[Sequence[Score]]) -> list[dict[str,
 def question_figures(source: Questions, rows: Sequence[dict[str, Any]], samples: int) -> dict[str, Figure]:
     """The task's figures: accuracies and what guessing gives; with one choice an item, accuracy and perplexity."""
     figures = {key: mean([row[key] for row in rows], samples) for key in ACCURACIES if key in rows[0]}
+    if source.protocol is not None:
+        chance = source.protocol.chance
+        centred_figure = centred(figures[source.headline], chance)
+        return figures | {"centred": centred_figure, "chance": Figure(chance)}
     if any(len(item.choices) > 1 for item in source.items):
         chance = np.mean([1 / len(item.choices) for item in source.items])
         return figures | {"chance": Figure(float(chance))}
@@ -109,6 +125,17 @@ def question_figures(source: Questions, rows: Sequence[dict[str, Any]], samples:
     if samples:
         interval = bootstrap([np.array(logprobs)], lambda means: perplexity_of(means[0]), samples)
     return figures | {"perplexity": Figure(perplexity, error, interval)}
+
+
+def centred(accuracy: Figure, chance: float) -> Figure:
+    """0 for guessing, 1 for perfect: an accuracy of 40 % where chance is 25 % is (0.40 - 0.25) / (1 - 0.25) = 0.2."""
+    scale = 1 - chance
+    error = None if accuracy.error is None else accuracy.error / scale
+    interval = None
+    if accuracy.interval is not None:
+        low, high = accuracy.interval
+        interval = ((low - chance) / scale, (high - chance) / scale)
+    return Figure((accuracy.value - chance) / scale, error, interval)
 
 
 def perplexity_of(logprob: float) -> float:
@@ -229,3 +256,24 @@ def with_intervals(
             figure = dataclasses.replace(figure, interval=interval)
         found[name] = figure
     return found
+
+
+def mean_of_tasks(records: Sequence[dict[str, Any]], sets: Sequence[Sequence[dict[str, Any]]], samples: int) -> Figure:
+    """The mean of the tasks' centred accuracies, each as important as the others, whatever the number of its items.
+
+    sets: the rows of each task, only read for an interval.
+    """
+    figures = [Figure(**record["figures"]["centred"]) for record in records]
+    value = float(np.mean([figure.value for figure in figures]))
+    errors = [figure.error for figure in figures]
+    error = None if None in errors else float(np.sqrt(np.square(errors).sum()) / len(errors))
+
+    interval = None
+    if samples:
+        chances = np.array([record["figures"]["chance"]["value"] for record in records])
+        groups = [
+            np.array([row[record["headline"]] for row in rows], np.float64)
+            for record, rows in zip(records, sets, strict=True)
+        ]
+        interval = bootstrap(groups, lambda means: float(np.mean((means - chances) / (1 - chances))), samples)
+    return Figure(value, error, interval)

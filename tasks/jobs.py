@@ -7,7 +7,7 @@ jobs from the command line, train.py at its evaluations.
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 from chat_template import ChatTemplate
 from model import Llama
 from scoring import Batch, Plan, Request, Score, score_batch, windows
+from tasks import core
 from tasks.prompts import Encoder, prompts, requests
 from tasks.rows import Questions, Texts, load
 from tasks.writing import Writer, in_batches
@@ -167,13 +168,22 @@ def make_jobs(
     """The jobs that these names mean. Raises ValueError, in one line, for all that can be wrong with them."""
     encoder = Encoder(tokenizer)
     for name in names:
-        for source in load(name, asking.task_dir):
+        for source in sources(name, asking):
             if isinstance(source, Texts):
                 yield text_job(source, asking, encoder, block_size)
             elif source.writing is not None:
                 yield writing_job(source, asking, encoder, block_size)
             else:
                 yield question_job(source, asking, encoder)
+
+
+def sources(name: str, asking: Asking) -> Iterable[Questions | Texts]:
+    """The tasks and texts that a name means."""
+    if name != core.NAME:
+        return load(name, asking.task_dir)
+    if asking.shots or asking.template is not None:
+        raise ValueError("core has examples of its own and no chat template: leave out --shots and --chat for it")
+    return core.load_core(asking.task_dir)
 
 
 def question_job(source: Questions, asking: Asking, encoder: Encoder) -> Job:

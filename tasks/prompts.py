@@ -17,6 +17,8 @@ from tasks.task import Item
 from tokenizer import Tokenizer
 
 Turn = tuple[str, str]  # a question and an answer
+FIRST_SEED = 1234  # of the examples of item 0, where they are drawn for each item
+SPARE = 3  # examples drawn in case the item is among them, perhaps more than once
 
 
 def choose_examples(items: Sequence[Item], pool: Sequence[Item], shots: int, seed: int | None) -> list[list[Item]]:
@@ -40,6 +42,20 @@ def choose_examples(items: Sequence[Item], pool: Sequence[Item], shots: int, see
     return chosen
 
 
+def draw_examples(items: Sequence[Item], pool: Sequence[Item], shots: int) -> list[list[Item]]:
+    """Other examples for each item, drawn by its number, never the item itself: as CORE does it. Raises ValueError when
+    the pool has too few."""
+    chosen = []
+    for number, item in enumerate(items):
+        draw = random.Random(FIRST_SEED + number)
+        drawn = draw.sample(pool, min(len(pool), shots + SPARE)) if shots else []
+        others = [example for example in drawn if example != item]
+        if len(others) < shots:
+            raise ValueError(f"{shots} examples are wanted, but only {len(others)} are not the item itself")
+        chosen.append(others[:shots])
+    return chosen
+
+
 def turns(item: Item) -> list[Turn]:
     """What stands before each choice, and the choice; with an ending, what the choice is, and the ending."""
     if item.ending:
@@ -52,10 +68,12 @@ def right_turns(examples: Sequence[Item]) -> list[Turn]:
     return [turns(example)[example.answer] for example in examples]
 
 
-def render(question: str, examples: Sequence[Turn], description: str, template: ChatTemplate | None) -> str:
+def render(
+    question: str, examples: Sequence[Turn], description: str, template: ChatTemplate | None, separator: str = "\n\n"
+) -> str:
     """The text that an answer follows: description, examples, question; with a template as a conversation."""
     if template is None:
-        shown = [f"{asked} {answer}\n\n" for asked, answer in examples]
+        shown = [f"{asked} {answer}{separator}" for asked, answer in examples]
         return "".join([description, *shown, question])
 
     messages = []
@@ -139,13 +157,19 @@ def requests(
 ) -> list[list[Request]]:
     """The requests of each item, one a choice. Raises ValueError that names the item which cannot be asked."""
     encoded = []
-    examples = choose_examples(questions.items, questions.examples, shots, seed)
+    protocol = questions.protocol
+    if protocol is None:
+        separator = "\n\n"
+        examples = choose_examples(questions.items, questions.examples, shots, seed)
+    else:
+        separator = protocol.separator
+        examples = draw_examples(questions.items, questions.examples, protocol.shots)
     for number, (item, shown) in enumerate(zip(questions.items, examples, strict=True), start=1):
         gap = item.gap if template is None else ""
         try:
             pairs = []
             for question, answer in turns(item):
-                context = render(question, right_turns(shown), questions.description, template)
+                context = render(question, right_turns(shown), questions.description, template, separator)
                 pairs.append(encoder.request(context, f"{gap}{answer}"))
         except ValueError as error:
             raise ValueError(f"{questions.name}, item {number}: {error}") from None

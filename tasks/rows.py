@@ -37,6 +37,15 @@ ASKED = ("context", "choices", "answer")
 
 
 @dataclass(frozen=True)
+class Protocol:
+    """How a benchmark asks each of its tasks, whatever --shots says; its examples are drawn anew for each item."""
+
+    shots: int
+    separator: str  # between examples
+    chance: float  # what it takes for the accuracy of guessing
+
+
+@dataclass(frozen=True)
 class Questions:
     """The items of one task."""
 
@@ -48,6 +57,7 @@ class Questions:
     description: str = ""
     family: str = ""
     writing: Writing | None = None  # the model writes the answers
+    protocol: Protocol | None = None  # of a benchmark that the task is a part of
 
 
 @dataclass(frozen=True)
