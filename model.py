@@ -137,11 +137,14 @@ class RMSNorm(nn.RMSNorm):
     """Features over their root mean square, times a gain (Zhang and Sennrich 2019, arXiv 1910.07467, eq. 4)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (..., width); computed in float32 at least, returned in the dtype of x."""
+        """x: (..., width); computed in float32 at least, returned in the dtype of the matrix products that follow.
+
+        (Autocast would convert a float32 result for each of these products anew, and keep each copy.)
+        """
         wide = at_least_float32(x.dtype)
         gain = self.weight.to(wide)
         y = F.rms_norm(x.to(wide), self.normalized_shape, gain, self.eps)
-        return y.to(x.dtype)
+        return y.to(product_dtype(x))
 
 
 def rope_frequencies(D: int, theta: float, scaling: RopeScaling | None = None) -> Tensor:
@@ -472,16 +475,16 @@ class Attention(nn.Module):
         k = k.transpose(1, 2)  # (B, Hkv, T, D)
         v = v.transpose(1, 2)  # (B, Hkv, T, D)
 
-        # Rotate queries and keys by their positions.
-        q = apply_rope(q, cos, sin)
-        k = apply_rope(k, cos, sin)
-
         # Widen: torch's CPU attention is 7 times slower in bf16 than in fp32 (docs/LOG.md).
         if x.device.type == "cpu":
             wide = at_least_float32(q.dtype)
             q = q.to(wide)
             k = k.to(wide)
             v = v.to(wide)
+
+        # Rotate queries and keys by their positions.
+        q = apply_rope(q, cos, sin)
+        k = apply_rope(k, cos, sin)
 
         # Cache: put the new keys and values behind those of the tokens so far, and go on with all of them.
         mask = None

@@ -447,6 +447,21 @@ def test_rms_norm_is_the_formula():
     assert low.dtype == torch.bfloat16 and torch.equal(low, norm(x.bfloat16().float()).bfloat16())
 
 
+def test_autocast_keeps_the_input_of_products_once():
+    """q, k and v, and gate and up, read the same bfloat16 copy of a normalised input."""
+    block = Llama(GROUPED).model.layers[0]
+    x = torch.randn(2, 6, GROUPED.n_embd)
+    tables = rope_tables(torch.arange(6), rope_frequencies(GROUPED.head_width, 10000.0))
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        with torch.autocast("cpu", torch.bfloat16):
+            block(x, *tables)
+    inputs = [tensor for tensor in kept if tensor.dtype == torch.bfloat16 and tensor.numel() == x.numel()]
+    places = [tensor.data_ptr() for tensor in inputs]
+    counts = sorted(places.count(place) for place in set(places))
+    assert counts[-2:] == [2, 3]
+
+
 def small_head():
     """Rows (20, 6), a head (33, 6) and targets in float64; two are not scored."""
     torch.manual_seed(0)
