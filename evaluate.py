@@ -3,6 +3,7 @@
     python evaluate.py --checkpoint=out/smollm2 --tasks=hellaswag,piqa --shots=5 --limit=500
     python evaluate.py --adapter=out/lora --tasks=mmlu --chat
     python evaluate.py --checkpoint=out/demo --tasks=my_questions.jsonl,book.txt,data/pydocs
+    python evaluate.py --plot='out/scores/demo out/scores/smollm2'
     torchrun --standalone --nproc_per_node=8 evaluate.py --checkpoint=out/smollm2 --tasks=mmlu
 
 Tasks: arc_easy, arc_challenge, piqa, hellaswag, winogrande, openbookqa, commonsense_qa, copa, lambada_openai, gsm8k;
@@ -35,6 +36,7 @@ from device import memory_advice, pick_device, weight_dtype
 from model import Llama
 from parallel import World
 from tasks import core
+from tasks.compare import compare
 from tasks.figures import Figure, figures_of, mean_of_tasks, pooled, rows_of, show, with_intervals
 from tasks.jobs import Asking, Job, WritingJob, check_ids, make_jobs
 from tasks.results import SCORES_FILE, TaskFiles, versions, write_scores
@@ -60,6 +62,7 @@ class EvaluateConfig:
     chat: bool = False  # ask by the folder's chat template
     stride: int | None = None  # bits per byte: tokens that a window predicts, with the others as context; None: all
     bootstrap: int | None = None  # 95 % intervals from this many samples of the items, 1000 for example; None: without
+    plot: str | None = None  # compare results that are there: folders, or patterns, with spaces between them
     out_dir: str | None = None  # results; None: out/scores/<the checkpoint's name>
     batch_tokens: int | None = None  # computed together; None: 2,048, on a GPU 16,384
     device: str = "auto"  # cpu, cuda, cuda:1, mps; auto: cuda if there is one
@@ -191,6 +194,10 @@ def result_line(label: str, record: dict[str, Any], width: int) -> str:
 
 def main(cfg: EvaluateConfig) -> None:
     """Read the tasks, score what is not scored yet, and write items and figures."""
+    if cfg.plot is not None:
+        compare(cfg.plot, cfg.out_dir)
+        return
+
     # Settings, tokenizer, tasks: what can be wrong is found before the weights are read.
     cfg.check()
     source = lora.find_source(cfg.checkpoint, cfg.adapter)
@@ -308,7 +315,11 @@ def family_records(run: Run, jobs: Sequence[AnyJob], records: dict[str, Any]) ->
     for family, sets in members.items():
         of_sets = [records[job.label] for job in sets]
         rows = [run.files(job).rows() for job in sets] if samples else []
-        record = {"sets": len(sets), "items": sum(record["items"] for record in of_sets)}
+        record = {
+            "members": [job.label for job in sets],
+            "sets": len(sets),
+            "items": sum(record["items"] for record in of_sets),
+        }
         if sets[0].source.family == core.NAME:
             missing = core.missing([job.source.name for job in sets])
             name = "mean_of_a_part" if missing else "CORE"

@@ -177,21 +177,29 @@ def text_rows(job: Job, scores: Sequence[Sequence[Score]]) -> list[dict[str, Any
     return rows
 
 
-def text_figures(rows: Sequence[dict[str, Any]], samples: int) -> dict[str, Figure]:
-    """Bits per byte of all documents together, and its standard error over documents, that of a ratio of two sums."""
-    bits = np.array([-row["logprob"] / math.log(2) for row in rows])
-    n_bytes = np.array([row["bytes"] for row in rows])
-    ratio = float(bits.sum() / n_bytes.sum())
+def ratio(parts: np.ndarray, wholes: np.ndarray, samples: int = 0) -> Figure:
+    """The sum of `parts` over that of `wholes`, and its standard error, both (n,): bits and bytes of documents."""
+    n = len(parts)
+    value = float(parts.sum() / wholes.sum())
     error = None
-    if len(rows) > 1:
-        rest = bits - ratio * n_bytes  # what a document has more than its share
-        error = float(np.std(rest, ddof=1) / n_bytes.mean() / math.sqrt(len(rows)))
+    if n > 1:
+        rest = parts - value * wholes  # what a document has more than its share
+        error = float(np.std(rest, ddof=1) / wholes.mean() / math.sqrt(n))
+
     interval = None
     if samples:
-        columns = np.stack([bits, n_bytes], axis=1)
+        columns = np.stack([parts, wholes], axis=1)
         interval = bootstrap([columns], lambda means: means[0][0] / means[0][1], samples)
+    return Figure(value, error, interval)
+
+
+def text_figures(rows: Sequence[dict[str, Any]], samples: int) -> dict[str, Figure]:
+    """Bits per byte of all documents together."""
+    bits = np.array([-row["logprob"] / math.log(2) for row in rows])
+    n_bytes = np.array([row["bytes"] for row in rows])
     tokens = sum(row["tokens"] for row in rows)
-    return {"bits_per_byte": Figure(ratio, error, interval), "bytes_per_token": Figure(float(n_bytes.sum()) / tokens)}
+    bytes_per_token = float(n_bytes.sum()) / tokens
+    return {"bits_per_byte": ratio(bits, n_bytes, samples), "bytes_per_token": Figure(bytes_per_token)}
 
 
 def rows_of(job: Job | WritingJob, results: Sequence[Any]) -> list[dict[str, Any]]:
