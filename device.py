@@ -1,7 +1,9 @@
 """The device that a program runs on: which one, in which number format, how fast it is, how full it may get."""
 
 import contextlib
+import ctypes
 import os
+import platform
 import resource
 import sys
 from collections.abc import Iterator
@@ -12,6 +14,9 @@ from errors import one_line
 
 # What torch's errors say when memory is full: on a CPU, on CUDA and MPS, and for more bytes than int64 counts.
 OUT_OF_MEMORY_SIGNS = ("allocate memory", "out of memory", "Storage size calculation overflowed")
+# Parameters of glibc's mallopt (malloc.h).
+M_TRIM_THRESHOLD = -1
+M_MMAP_THRESHOLD = -3
 # Of dense matrix products in bfloat16, by a part of the device's name: the makers' data sheets. The first that fits
 # counts, so "H100 PCIe" stands before "H100".
 PEAK_TFLOPS = {
@@ -85,6 +90,20 @@ def peak_flops(device: torch.device) -> float | None:
         if part in name:
             return tflops * 1e12
     return None
+
+
+def keep_freed_memory(device: torch.device) -> None:
+    """Have this process keep the memory that it frees, for the next time it needs as much. On a CPU, with Linux' glibc.
+
+    A training step needs and frees the same arrays again and again. By default glibc gives the end of its heap back to
+    the system when 64 MB of it are free, and the system clears every page anew: 4 % of the time of a step
+    (docs/LOG.md). Arrays above 32 MB are no part of the heap, here as by default: kept there, they would fragment it.
+    """
+    if device.type != "cpu" or platform.libc_ver()[0] != "glibc":
+        return
+    libc = ctypes.CDLL(None)
+    libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)  # what glibc arrives at by itself; setting one of the two fixes the other
+    libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def peak_memory(device: torch.device) -> str:

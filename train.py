@@ -40,7 +40,7 @@ import journal
 import lora
 from batches import Batch, TokenBatch
 from chat_template import ChatTemplate
-from device import memory_advice, peak_flops, peak_memory, pick_device, pick_dtype
+from device import keep_freed_memory, memory_advice, peak_flops, peak_memory, pick_device, pick_dtype
 from errors import one_line, read_json
 from mixture import Corpus, Mixture
 from model import Llama, ModelConfig
@@ -317,6 +317,7 @@ def setup(cfg: TrainConfig, on_exit: contextlib.ExitStack) -> tuple[Run, Start]:
     cfg = start.cfg
 
     dtype = pick_dtype(cfg.dtype, device)
+    keep_freed_memory(device)
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
     if cfg.num_threads is not None:

@@ -24,7 +24,7 @@ from benchmarks.bench_config import BenchConfig, Figures, Record, Samples, TakeT
 from benchmarks.bench_figures import need, peak_rss, ratios, scaled, shown, spread, summary, target, target_lines
 from benchmarks.bench_model import optimizer_step, start
 from chat_shards import Conversations
-from device import pick_dtype
+from device import keep_freed_memory, pick_dtype
 from hf_config import hf_config
 from model import IGNORE, Llama, ModelConfig
 from packing import Packs
@@ -59,6 +59,7 @@ LORA, LORA_PEER, LORA_PEER_BF16 = "LoRA, NonLlama", "LoRA, peft", "LoRA, peft, b
 
 def ours(dtype: torch.dtype, scored: torch.Tensor, adapters: bool) -> Built:
     """As train.py does it. scored: which places of a row are, (T,) bool."""
+    keep_freed_memory(torch.device("cpu"))
     model = start(SMOLLM2_135M)
     if adapters:
         model = with_adapters(model)
