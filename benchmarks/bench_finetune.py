@@ -42,8 +42,9 @@ ROWS, T = 4, 256
 STEPS = 2  # that are timed, after one that allocates the moments
 ADAPTERS = lora.LoraSettings(rank=8, alpha=16, targets=lora.MATRICES)
 
-# Largest relative difference of the last losses. Measured on a CPU in float32: 2e-5 of all weights, 0 of adapters.
-TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-3}
+# Largest relative difference of the last losses. Measured on a CPU in float32: 2e-5 of all weights, 0 of adapters. In
+# bfloat16 7e-3: with weights that are so large (bench_model.start) rounding changes half of a gradient, on either side.
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 
 BLOCK = 1024  # of the rows that conversations are packed into
 PADDED_TOGETHER = 16  # conversations in a batch that is padded to its longest
