@@ -309,6 +309,31 @@ class Cache:
         values = values.narrow(2, 0, self.used)
         return keys, values
 
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Keep the new tokens' keys and values, and let each of these tokens see those that `mask` says.
+
+        q: (B, H, T, D); k, v: (B, Hkv, T, D). Returns (B, T, H, D).
+        """
+        keys, values = self.write(layer, k, v)  # (B, Hkv, used, D)
+        q = q.to(keys.dtype)
+        if q.shape[2] == 1:
+            return self._attend_one_token(q, keys, values)
+        causal = self.mask is None
+        with torch.autocast(q.device.type, enabled=False):
+            y = F.scaled_dot_product_attention(q, keys, values, attn_mask=self.mask, is_causal=causal, enable_gqa=True)
+        return y.transpose(1, 2)
+
+    def _attend_one_token(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """q: (B, H, 1, D); keys, values: (B, Hkv, used, D). Returns (B, 1, H, D).
+
+        The query heads of a group stand in the place of tokens, so that their key/value head is read once.
+        """
+        B, H, _, D = q.shape
+        Hkv = keys.shape[1]
+        q = q.reshape(B, Hkv, H // Hkv, D)  # (B, Hkv, H / Hkv, D)
+        y = F.scaled_dot_product_attention(q, keys, values, attn_mask=self.mask)  # (B, Hkv, H / Hkv, D)
+        return y.reshape(B, 1, H, D)
+
 
 class Documents:
     """Which tokens of packed rows belong together: a row holds several documents, and none sees another.
@@ -486,38 +511,21 @@ class Attention(nn.Module):
         q = apply_rope(q, cos, sin)
         k = apply_rope(k, cos, sin)
 
-        # Cache: put the new keys and values behind those of the tokens so far, and go on with all of them.
-        mask = None
+        # Attend: softmax(q k' / sqrt(D)) v, each token over those before it and itself: with a cache all tokens so far,
+        # in a packed row those of its document.
         if cache is not None:
-            mask = cache.mask
-            k, v = cache.write(self.layer, k, v)  # (B, Hkv, S, D), S the tokens so far
-            q = q.to(k.dtype)
-
-        # Attend: softmax(q k' / sqrt(D)) v, each token over those before it and itself.
-        if cache is not None and T == 1:
-            y = self._attend_one_token(q, k, v, mask)  # (B, 1, H, D)
+            y = cache.attend(self.layer, q, k, v)  # (B, T, H, D)
         elif documents is not None:
             with torch.autocast(x.device.type, enabled=False):
                 y = documents.attend(q, k, v)  # (B, T, H, D)
         else:
             with torch.autocast(x.device.type, enabled=False):
-                causal = mask is None
-                y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=True)
+                y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
             y = y.transpose(1, 2)  # (B, T, H, D)
 
         # Merge the heads and write the result back to the stream.
         y = y.reshape(B, T, self.H * self.D)  # (B, T, H * D)
         return self.o_proj(y.to(x.dtype))  # (B, T, C)
-
-    def _attend_one_token(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """q: (B, H, 1, D); k, v: (B, Hkv, S, D); mask: (B, 1, 1, S) or None. Returns (B, 1, H, D).
-
-        The query heads of a group stand in the place of tokens, so that their key/value head is read once.
-        """
-        B = q.shape[0]
-        q = q.reshape(B, self.Hkv, self.H // self.Hkv, self.D)  # (B, Hkv, H / Hkv, D)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # (B, Hkv, H / Hkv, D)
-        return y.reshape(B, 1, self.H, self.D)
 
 
 class GatedSilu(torch.autograd.Function):

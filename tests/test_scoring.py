@@ -8,7 +8,8 @@ import torch
 
 import scoring
 from model import Llama, ModelConfig
-from scoring import Plan, Request, Tree, windows
+from scoring import Plan, windows
+from trees import Forest, Request, Tree
 
 SHAPE = ModelConfig(vocab_size=64, block_size=24, n_layer=2, n_head=4, n_kv_head=2, n_embd=32, ffn_hidden=32)
 
@@ -62,8 +63,12 @@ def items(model):
     return items
 
 
+@pytest.mark.parametrize("way", ["one by one", "padded"])
 @pytest.mark.parametrize("batch_tokens", [1, 70, 5000])
-def test_scores_are_those_of_each_request_alone(model, items, batch_tokens):
+def test_scores_are_those_of_each_request_alone(model, items, batch_tokens, way, monkeypatch):
+    """By the attention of a CPU, and by that of a GPU."""
+    if way == "padded":
+        monkeypatch.setattr(Forest, "attend", Forest._attend_padded)
     order = list(range(len(items)))
     random.Random(batch_tokens).shuffle(order)
     found = scoring.score(model, [items[i] for i in order], batch_tokens)
@@ -82,15 +87,16 @@ def test_scores_are_those_of_each_request_alone(model, items, batch_tokens):
 
 
 def test_what_requests_share_is_read_once(model):
-    """8 items behind the same 20 ids, 3 choices of 2 ids each: 20 + 8 * (2 + 3), and not 8 * 3 * 23 tokens."""
+    """Items behind the same 20 ids, 3 choices of 2 ids each: 20 + 4 * (2 + 3) + 4 * (3 + 3), without padding."""
     examples = list(range(20))
-    items = [[Request([*examples, 30 + i, 40], [c, 50]) for c in (1, 2, 3)] for i in range(8)]
+    items = [[Request([*examples, 30 + i, 40], [c, 50]) for c in (1, 2, 3)] for i in range(4)]
+    items += [[Request([*examples, 30 + i, 41, 42], [c, 50]) for c in (1, 2, 3)] for i in range(4)]
     read = []
     hook = model.model.register_forward_pre_hook(lambda _, args: read.append(args[0].numel()))
     scoring.score(model, items)
     hook.remove()
-    assert sum(read) == 20 + 8 * (2 + 3)
-    assert Plan(items, SHAPE.block_size, 2048).tokens == 8 * (2 + 3)
+    assert sum(read) == 20 + 4 * (2 + 3) + 4 * (3 + 3)
+    assert Plan(items, SHAPE.block_size, 2048).tokens == 4 * (2 + 3) + 4 * (3 + 3)
 
 
 def test_logits_are_computed_where_an_answer_is_predicted(model, monkeypatch):
@@ -105,9 +111,9 @@ def test_a_tree_is_as_it_is_drawn():
     tree = Tree(0, [[Request([5, 6], [7, 8])], [Request([5, 6], [9, 4, 2])]])
     assert tree.ids == [5, 6, 7, 9, 4]
     assert tree.depths == [0, 1, 2, 2, 3]
-    assert tree.paths == [[0, 1, 2], [0, 1, 3, 4]]
-    assert tree.nodes == [1, 2, 1, 3, 4]
-    assert tree.targets == [7, 8, 9, 4, 2]
+    assert [branch.path for branch in tree.branches] == [[0, 1, 2], [0, 1, 3, 4]]
+    assert [branch.predicting for branch in tree.branches] == [[1, 2], [1, 3, 4]]
+    assert [branch.targets for branch in tree.branches] == [[7, 8], [9, 4, 2]]
     drawn = ["1....", "11...", "111..", "11.1.", "11.11"]
     assert np.array_equal(tree.sees(), [[mark == "1" for mark in line] for line in drawn])
 
