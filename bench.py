@@ -4,6 +4,7 @@
     python bench.py --part=train --size=10m --dtype=float32 --rounds=3
     python bench.py --part=sample                 generated tokens, against transformers' generate and without a cache
     python bench.py --part=finetune               a step of fine-tuning, full and LoRA, against transformers and peft
+    python bench.py --part=evaluate --task_dir=data/eval      scores of tasks, against lm-evaluation-harness
     python bench.py --part=sampler                shuffled indices, up to n = 1e12, against torch's samplers
     python bench.py --part=reader                 random windows of a token file against np.memmap, cold and warm
     python bench.py --part=tokens --encoding=gpt2.tiktoken    documents to shards, against datasets.map
@@ -42,7 +43,15 @@ import torch
 from tqdm import tqdm
 
 import atomic
-from benchmarks import bench_dedup, bench_finetune, bench_model, bench_reader, bench_sampler, bench_wiki
+from benchmarks import (
+    bench_dedup,
+    bench_evaluate,
+    bench_finetune,
+    bench_model,
+    bench_reader,
+    bench_sampler,
+    bench_wiki,
+)
 from benchmarks.bench_config import BenchConfig, Figures, Record, Samples, TakeTurns
 from benchmarks.bench_figures import need, peak_rss
 from benchmarks.bench_model import Part
@@ -62,6 +71,7 @@ class Entry:
     on_device: bool = False  # it runs on --device; else on the CPU
     needs: str = ""  # a setting that has to name a file
     needs_what: str = ""  # what is in that file
+    needs_folder: bool = False  # it is a folder
     in_all: bool = True  # --part=all measures it
 
 
@@ -96,6 +106,14 @@ def parts() -> dict[str, Entry]:
         "train": in_one_process(bench_model.train_part, rounds=7),
         **sample,
         "finetune": in_fresh_processes(bench_finetune.record, bench_finetune.table, rounds=3),
+        "evaluate": in_fresh_processes(
+            bench_evaluate.record,
+            bench_evaluate.table,
+            rounds=3,
+            needs="task_dir",
+            needs_what="a folder with the files of hellaswag and arc_easy",
+            needs_folder=True,
+        ),
         "sampler": in_fresh_processes(bench_sampler.record, bench_sampler.table, rounds=3),
         "reader": in_fresh_processes(bench_reader.record, bench_reader.table, rounds=5),
         "tokens": in_fresh_processes(
@@ -134,12 +152,19 @@ def parts_wanted(cfg: BenchConfig) -> list[str]:
 
     for name in names:
         entry = PARTS[name]
-        if entry.needs and not Path(getattr(cfg, entry.needs)).is_file():
-            path = getattr(cfg, entry.needs)
-            raise ValueError(f"part {name} needs --{entry.needs}=, the path of {entry.needs_what}; '{path}' is no file")
+        if entry.needs:
+            check_path(name, entry, getattr(cfg, entry.needs))
     if cfg.out and len(names) > 1:
         raise ValueError(f"--out={cfg.out} is one file, but there are {len(names)} parts; drop --out")
     return names
+
+
+def check_path(name: str, entry: Entry, path: str) -> None:
+    """Raise ValueError when the path is not the file or folder that the part needs."""
+    kind = "folder" if entry.needs_folder else "file"
+    is_there = Path(path).is_dir() if entry.needs_folder else Path(path).is_file()
+    if not path or not is_there:
+        raise ValueError(f"part {name} needs --{entry.needs}=, the path of {entry.needs_what}; '{path}' is no {kind}")
 
 
 # --- variants timed in one process ---

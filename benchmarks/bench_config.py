@@ -14,7 +14,7 @@ TakeTurns = Callable[[dict[str, Callable[[], Figures]], int, str], Samples]  # b
 class BenchConfig:
     """Settings of `python bench.py`."""
 
-    part: str = "train"  # names separated by commas, or all (but dedup; tokens and dump if their files are given)
+    part: str = "train"  # names separated by commas, or all (but dedup; those that need files if these are given)
     rounds: int | None = None  # turns of each variant; None: train 7, reader and signatures 5, all others 3
     seconds: float = 1.0  # train, sample: about the length of a turn; at least one call
     size: Literal["small", "10m", "124m"] = "small"  # train: 1536, 4096 and 4096 tokens a batch
@@ -23,6 +23,9 @@ class BenchConfig:
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     scored: float = 0.54  # finetune: share of the tokens that are learnt; of Alpaca's 54 % are answers
     data: str = ""  # finetune: folder of prepare_chat.py, to say which share of its rows packing uses
+    checkpoint: str = "out/smollm2"  # evaluate: a Hugging Face folder
+    task_dir: str = ""  # evaluate: the folder with the files of hellaswag and arc_easy (tasks/rows.py)
+    items: int = 200  # evaluate: the first ones of each task
     largest: int = 10**8  # sampler: samplers that hold a list run up to this n (1e8: 4.8 GB); whole epochs and targets
     file_mb: int = 2000  # reader: size of the token file, which is made beside the record and removed afterwards
     documents: int = 200_000  # tokens: how many, 3 kB each

@@ -135,10 +135,27 @@ def write_rows(folder: Path, name: str, items: Sequence[Row], examples: Sequence
     return {"name": name, "yaml": yaml_of(name), "split": find_task(name).split, **paths}
 
 
+def write_tasks(names: Sequence[str], task_dir: Path, folder: Path, limit: int, shots: int) -> list[dict[str, Any]]:
+    """write_rows for the first `limit` items of each task of task_dir; its last rows are the examples."""
+    tasks = []
+    for name in names:
+        file = local_file(find_task(name), task_dir)
+        if file is None:
+            raise ValueError(f"{task_dir} has no file for {name}")
+        rows = hub_rows(name, file_rows(file))
+        count = min(limit, len(rows) - shots - 1)
+        tasks.append(write_rows(folder, name, rows[:count], rows[-shots - 1 :]))
+    return tasks
+
+
 def harness_scores(
     checkpoint: str, tasks: list[dict[str, Any]], runs: list[dict[str, Any]], folder: Path, batch_size: int, python: str
 ) -> list[dict[str, Any]]:
-    """What the harness finds, for each run: {"cpu_s": ..., "scores": {task: [[[logprob, greedy], ...], ...]}}."""
+    """What the harness finds, for each run: {"scores": {task: [[[logprob, greedy], ...], ...]}, "cpu_s": ...}.
+
+    cpu_s are the CPU-seconds of the run; scoring_s those of them in which prompts become ids and ids log-probabilities;
+    memory_bytes is the largest resident set of the process so far; threads: torch's.
+    """
     job = {
         "checkpoint": checkpoint,
         "tasks": tasks,
@@ -194,7 +211,7 @@ def compare(ours: list[list[list]], theirs: list[list[list]]) -> Difference:
     for number, (own, other) in enumerate(zip(ours, theirs, strict=True)):
         own_logprobs = np.array([logprob for logprob, _ in own])
         other_logprobs = np.array([logprob for logprob, _ in other])
-        largest = max(largest, float(np.abs(own_logprobs - other_logprobs).max()))
+        largest = float(np.maximum(largest, np.abs(own_logprobs - other_logprobs).max()))  # NaN, if one is
         greedy += sum(a != b for (_, a), (_, b) in zip(own, other, strict=True))
         if own_logprobs.argmax() != other_logprobs.argmax():
             decisions.append(number)
@@ -217,15 +234,7 @@ def main(cfg: HarnessConfig) -> None:
     run = {"shots": cfg.shots, "chat": cfg.chat}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        tasks = []
-        for name in names:
-            file = local_file(find_task(name), Path(cfg.task_dir))
-            if file is None:
-                raise ValueError(f"{cfg.task_dir} has no file for {name}")
-            rows = hub_rows(name, file_rows(file))
-            count = min(cfg.limit, len(rows) - cfg.shots - 1)
-            tasks.append(write_rows(folder, name, rows[:count], rows[-cfg.shots - 1 :]))
-
+        tasks = write_tasks(names, Path(cfg.task_dir), folder, cfg.limit, cfg.shots)
         ours = our_scores(cfg.checkpoint, names, run, folder, folder)
         (theirs,) = harness_scores(cfg.checkpoint, tasks, [run], folder, cfg.batch_size, cfg.python)
 

@@ -7,8 +7,10 @@ that examples are the first ones of a file and not drawn anew for each item.
 """
 
 import json
+import resource
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +46,28 @@ def responses(samples: list[dict[str, Any]]) -> list[Any]:
     return [[texts[number], right[number]] for number in texts]
 
 
+def timed(call: Callable, taken_s: list[float]) -> Callable:
+    """The same callable, which notes the CPU-seconds that each call takes."""
+
+    def timed_call(*args: Any, **kwargs: Any) -> Any:
+        begin_s = time.process_time()
+        result = call(*args, **kwargs)
+        taken_s.append(time.process_time() - begin_s)
+        return result
+
+    return timed_call
+
+
+def largest_resident_set() -> int:
+    """Of this process so far, in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
 def main() -> None:
     """Do each run of the job, and write what the harness found for each item."""
     import lm_eval
+    import torch
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
@@ -62,8 +83,11 @@ def main() -> None:
     settings = {"dtype": "float32", "device": "cpu", "batch_size": job["batch_size"], "logits_cache": False}
     model = HFLM(pretrained=job["checkpoint"], **settings)
     manager = TaskManager(include_path=str(folder), include_defaults=False)
+    taken_s: list[float] = []
+    model.loglikelihood = timed(model.loglikelihood, taken_s)
     results = []
     for run in job["runs"]:
+        taken_s.clear()
         start_s = time.process_time()
         found = lm_eval.simple_evaluate(
             model=model,
@@ -74,7 +98,14 @@ def main() -> None:
             bootstrap_iters=0,
         )
         scores = {name: responses(found["samples"][name]) for name in names}
-        results.append({"cpu_s": time.process_time() - start_s, "scores": scores})
+        result = {
+            "scores": scores,
+            "cpu_s": time.process_time() - start_s,
+            "scoring_s": sum(taken_s),
+            "memory_bytes": largest_resident_set(),
+            "threads": torch.get_num_threads(),
+        }
+        results.append(result)
     Path(job["result"]).write_text(json.dumps(results))
 
 

@@ -31,6 +31,7 @@ import dedup
 from bench import BenchConfig, Part
 from benchmarks import (
     bench_dedup,
+    bench_evaluate,
     bench_figures,
     bench_finetune,
     bench_model,
@@ -273,9 +274,15 @@ def test_settings_that_cannot_work_are_named(monkeypatch):
     usual = ["train", *samples, "finetune", "sampler", "reader"]
     assert wanted(BenchConfig(part="all")) == [*usual, "signatures"]  # dedup, which installs two peers, by name only
     assert wanted(BenchConfig(part="all", dump=__file__)) == [*usual, "dump", "signatures"]
+    assert "evaluate" in wanted(BenchConfig(part="all", task_dir=str(REPO)))
     assert wanted(BenchConfig(part="dedup,signatures")) == ["dedup", "signatures"]
     with pytest.raises(ValueError, match="part tokens needs --encoding=, the path of a file gpt2.tiktoken; '' is no"):
         wanted(BenchConfig(part="train,tokens"))
+    for path in ("", __file__):
+        with pytest.raises(
+            ValueError, match=f"evaluate needs --task_dir=, the path of a folder .*; '{path}' is no folder"
+        ):
+            wanted(BenchConfig(part="evaluate", task_dir=path))
     assert wanted(BenchConfig(part="sample,train")) == [*samples, "train"]
     with pytest.raises(ValueError, match=r"unknown part 'trian'; known parts: train.*, all"):
         wanted(load(BenchConfig, ["--part=train,trian"])[0])
@@ -380,6 +387,95 @@ def test_useful_places_are_those_of_rows_that_are_made(monkeypatch, data_dir, tm
     monkeypatch.setattr(bench_finetune, "PADDED_TOGETHER", 48)
     one_batch = bench_finetune.useful_places(folder)["padded to the longest of 48"]
     assert one_batch == pytest.approx(sum(lengths) / (48 * max(lengths)))
+
+
+# --- evaluate ---
+
+
+@pytest.fixture
+def questions(tmp_path) -> Path:
+    """Three items of both tasks, and one more, which is left for an example."""
+    folder = tmp_path / "questions"
+    folder.mkdir()
+    hellaswag = {"activity_label": "A cat", "ctx_a": "It sits.", "ctx_b": "it", "endings": ["eats.", "is."], "label": 1}
+    choices = {"text": ["red", "a blue one"], "label": ["A", "B"]}
+    arc = {"question": "Which?", "choices": choices, "answerKey": "B"}
+    for name, row in (("hellaswag", hellaswag), ("arc_easy", arc)):
+        (folder / f"{name}.jsonl").write_text(f"{json.dumps(row)}\n" * 4)
+    return folder
+
+
+def play_the_harness(monkeypatch, off_by: float = 0.0, threads: int = 1) -> list[dict]:
+    """A harness that finds what bench_evaluate.ours finds, plus off_by nats, in twice the CPU-seconds; its tasks."""
+    asked = []
+
+    def harness_scores(checkpoint, tasks, runs, folder, batch_size, python):
+        asked.extend(tasks)
+        name = tasks[0]["name"]
+        own = ours(checkpoint, str(folder), name)
+        scores = [[[logprob + off_by, greedy] for logprob, greedy in item] for item in own["scores"]]
+        figures = {"scoring_s": 2 * TAKES_S, "cpu_s": 99.0, "memory_bytes": own["memory_bytes"], "threads": threads}
+        return [{"scores": {name: scores}, **figures}]
+
+    def ours_in_a_known_time(*args):
+        figures = ours(*args)
+        return figures | {"cpu_s": TAKES_S, "rate": len(figures["scores"]) / TAKES_S}
+
+    ours = bench_evaluate.ours
+    monkeypatch.setattr(bench_evaluate, "ours", ours_in_a_known_time)
+    monkeypatch.setattr(bench_evaluate.harness, "harness_scores", harness_scores)
+    monkeypatch.setattr(bench_evaluate.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(bench, "take_turns", here)
+    return asked
+
+
+TAKES_S = 0.5
+
+
+def test_both_sides_are_asked_the_same_items_and_have_to_agree(monkeypatch, tmp_path, capsys, run_dir, questions):
+    asked = play_the_harness(monkeypatch, off_by=9e-4)
+    settings = {"part": "evaluate", "checkpoint": str(run_dir), "task_dir": str(questions)}
+    cfg = BenchConfig(**settings, rounds=2, items=2, out=str(tmp_path / "x.json"))
+    bench.main(cfg)
+    printed = capsys.readouterr().out
+    record = json.loads((tmp_path / "x.json").read_text())
+
+    assert [task["name"] for task in asked] == ["hellaswag", "hellaswag", "arc_easy", "arc_easy"]
+    names = [
+        f"{title}, {side}" for title in ("HellaSwag", "ARC-easy") for side in ("NonLlama", "lm-evaluation-harness")
+    ]
+    assert list(record["results"]) == names and all(name in printed for name in names)
+    assert [record["results"][name]["rate"]["median"] for name in names] == [2 / TAKES_S, 1 / TAKES_S] * 2
+    assert [row["measured"]["median"] for row in record["targets"][::2]] == [2, 2]
+    assert "log-probabilities agree to 9e-04 nats" in printed and "decisions that differ: 0" in printed
+    assert "scores" not in record["samples"][names[0]][0]
+
+
+def test_our_turn_counts_what_is_left_to_the_model_and_the_tokenizer(monkeypatch, run_dir, questions):
+    """Weights and files are read before the clock starts."""
+    events = []
+    real_load, real_job = bench_evaluate.load, bench_evaluate.question_job
+    monkeypatch.setattr(bench_evaluate, "load", lambda *args: events.append("files") or real_load(*args))
+    monkeypatch.setattr(bench_evaluate, "question_job", lambda *args: events.append("ids") or real_job(*args))
+    monkeypatch.setattr(bench_evaluate.time, "process_time", lambda: events.append("clock") or float(len(events)))
+    turn = bench_evaluate.ours(str(run_dir), str(questions), "arc_easy")
+    assert events == ["files", "clock", "ids", "clock"] and turn["cpu_s"] == 2
+    assert turn["rate"] == len(turn["scores"]) / 2 == 2 and turn["memory_bytes"] > 1e8
+
+
+def test_scores_that_differ_and_other_threads_are_refused(monkeypatch, tmp_path, run_dir, questions):
+    cfg = BenchConfig("evaluate", 1, checkpoint=str(run_dir), task_dir=str(questions), out=str(tmp_path / "x.json"))
+    for off_by in (2e-3, math.nan):
+        with monkeypatch.context() as patch:
+            play_the_harness(patch, off_by)
+            with pytest.raises(ValueError, match="HellaSwag: log-probabilities differ by up to (0.002|nan)"):
+                bench.main(cfg)
+    play_the_harness(monkeypatch, threads=2)
+    with pytest.raises(ValueError, match="ours had 1 threads, and the harness 2; give both the same by OMP_NUM"):
+        bench.main(cfg)
+    with pytest.raises(ValueError, match=r"items \(0\) must be at least 1"):
+        bench.main(dataclasses.replace(cfg, items=0))
+    assert not (tmp_path / "x.json").exists()
 
 
 @pytest.mark.parametrize("first", [True, False])

@@ -736,6 +736,7 @@ def test_scores_are_those_of_lm_evaluation_harness(tmp_path, task_dir, kind, nam
     runs = [{"shots": shots, "chat": chat} for chat in (False, True) for shots in (0, 5)]
     theirs = harness.harness_scores(str(folder), jobs, runs, tmp_path, 4, LM_EVAL)
     for asked, found in zip(runs, theirs, strict=True):
+        assert 0 < found["scoring_s"] < found["cpu_s"] and found["memory_bytes"] > 1e8 and found["threads"] > 0
         ours = harness.our_scores(str(folder), ALL_TASKS, asked, task_dir, tmp_path)
         for name in ALL_TASKS:
             if name.startswith("blimp") and asked["shots"]:

@@ -1,0 +1,150 @@
+"""Part evaluate of bench.py: scores of HellaSwag and ARC-easy, next to lm-evaluation-harness.
+
+    OMP_NUM_THREADS=1 python bench.py --part=evaluate --checkpoint=out/smollm2 --task_dir=../shared/data/eval
+
+Every turn is a process of its own, on the CPU, in float32. Both sides are asked the same items of the same files, and
+their log-probabilities and decisions are compared in each round.
+
+What is counted are the CPU-seconds in which prompts become ids, and ids log-probabilities. Imports, the reading of
+files and weights, and the making of figures are left out on both sides. (Questions become prompts within our time, and
+before the harness's.) Memory is the largest resident set of the whole process, with its libraries and weights.
+
+The harness computes 8 requests at a time: docs/LOG.md has its speed with other numbers. Its batch_size=auto first takes
+the largest that does not fail, 64, five times through the model, which would count.
+"""
+
+import functools
+import importlib.util
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import lora
+from benchmarks import harness
+from benchmarks.bench_config import BenchConfig, Figures, Record, Samples, TakeTurns
+from benchmarks.bench_figures import peak_rss, ratios, scaled, shown, summary, target, target_lines
+from evaluate import USUAL_BATCH
+from tasks.jobs import Asking, question_job
+from tasks.prompts import Encoder
+from tasks.rows import load
+from tokenizer import Tokenizer
+
+TITLES = {"hellaswag": "HellaSwag", "arc_easy": "ARC-easy"}
+OURS, PEER = "NonLlama", "lm-evaluation-harness"
+PEER_BATCH = 8
+TOLERANCE = 1e-3  # nats, of the log-probability of an answer
+
+
+def ours(checkpoint: str, task_dir: str, name: str) -> Figures:
+    """One turn of ours: items a CPU-second, memory, and the scores themselves."""
+    source = lora.find_source(checkpoint, None)
+    tokenizer = Tokenizer.load(source.small_files)
+    (questions,) = load(name, task_dir)
+    model = source.load().eval()
+
+    begin_s = time.process_time()
+    job = question_job(questions, Asking(), Encoder(tokenizer))
+    found = {}
+    for batch in job.batches(model.cfg.block_size, USUAL_BATCH["cpu"]):
+        found.update(job.do(model, batch))
+    cpu_s = time.process_time() - begin_s
+
+    scores = [job.to_json(found[number]) for number in range(len(job))]
+    return figures(cpu_s, peak_rss(), torch.get_num_threads(), scores)
+
+
+def theirs(checkpoint: str, folder: str, task: dict[str, Any]) -> Figures:
+    """One turn of the harness."""
+    run = {"shots": 0, "chat": False}
+    (found,) = harness.harness_scores(checkpoint, [task], [run], Path(folder), PEER_BATCH, sys.executable)
+    return figures(found["scoring_s"], found["memory_bytes"], found["threads"], found["scores"][task["name"]])
+
+
+def figures(cpu_s: float, memory_bytes: int, threads: int, scores: list) -> Figures:
+    """What a turn measured."""
+    rate = len(scores) / cpu_s
+    return {"cpu_s": cpu_s, "rate": rate, "memory_bytes": memory_bytes, "threads": threads, "scores": scores}
+
+
+def take_scores(samples: Samples) -> str:
+    """Compare the scores of both sides, and take them out of the samples.
+
+    Raises ValueError for log-probabilities that differ by more than TOLERANCE, and for sides with other threads.
+    """
+    largest = 0.0
+    decisions = 0
+    greedy = 0
+    for title in TITLES.values():
+        for own, peer in zip(samples[case(title, OURS)], samples[case(title, PEER)], strict=True):
+            if own["threads"] != peer["threads"]:
+                counts = f"{own['threads']} threads, and the harness {peer['threads']}"
+                raise ValueError(f"ours had {counts}; give both the same by OMP_NUM_THREADS=1")
+            difference = harness.compare(own.pop("scores"), peer.pop("scores"))
+            if not difference.largest <= TOLERANCE:  # a NaN is not
+                raise ValueError(f"{title}: log-probabilities differ by up to {difference.largest} nats")
+            largest = max(largest, difference.largest)
+            decisions += len(difference.decisions)
+            greedy += difference.greedy
+    agree = f"log-probabilities agree to {largest:.0e} nats (tolerance {TOLERANCE:.0e})"
+    return f"{agree}; decisions that differ: {decisions}, greedy flags: {greedy}"
+
+
+def case(title: str, side: str) -> str:
+    """The name of a row of the table."""
+    return f"{title}, {side}"
+
+
+def record(cfg: BenchConfig, take_turns: TakeTurns) -> Record:
+    """Both tasks by both sides."""
+    if cfg.items < 1:
+        raise ValueError(f"items ({cfg.items}) must be at least 1")
+    if importlib.util.find_spec("lm_eval") is None:
+        raise ValueError("lm_eval is not installed; run: pip install -r requirements-dev.txt")
+    lora.find_source(cfg.checkpoint, None)  # only for its error
+
+    with tempfile.TemporaryDirectory() as folder:
+        tasks = harness.write_tasks(list(TITLES), Path(cfg.task_dir), Path(folder), cfg.items, shots=0)
+        cases = {}
+        for task in tasks:
+            title = TITLES[task["name"]]
+            cases[case(title, OURS)] = functools.partial(ours, cfg.checkpoint, folder, task["name"])
+            cases[case(title, PEER)] = functools.partial(theirs, cfg.checkpoint, folder, task)
+        samples = take_turns(cases, cfg.rounds, "evaluate")
+    check = take_scores(samples)
+
+    results: dict[str, dict[str, Any]] = {}
+    targets = []
+    for title in TITLES.values():
+        own = samples[case(title, OURS)]
+        for side in (OURS, PEER):
+            rows = samples[case(title, side)]
+            results[case(title, side)] = {**summary(rows), "ours_over_it": ratios(own, rows, ["rate", "memory_bytes"])}
+        over = results[case(title, PEER)]["ours_over_it"]
+        fast = f"{title}: at least 3 times the harness's items a CPU-second"
+        targets.append(target(fast, over["rate"], 3, most=False))
+        targets.append(target(f"{title}: no more memory than the harness", over["memory_bytes"], 1))
+
+    return {
+        "title": f"the first {cfg.items:,} items of each task, {cfg.checkpoint}, float32, no examples",
+        "check": check,
+        "results": results,
+        "targets": targets,
+        "samples": samples,
+    }
+
+
+def table(record: Record) -> list[str]:
+    """Lines for a reader: items a CPU-second, memory, and ours over the harness's in the same round."""
+    width = max(map(len, record["results"]))
+    lines = [f"{'':{width}} {'items/CPU s (min-max)':>24} {'memory, MB':>24} {'ours: speed x':>20} {'memory x':>20}"]
+    for name, row in record["results"].items():
+        rate = shown(row["rate"])
+        memory = shown(scaled(row["memory_bytes"], 1e-6))
+        speed = shown(row["ours_over_it"]["rate"])
+        less = shown(row["ours_over_it"]["memory_bytes"])
+        lines.append(f"{name:{width}} {rate:>24} {memory:>24} {speed:>20} {less:>20}")
+    return [*lines, *target_lines(record["targets"])]
