@@ -63,7 +63,7 @@ def items(model):
     return items
 
 
-@pytest.mark.parametrize("way", ["one by one", "padded"])
+@pytest.mark.parametrize("way", ["one_by_one", "padded"])
 @pytest.mark.parametrize("batch_tokens", [1, 70, 5000])
 def test_scores_are_those_of_each_request_alone(model, items, batch_tokens, way, monkeypatch):
     """By the attention of a CPU, and by that of a GPU."""
