@@ -164,6 +164,13 @@ class Conversations:
     def __len__(self) -> int:
         return int(self.first[-1])
 
+    def begin_in(self, block: tuple[int, int, int]) -> range:
+        """The numbers of the conversations that begin in a block of tokens (from Shards.blocks)."""
+        shard, start, stop = block
+        first, end = np.searchsorted(self.starts[shard], np.array([start, stop], START_DTYPE)).tolist()
+        before = int(self.first[shard])
+        return range(before + first, before + end)
+
     def read(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """The ids of a conversation in the shards' dtype, and which of them are scored (bool)."""
         shard = int(np.searchsorted(self.first, number, side="right")) - 1

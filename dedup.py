@@ -2,6 +2,7 @@
 
     python dedup.py --source='data/pydocs/documents/*.parquet' --out=out/dedup
     python dedup.py --source=... --out=... --against='eval/*.jsonl'      remove what overlaps an evaluation first
+    python dedup.py --source=... --out=... --against=arc_easy,piqa --task_dir=data/eval
 
 In canonical order (longest first, then content hash, then id) a document is removed only when its exact Jaccard
 similarity with a document that is kept is at least the threshold: no chains, and the same result for any order of
@@ -26,7 +27,7 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -60,6 +61,9 @@ from corpus.sketches import (
 )
 from errors import read_json
 
+if TYPE_CHECKING:
+    from tasks.against import Against
+
 FEW_SHINGLES = 1 << 20  # up to so many, one process is faster than starting workers
 WORK_VERSION = 4  # of the files in out/work: those of another version are made anew
 SCHEMA = pa.schema(
@@ -79,7 +83,8 @@ class DedupConfig:
     source: str = ""  # pattern of document parquet files (columns id, text)
     out: str = ""  # folder for duplicates.parquet, report.json and report.png
     threshold: float = 0.7  # exact Jaccard similarity at which a document is a duplicate
-    against: str | None = None  # pattern of evaluation files: what shares an N-gram with a text of theirs is removed
+    against: str | None = None  # tasks, or 'eval/*.jsonl': what shares an N-gram with a text of theirs is removed
+    task_dir: str | None = None  # a folder with the files of these tasks; None: from the Hugging Face hub
     num_workers: int = 2  # processes
 
 
@@ -117,13 +122,11 @@ def threshold_note(name: str, threshold: float) -> str | None:
 # --- the work folder ---
 
 
-def open_work_folder(parts: list[Path], out: Path, threshold: float, against: str | None) -> Path:
+def open_work_folder(parts: list[Path], out: Path, threshold: float, against: "Against | None") -> Path:
     """The folder of work files, emptied if they are of other settings, other files or another version.
 
     Deletes an old report.json: its presence means complete.
     """
-    from corpus.sources import find_pieces  # here: the processes of the steps do not need it
-
     files = []
     for path in parts:
         status = path.stat()
@@ -136,7 +139,7 @@ def open_work_folder(parts: list[Path], out: Path, threshold: float, against: st
         "bands": BANDS,
         "rows": ROWS,
         "threshold": threshold,
-        "against": find_pieces(against, None)[1] if against else None,
+        "against": against.identity() if against else None,
         "parts": files,
     }
     work = out / "work"
@@ -391,11 +394,12 @@ def find_duplicates(
     threshold: float,
     workers: int,
     against: str | None = None,
+    task_dir: str | None = None,
 ) -> dict[str, Any]:
     """Write duplicates.parquet, report.json, report.png and times.json in `out`, for `parts`; returns the report.
 
-    against: a pattern of files; documents that share an N-gram with a text of theirs (decontaminate.py) are removed
-    before duplicates are looked for.
+    against: tasks and files (tasks/against.py); documents that share an N-gram with a text of theirs (decontaminate.py)
+    are removed before duplicates are looked for. task_dir: where the files of the tasks are.
     An interrupted run goes on where it was, from out/work. `out` is locked meanwhile. Raises ValueError for a threshold
     outside (0, 1], when another process is writing to `out`, for two documents with the same id, and for evaluation
     files that cannot be read.
@@ -403,20 +407,22 @@ def find_duplicates(
     check_range("threshold", threshold)
     with atomic.lock(out, ORPHANS_S, functools.partial(print, flush=True)):
         states = {str(path): state_of(path) for path in parts}
+        evaluations = None
         if against:
-            states |= states_of(against)
+            evaluations = read_against(against, task_dir)
+            states |= evaluations.states
         try:
-            return run_steps(parts, out, threshold, workers, against, states)
+            return run_steps(parts, out, threshold, workers, evaluations, states)
         except (ValueError, OSError):
             refuse_changed_files(states, out)  # why it cannot be read, perhaps
             raise
 
 
-def states_of(against: str) -> dict[str, list[int]]:
-    """{path: state} of the files that the pattern `against` names on this disk."""
-    from corpus.sources import local_states  # here: the processes of the steps do not need it
+def read_against(against: str, task_dir: str | None) -> "Against":
+    """The tasks and files that --against names."""
+    from tasks.against import Against  # here: the processes of the steps do not need it
 
-    return local_states(against)
+    return Against.read(against, task_dir)
 
 
 def refuse_changed_files(states: dict[str, list[int]], out: Path) -> None:
@@ -432,7 +438,7 @@ def run_steps(
     out: Path,
     threshold: float,
     workers: int,
-    against: str | None,
+    against: "Against | None",
     states: dict[str, list[int]],
 ) -> dict[str, Any]:
     """find_duplicates, in a folder that is locked. states: of the files that are read, {path: state_of(path)}."""
@@ -442,7 +448,7 @@ def run_steps(
     with stage("sketches", seconds):
         ngrams = work / "evaluation.npz" if against else None
         if ngrams and not ngrams.is_file():
-            write_ngrams(against, ngrams)
+            write_ngrams(against.texts(), ngrams)
         documents = sketch_documents(parts, work, ngrams, workers)
         documents.check_ids()
 
@@ -483,10 +489,11 @@ def find_duplicates_once(
     threshold: float,
     workers: int,
     against: str | None,
+    task_dir: str | None,
 ) -> dict[str, Any]:
     """find_duplicates, unless `out` has its report; returns the report."""
     if not (out / "report.json").is_file():
-        find_duplicates(parts, out, threshold, workers, against)
+        find_duplicates(parts, out, threshold, workers, against, task_dir)
     # Left when killed right after the report.
     shutil.rmtree(out / "work", ignore_errors=True)
     (out / "lock").unlink(missing_ok=True)
@@ -544,7 +551,7 @@ def main(cfg: DedupConfig) -> None:
     note = threshold_note("threshold", cfg.threshold)
     if note:
         print(note, flush=True)
-    report = find_duplicates(parts, out, cfg.threshold, cfg.num_workers, cfg.against)
+    report = find_duplicates(parts, out, cfg.threshold, cfg.num_workers, cfg.against, cfg.task_dir)
     seconds = json.loads((out / "times.json").read_text(encoding="utf-8"))
     print_summary(report, seconds, cfg.out)
 

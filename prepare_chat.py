@@ -49,6 +49,7 @@ from corpus.tally import EXAMPLE_CHARS, Tally
 from dedup import KINDS, check_threshold, find_duplicates_once, threshold_note
 from errors import read_json
 from shards import FORMAT_VERSION, token_dtype, verify_shards
+from tasks.against import Against
 from tokenizer import Tokenizer
 
 SPLITS = ("train", "val")
@@ -76,7 +77,8 @@ class ChatConfig:
     id_column: str | None = None  # field with ids that are unique in all files; None: made from place and content
     allow_truncated: bool = False  # of a damaged or cut off file keep what comes before
     dedup_threshold: float = 0.7  # Jaccard similarity of 5-word shingles at which a conversation is a duplicate
-    against: str | None = None  # files of evaluation texts, 'eval/*.jsonl': conversations that hold one are dropped
+    against: str | None = None  # tasks, or files 'eval/*.jsonl': conversations that hold a text of theirs are dropped
+    task_dir: str | None = None  # a folder with the files of these tasks; None: from the Hugging Face hub
     val_fraction: float = 0.01  # share of the conversations held out for validation
     split_by: Literal["id", "file"] = "id"  # by a hash of the id, or of the file that a conversation is in
     shard_tokens: int = 100_000_000  # tokens after which a new shard file begins
@@ -103,7 +105,7 @@ class ChatConfig:
             raise ValueError(f"show ({self.show}) must be at least 0")
         day(self.date)
         if self.against is not None:
-            find_pieces(self.against, None)  # raises if there are none
+            Against.read(self.against, self.task_dir)  # raises for what is not there
         if not has_parts(Path(self.data_dir)):
             given_template(self)
 
@@ -173,7 +175,8 @@ def run_stages(cfg: ChatConfig, pieces: list[Piece], identity: dict[str, Any], s
 
     # --- duplicates ---
     with stage("duplicates", seconds):
-        duplicates = find_duplicates_once(parts, folder / "dedup", cfg.dedup_threshold, workers, cfg.against)
+        threshold = cfg.dedup_threshold
+        duplicates = find_duplicates_once(parts, folder / "dedup", threshold, workers, cfg.against, cfg.task_dir)
 
     # --- shards ---
     with stage("shards", seconds):
@@ -209,7 +212,7 @@ def settings(cfg: ChatConfig) -> dict[str, Any]:
 
 # From when this file is there, these settings may not change. The conversations depend on all other settings.
 FIXED_BY = {
-    "dedup/report.json": ("dedup_threshold", "against"),
+    "dedup/report.json": ("dedup_threshold", "against", "task_dir"),
     "meta.json": ("val_fraction", "split_by", "shard_tokens"),
 }
 

@@ -46,6 +46,7 @@ from corpus.templates.rules import check_table, tables_hash
 from dedup import KINDS, check_threshold, find_duplicates_once, threshold_note
 from errors import read_json
 from shards import FORMAT_VERSION, Shards, join_parts, token_dtype, verify_shards
+from tasks.against import Against
 from tokenizer import ENCODINGS, Tokenizer, check_vocab_size, from_tiktoken, train_bpe, train_characters
 
 TOKENIZER_BYTES = 100_000_000  # the vocabulary is trained on about this much of the text, drawn by a hash of the id
@@ -81,7 +82,8 @@ class PrepareConfig:
     min_script: float = 0.5  # smallest share of the words that do
     english: bool = False  # two of eight stop words, words of 3 to 10 letters on average (Gopher)
     dedup_threshold: float = 0.7  # Jaccard similarity of 5-word shingles at which a document is a duplicate
-    against: str | None = None  # files of evaluation texts, 'eval/*.jsonl': documents that contain one are dropped
+    against: str | None = None  # tasks, or files 'eval/*.jsonl': documents that hold a text of theirs are dropped
+    task_dir: str | None = None  # a folder with the files of these tasks; None: from the Hugging Face hub
     tokenizer: str = "bpe"  # 'bpe' (trained here), 'char', a tokenizer.json, its folder, gpt2 or another encoding
     vocab_size: int = 8192  # ids of a BPE trained here, special tokens included
     val_fraction: float = 0.01  # share of the documents held out for validation
@@ -111,7 +113,7 @@ class PrepareConfig:
         if self.templates is not None:
             check_table(own_table(self))
         if self.against is not None:
-            find_pieces(self.against, None)  # raises if there are none
+            Against.read(self.against, self.task_dir)  # raises for what is not there
         if self.tokenizer not in ("bpe", "char") and not Path(self.data_dir, "tokenizer.json").is_file():
             given_tokenizer(self.tokenizer)  # raises if there is none
 
@@ -197,7 +199,8 @@ def run_stages(cfg: PrepareConfig, pieces: list[Piece], identity: dict[str, Any]
 
     # --- duplicates ---
     with stage("duplicates", seconds):
-        duplicates = find_duplicates_once(documents, folder / "dedup", cfg.dedup_threshold, workers, cfg.against)
+        threshold = cfg.dedup_threshold
+        duplicates = find_duplicates_once(documents, folder / "dedup", threshold, workers, cfg.against, cfg.task_dir)
     if cfg.until == "dedup":
         print(f"{duplicates['kept']} of {duplicates['documents']} documents stay, see {folder}/dedup/report.json")
         return
@@ -248,7 +251,7 @@ def settings(cfg: PrepareConfig) -> dict[str, Any]:
 
 # From when this file is there, these settings may not change. Documents depend on all other settings.
 FIXED_BY = {
-    "dedup/report.json": ("dedup_threshold", "against"),
+    "dedup/report.json": ("dedup_threshold", "against", "task_dir"),
     "tokenizer.json": ("tokenizer", "vocab_size", "val_fraction", "split_by"),
     "*.bin": ("shard_tokens",),
 }

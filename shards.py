@@ -22,6 +22,7 @@ from sampler import hash_key
 
 FORMAT_VERSION = 1
 IGNORE = -100  # a target that is not scored, as in model.py
+LOOK_AHEAD = 1 << 14  # tokens read at once to find the end of a document
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
@@ -271,6 +272,54 @@ class Shards:
         ends = np.minimum(np.cumsum(self.sizes), limit)
         counts = np.diff(ends, prepend=0).tolist()  # shards of 5, 7 and 3 tokens, limit 9: 5, 4, 0
         return np.concatenate([self.read(shard, 0, count) for shard, count in enumerate(counts)])
+
+    def blocks(self, size: int) -> Iterator[tuple[int, int, int]]:
+        """Cut all shards into pieces of `size` tokens: (shard, start, stop). Shards of 5 and 2 tokens, size 3:
+
+        (0, 0, 3), (0, 3, 5), (1, 0, 2)
+        """
+        for shard, tokens in enumerate(self.sizes.tolist()):
+            for start in range(0, tokens, size):
+                yield shard, start, min(start + size, tokens)
+
+    def documents(self, block: tuple[int, int, int], end_of_text: int) -> Iterator[np.ndarray]:
+        """The documents that begin in a block (from blocks), whole and without the id that ends each.
+
+        Tokens of a shard, | for end_of_text, cut into blocks of 4. The last document of the first two goes on behind
+        its block; in the third none begins:
+
+            a b | c     d | e f     g h i |
+            ab, cd      efghi       (none)
+        """
+        shard, start, stop = block
+        ids = self.check_ids(self.read(shard, start, stop - start))
+        ends = np.flatnonzero(ids == end_of_text)
+
+        begin = 0
+        if start > 0 and self.read(shard, start - 1, 1)[0] != end_of_text:
+            if ends.size == 0:
+                return
+            begin = ends[0] + 1
+            ends = ends[1:]
+        for end in ends:
+            yield ids[begin:end]
+            begin = end + 1
+
+        if begin < ids.size:
+            yield np.concatenate([ids[begin:], self._up_to_end(shard, stop, end_of_text)])
+
+    def _up_to_end(self, shard: int, start: int, end_of_text: int) -> np.ndarray:
+        """The tokens from `start` up to the next end_of_text, or the shard's end."""
+        pieces = [np.empty(0, self.dtype)]
+        tokens = int(self.sizes[shard])
+        for begin in range(start, tokens, LOOK_AHEAD):
+            ids = self.check_ids(self.read(shard, begin, min(LOOK_AHEAD, tokens - begin)))
+            ends = np.flatnonzero(ids == end_of_text)
+            if ends.size:
+                pieces.append(ids[: ends[0]])
+                break
+            pieces.append(ids)
+        return np.concatenate(pieces)
 
 
 def _close(files: list[int]) -> None:

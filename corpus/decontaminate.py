@@ -4,16 +4,19 @@ As there, words are lower-case and without punctuation, and N is the 5th percent
 least 8 and at most 13. Shorter texts have no N-gram: they are counted, not looked for. Other than there a document goes
 as a whole, not the place alone, and N-grams that many documents share count as well: later scores are clean, and
 what went is listed with the text that it holds, so that a common phrase can be told from a leak.
+
+dedup.py asks for the one text of which a document holds most (Evaluation.find), leaks.py for all of them (overlaps).
+tasks/against.py says which texts an evaluation has.
 """
 
 import functools
 import io
-import itertools
 import json
 import re
 import string
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -78,37 +81,36 @@ def choose_n(texts: list[bytes]) -> int:
     return int(np.clip(length, SHORTEST, LONGEST))
 
 
-def write_ngrams(source: str, path: Path) -> None:
-    """Write the N-grams of all texts in the files of `source` (a row is a text) to `path`, for Evaluation.
+@dataclass(frozen=True)
+class EvaluationTexts:
+    """The texts of a file or of a task."""
 
-    Raises ValueError for a pattern without files, for one that names a dump, and for what cannot be read.
-    """
-    from corpus.sources import find_pieces, read_rows  # here: the processes that look for the N-grams do not need it
+    name: str
+    texts: dict[int, str]  # by the number of the row or of the item
 
+
+def write_ngrams(sources: Iterable[EvaluationTexts], path: Path) -> None:
+    """Write the N-grams of all texts to `path`, for Evaluation."""
     names: list[str] = []  # of all texts
     files: list[dict[str, Any]] = []
     columns = [np.empty((3, 0), np.uint64)]  # of each N-gram: its hash, the number of its text, N
 
-    pieces = find_pieces(source, None)[0]
-    for name, pieces_of_file in itertools.groupby(pieces, lambda piece: piece.name):
-        texts: list[bytes] = []
+    for source in sources:
         first_text = len(names)
-        for piece in pieces_of_file:
-            for row, fields in read_rows(piece):
-                names.append(f"{name}#{row}")
-                texts.append(plain_words(" ".join(strings(fields))))
+        names += [f"{source.name}#{number}" for number in source.texts]
 
+        texts = [plain_words(text) for text in source.texts.values()]
         n = choose_n(texts)
         hashes, counts = hash_shingles(texts, n)
         owners = first_text + np.repeat(np.arange(len(texts)), counts)
-        of_file = np.empty((3, hashes.size), np.uint64)
-        of_file[0] = hashes
-        of_file[1] = owners
-        of_file[2] = n
-        columns.append(of_file)
+        of_source = np.empty((3, hashes.size), np.uint64)
+        of_source[0] = hashes
+        of_source[1] = owners
+        of_source[2] = n
+        columns.append(of_source)
 
         too_short = int((counts == 0).sum())
-        files.append({"file": name, "n": n, "texts": len(texts), "too_short": too_short})
+        files.append({"file": source.name, "n": n, "texts": len(texts), "too_short": too_short})
 
     ngrams = np.concatenate(columns, axis=1)
     ngrams = np.unique(ngrams, axis=1)  # each N-gram of a text once; sorted by hash
@@ -120,6 +122,15 @@ def write_ngrams(source: str, path: Path) -> None:
         files=np.array(json.dumps(files)),
     )
     atomic.write(path, file.getbuffer())
+
+
+@dataclass(frozen=True)
+class Overlaps:
+    """Which documents hold N-grams of which texts. All int64, an entry for each pair of the two."""
+
+    documents: np.ndarray
+    texts: np.ndarray
+    n_held: np.ndarray  # how many different N-grams of the text the document holds
 
 
 class Evaluation:
@@ -155,9 +166,26 @@ class Evaluation:
         holds none has (0, 0). Of equal shares the one with the smaller N counts, then the first text.
         """
         words = [plain_words(text) for text in texts]
-        best_share = np.zeros(len(texts))
         best_text = np.zeros(len(texts), np.int64)
         n_held = np.zeros(len(texts), np.int64)
+
+        found = self.overlaps(words)
+        shares = found.n_held / self.totals[found.texts]
+        largest_first = np.lexsort([-shares, found.documents])  # equal ones stay in their order
+        documents, places = np.unique(found.documents[largest_first], return_index=True)
+        best = largest_first[places]
+        best_text[documents] = found.texts[best]
+        n_held[documents] = found.n_held[best]
+        return best_text, n_held
+
+    def overlaps(self, words: list[bytes]) -> Overlaps:
+        """All pairs of a document (from plain_words) and a text that have an N-gram in common.
+
+        In the order of N, then by document, then by text.
+        """
+        documents = [np.empty(0, np.int64)]
+        texts = [np.empty(0, np.int64)]
+        n_held = [np.empty(0, np.int64)]
 
         for n, (known, owners) in self.by_n.items():
             which, hashes = self._known_ngrams(words, n, known)
@@ -167,15 +195,50 @@ class Evaluation:
                 last = np.searchsorted(known, held, "right")
                 owners_of_held = np.concatenate([owners[a:b] for a, b in zip(first, last, strict=True)])
 
-                candidates, counts = np.unique(owners_of_held, return_counts=True)
-                shares = counts / self.totals[candidates]
-                top = shares.argmax()
-                if shares[top] > best_share[document]:
-                    best_share[document] = shares[top]
-                    best_text[document] = candidates[top]
-                    n_held[document] = counts[top]
+                of_document, counts = np.unique(owners_of_held, return_counts=True)
+                documents.append(np.full(of_document.size, document))
+                texts.append(of_document)
+                n_held.append(counts)
 
-        return best_text, n_held
+        return Overlaps(np.concatenate(documents), np.concatenate(texts), np.concatenate(n_held))
+
+    def longest_run(self, words: bytes, text: int) -> str:
+        """The longest run of words of a document (from plain_words) of which all N-grams are those of a text.
+
+        With N = 3, the document "so the cat sat on the mat" and the text "a cat sat on the rug":
+
+            N-grams     so the cat, the cat sat, cat sat on, sat on the, on the mat
+            held                                 yes         yes                       -> "cat sat on the"
+        """
+        n, of_text = self.ngrams_of(text)
+        hashes, _ = hash_shingles([words], n)
+        is_held = np.isin(hashes, of_text)
+
+        # Where runs of held N-grams begin, and where the N-gram after them is: of 0 1 1 0 1 at 1 and 4, 3 and 5.
+        steps = np.diff(is_held.astype(np.int8), prepend=0, append=0)
+        begins = np.flatnonzero(steps == 1)
+        ends = np.flatnonzero(steps == -1)
+        longest = (ends - begins).argmax()
+
+        run = words.split(b" ")[begins[longest] : ends[longest] + n - 1]
+        return b" ".join(run).decode()
+
+    def ngrams_of(self, text: int) -> tuple[int, np.ndarray]:
+        """(N, the sorted hashes of the N-grams) of an evaluation text that has some."""
+        for n, (hashes, owners) in self._by_text.items():
+            begin, end = np.searchsorted(owners, [text, text + 1])
+            if begin < end:
+                return n, hashes[begin:end]
+        raise AssertionError(f"text {text} has no N-gram")
+
+    @functools.cached_property
+    def _by_text(self) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+        """by_n in the order of the texts."""
+        sorted_by_text = {}
+        for n, (hashes, owners) in self.by_n.items():
+            order = np.argsort(owners, kind="stable")
+            sorted_by_text[n] = (hashes[order], owners[order])
+        return sorted_by_text
 
     def _known_ngrams(
         self,

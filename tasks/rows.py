@@ -21,8 +21,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from corpus.sources import FORMATS, find_pieces, format_suffix, read_csv, read_rows
 from errors import one_line
 from shards import Shards
@@ -33,7 +31,7 @@ from tokenizer import Tokenizer, replace_lone_surrogates
 ROW_FORMATS = ("jsonl", "json", "csv", "tsv", "parquet")
 TEXT_FORMATS = ("txt", "md", "html")
 SHOTS = "_shots"  # at the end of a file's name: examples, not items
-ASKED = ("context", "choices", "answer")
+BLOCK_TOKENS = 1 << 20  # of a corpus, in memory at once
 
 
 @dataclass(frozen=True)
@@ -299,14 +297,18 @@ def text_of(row: Row, where: str) -> str:
 
 
 def validation_documents(folder: Path) -> Iterator[str]:
-    """The texts of a corpus's validation documents, whose ids end with the end-of-text id."""
+    """The texts of a corpus's validation documents."""
     shards = Shards(folder, "val")
+    tokenizer = corpus_tokenizer(folder)
+    for block in shards.blocks(BLOCK_TOKENS):
+        for ids in shards.documents(block, tokenizer.end_of_text):
+            text = tokenizer.decode(ids.tolist())
+            if text:
+                yield text
+
+
+def corpus_tokenizer(folder: Path) -> Tokenizer:
+    """What makes text of a corpus's ids. Raises ValueError for a folder without one."""
     if not (folder / "tokenizer.json").is_file():
         raise ValueError(f"{folder} has no tokenizer.json: its ids cannot be made text")
-    tokenizer = Tokenizer.load(folder)
-    ids = shards.check_ids(shards.all())
-    ends = np.flatnonzero(ids == tokenizer.end_of_text)
-    for document in np.split(ids, ends + 1):
-        text = tokenizer.decode(document[document != tokenizer.end_of_text].tolist())
-        if text:
-            yield text
+    return Tokenizer.load(folder)

@@ -19,6 +19,7 @@ from corpus.decontaminate import Evaluation, plain_words, write_ngrams
 from corpus.minhash import hash_shingles, join_words, squeeze
 from dedup import find_duplicates
 from prepare_wiki import PrepareConfig, main
+from tasks.against import texts_of_files
 
 pytestmark = pytest.mark.usefixtures("no_plot")
 LETTERS = string.ascii_lowercase
@@ -43,7 +44,7 @@ def write_documents(path: Path, texts: dict[str, str]) -> Path:
 def evaluation_of(folder: Path, *files: list) -> Evaluation:
     for i, rows in enumerate(files):
         write_rows(folder / f"eval/{i}.jsonl", rows)
-    write_ngrams(f"{folder}/eval/*.jsonl", folder / "ngrams.npz")
+    write_ngrams(texts_of_files(f"{folder}/eval/*.jsonl"), folder / "ngrams.npz")
     return Evaluation(folder / "ngrams.npz")
 
 
@@ -160,6 +161,16 @@ def test_of_texts_of_one_file_that_with_the_largest_share_is_named(tmp_path):
     )
     assert evaluation.totals.tolist() == [28, 2, 18]
     assert hits(evaluation, [" ".join([*long[:20], *short])]) == [(1, 2)]
+
+
+def test_the_longest_run_of_common_words_is_shown(tmp_path):
+    """Not the first, nor two runs with a word between them."""
+    draw = random.Random(11)
+    text = some_words(draw, 30)
+    evaluation = evaluation_of(tmp_path, [{"text": "a b c d e f g h i"}, {"text": " ".join(text)}])
+    assert evaluation.files[0]["n"] == 10
+    document = [*text[:11], "x", *text[3:20], "x", *text[20:30], *some_words(draw, 5)]
+    assert evaluation.longest_run(plain_words(" ".join(document)), 1) == " ".join(text[3:20])
 
 
 def test_a_text_is_found_in_any_batch(tmp_path):
@@ -286,7 +297,7 @@ def test_parquet_and_text_files_hold_evaluation_texts_too(tmp_path):
     texts = [" ".join(some_words(draw, 20)) for _ in range(3)]
     pq.write_table(pa.table({"question": [texts[0]], "answers": [["no", texts[1]]]}), tmp_path / "a.parquet")
     (tmp_path / "b.txt").write_text(texts[2])
-    write_ngrams(f"{tmp_path}/*.*", tmp_path / "ngrams")
+    write_ngrams(texts_of_files(f"{tmp_path}/*.*"), tmp_path / "ngrams")
     evaluation = Evaluation(tmp_path / "ngrams")
     assert evaluation.names == ["a.parquet#0", "b.txt#0"]
     assert hits(evaluation, texts) == [(0, 8), (0, 8), (1, 8)]
@@ -309,7 +320,7 @@ def test_lambada_is_found_where_it_was_planted_and_nowhere_else(tmp_path):
         text = f"{row['context']} {row['continuation']}"
         articles[i] = [*articles[i][:40], *text.upper().split(), *articles[i][40:]]
         planted[i] = 7 * i % len(passages)
-    write_ngrams(str(SHARED / "eval/lambada_openai.jsonl.gz"), tmp_path / "ngrams")
+    write_ngrams(texts_of_files(str(SHARED / "eval/lambada_openai.jsonl.gz")), tmp_path / "ngrams")
     evaluation = Evaluation(tmp_path / "ngrams")
     assert evaluation.files[0]["n"] == 13 and evaluation.files[0]["texts"] == 5153
     of_articles = hits(evaluation, [" ".join(article) for article in articles])

@@ -318,6 +318,31 @@ def test_all_gives_the_first_tokens_over_shards(tmp_path):
         assert shards.all(limit).tolist() == list(range(15))[:limit]
 
 
+@given(
+    st.lists(st.lists(st.integers(0, 3), max_size=40), min_size=1, max_size=4),
+    st.integers(1, 12),
+    st.integers(1, 5),
+)
+@examples(300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_documents_are_the_same_for_any_size_of_blocks(tmp_path_factory, monkeypatch, ids_of_shards, size, look_ahead):
+    """0 ends a document; of two in a row the second ends an empty one; the last of a shard may have no end."""
+    folder = tmp_path_factory.mktemp("data")
+    monkeypatch.setattr(shards, "LOOK_AHEAD", look_ahead)
+    make_folder(folder, [len(ids) for ids in ids_of_shards])
+    expected = []
+    for number, ids in enumerate(ids_of_shards):
+        (folder / f"train_{number:05d}.bin").write_bytes(np.array(ids, "<u4").tobytes())
+        documents = "".join(map(str, ids)).split("0")
+        expected += documents if documents[-1] else documents[:-1]
+
+    reader = Shards(folder, "train")
+    blocks = list(reader.blocks(size))
+    assert sum(stop - start for _, start, stop in blocks) == reader.tokens
+    assert max((stop - start for _, start, stop in blocks), default=0) <= size
+    found = [document for block in blocks for document in reader.documents(block, end_of_text=0)]
+    assert ["".join(map(str, ids.tolist())) for ids in found] == expected
+
+
 def test_parts_are_joined_in_order_and_a_shard_begins_when_the_last_is_full(tmp_path):
     sizes = [3, 0, 4, 5, 1, 1, 20, 2]
     parts, first = [], 0
