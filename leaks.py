@@ -31,6 +31,7 @@ from chat_shards import Conversations
 from corpus.decontaminate import Evaluation, plain_words, write_ngrams
 from corpus.documents import unchanged_source
 from corpus.pool import ORPHANS_S, map_parts, print_now, read_cached
+from corpus.sketches import in_batches
 from corpus.sources import Piece, cut_parts, describe, find_pieces, local_states, read_part
 from errors import read_json
 from shards import Shards, read_meta
@@ -41,7 +42,6 @@ from tokenizer import Tokenizer
 VERSION = 1  # of the files in the work folder: those of another version are made anew
 SPLITS = ("train", "val")
 BLOCK_TOKENS = 1 << 20  # of a corpus: what a process looks through at once
-BATCH_CHARS = 512 << 10  # of text for each call of numpy
 STRONGEST = 20  # items of each task in leaks.json, those of which most is found
 SHOWN_CHARS = 100  # of their words, when they are printed
 
@@ -212,21 +212,6 @@ def look_through(ngrams: Path, job: tuple[TokenPart | FilePart, Path]) -> tuple[
 def write_line(file: Any, value: dict[str, Any]) -> None:
     """An object of a jsonl file."""
     file.write(json.dumps(value, ensure_ascii=False) + "\n")
-
-
-def in_batches(documents: Iterator[tuple[str, str]]) -> Iterator[tuple[list[str], list[str]]]:
-    """Yield (ids, texts), about BATCH_CHARS at a time."""
-    ids: list[str] = []
-    texts: list[str] = []
-    n_chars = 0
-    for document_id, text in documents:
-        ids.append(document_id)
-        texts.append(text)
-        n_chars += len(text)
-        if n_chars >= BATCH_CHARS:
-            yield ids, texts
-            ids, texts, n_chars = [], [], 0
-    yield ids, texts
 
 
 def look_at(evaluation: Evaluation, ids: list[str], texts: list[str], first: int) -> Iterator[Found]:

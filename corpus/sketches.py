@@ -5,7 +5,7 @@ all documents, and no step holds more than a few rows.
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -38,16 +38,25 @@ def read_batches(
 
     Raises ValueError for a document without id or text.
     """
-    ids: list[str] = []
-    texts: list[str] = []
-    n_chars = 0
+    return in_batches(whole_documents(path, rows))
 
+
+def whole_documents(path: Path, rows: np.ndarray | None) -> Iterator[tuple[str, str]]:
+    """Yield (id, text) of the documents of a part. Raises ValueError where one is missing."""
     for row, (document_id, text) in enumerate(read_documents(path, rows=rows)):
         if document_id is None:
             raise ValueError(f"{path}: row {row} has no id")
         if text is None:
             raise ValueError(f"{path}: row {row} has no text")
+        yield document_id, text
 
+
+def in_batches(documents: Iterable[tuple[str, str]]) -> Iterator[tuple[list[str], list[str]]]:
+    """Yield (ids, texts) of documents, about BATCH_CHARS at a time."""
+    ids: list[str] = []
+    texts: list[str] = []
+    n_chars = 0
+    for document_id, text in documents:
         ids.append(document_id)
         texts.append(text)
         n_chars += len(text)

@@ -12,7 +12,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 from corpus.decontaminate import EvaluationTexts, strings
 from corpus.documents import files_matching, state_of
 from corpus.sources import find_pieces, local_states, read_rows
+from tasks import core
 from tasks.rows import Questions, is_own, load
 from tasks.task import Item
 
@@ -51,7 +52,7 @@ class Against:
 
         if task_dir is not None and not task_names:
             raise ValueError(f"--task_dir={task_dir} holds files of tasks, but no task is named, only {against}")
-        tasks = [questions for name in task_names for questions in load(name, task_dir)]
+        tasks = [questions for name in task_names for questions in load_named(name, task_dir)]
         if task_dir is not None:
             states |= {questions.origin: state_of(questions.origin) for questions in tasks}
         return cls(tasks, patterns, states)
@@ -84,6 +85,11 @@ def split_names(against: str) -> list[str]:
 def is_pattern(name: str) -> bool:
     """Whether a name means files, not a task."""
     return is_own(name) or Path(name).exists() or any(mark in name for mark in WILDCARDS)
+
+
+def load_named(name: str, task_dir: str | None) -> Iterable[Questions]:
+    """The items of a task, or of all sets of a family, or of the tasks of CORE that are at hand."""
+    return core.load_core(task_dir) if name == core.NAME else load(name, task_dir)
 
 
 def text_of(item: Item) -> str:

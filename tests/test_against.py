@@ -87,6 +87,12 @@ def test_a_text_is_the_question_with_the_right_answer_in_all_layouts(task_dir):
     assert texts_of(names, task_dir) == expected
 
 
+def test_core_is_its_tasks(task_dir):
+    found = texts_of("core", task_dir)
+    assert found["core_piqa"] == dict(enumerate(TEXTS["piqa"])) and found["core_lambada_openai"][1] == "I hate him"
+    assert "core_arc_easy" in found and "core_squad" not in found
+
+
 def test_files_and_tasks_may_be_named_together(task_dir, tmp_path):
     """A row of a file is all its strings; its number counts blank lines, as messages about the file do."""
     (tmp_path / "own").mkdir()

@@ -13,7 +13,7 @@ import configurator
 import leaks
 import prepare_chat
 import prepare_wiki
-from corpus import sources
+from corpus import sketches, sources
 from corpus.decontaminate import plain_words
 from leaks import LeaksConfig
 from shards import Shards
@@ -141,7 +141,7 @@ def decoded(folder: Path) -> dict[str, str]:
 @pytest.mark.parametrize("block_tokens", [37, 1500, 1 << 20])
 def test_a_corpus_holds_what_a_slow_search_finds(task_dir, corpus, tmp_path, monkeypatch, block_tokens):
     monkeypatch.setattr(leaks, "BLOCK_TOKENS", block_tokens)
-    monkeypatch.setattr(leaks, "BATCH_CHARS", 700)
+    monkeypatch.setattr(sketches, "BATCH_CHARS", 700)
     texts = decoded(corpus)
     assert len(Shards(corpus, "train").sizes) > 1
     assert sorted(texts.values()) == sorted(made_documents(task_dir).values())
