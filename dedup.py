@@ -489,7 +489,7 @@ def find_duplicates_once(
     threshold: float,
     workers: int,
     against: str | None,
-    task_dir: str | None,
+    task_dir: str | None = None,
 ) -> dict[str, Any]:
     """find_duplicates, unless `out` has its report; returns the report."""
     if not (out / "report.json").is_file():
@@ -547,6 +547,8 @@ def main(cfg: DedupConfig) -> None:
     refuse_data_folder(out)
     for path in parts:
         check_part(path)
+    if cfg.task_dir is not None and cfg.against is None:
+        raise ValueError(f"--task_dir={cfg.task_dir} holds files of tasks, but --against names no task")
 
     note = threshold_note("threshold", cfg.threshold)
     if note:

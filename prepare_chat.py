@@ -49,7 +49,7 @@ from corpus.tally import EXAMPLE_CHARS, Tally
 from dedup import KINDS, check_threshold, find_duplicates_once, threshold_note
 from errors import read_json
 from shards import FORMAT_VERSION, token_dtype, verify_shards
-from tasks.against import Against
+from tasks.against import check_against
 from tokenizer import Tokenizer
 
 SPLITS = ("train", "val")
@@ -104,8 +104,7 @@ class ChatConfig:
         if self.show < 0:
             raise ValueError(f"show ({self.show}) must be at least 0")
         day(self.date)
-        if self.against is not None:
-            Against.read(self.against, self.task_dir)  # raises for what is not there
+        check_against(self.against, self.task_dir)
         if not has_parts(Path(self.data_dir)):
             given_template(self)
 

@@ -46,7 +46,7 @@ from corpus.templates.rules import check_table, tables_hash
 from dedup import KINDS, check_threshold, find_duplicates_once, threshold_note
 from errors import read_json
 from shards import FORMAT_VERSION, Shards, join_parts, token_dtype, verify_shards
-from tasks.against import Against
+from tasks.against import check_against
 from tokenizer import ENCODINGS, Tokenizer, check_vocab_size, from_tiktoken, train_bpe, train_characters
 
 TOKENIZER_BYTES = 100_000_000  # the vocabulary is trained on about this much of the text, drawn by a hash of the id
@@ -112,8 +112,7 @@ class PrepareConfig:
             check_vocab_size(self.vocab_size)
         if self.templates is not None:
             check_table(own_table(self))
-        if self.against is not None:
-            Against.read(self.against, self.task_dir)  # raises for what is not there
+        check_against(self.against, self.task_dir)
         if self.tokenizer not in ("bpe", "char") and not Path(self.data_dir, "tokenizer.json").is_file():
             given_tokenizer(self.tokenizer)  # raises if there is none
 

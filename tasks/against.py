@@ -74,6 +74,14 @@ class Against:
             yield from texts_of_files(pattern)
 
 
+def check_against(against: str | None, task_dir: str | None) -> None:
+    """Raise ValueError for settings of a data job that name nothing, or what is not there."""
+    if against is not None:
+        Against.read(against, task_dir)
+    elif task_dir is not None:
+        raise ValueError(f"--task_dir={task_dir} holds files of tasks, but --against names no task")
+
+
 def split_names(against: str) -> list[str]:
     """What --against lists, each once. A path that holds a comma is one name."""
     if files_matching(os.path.expanduser(against)):

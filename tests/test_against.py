@@ -1,5 +1,6 @@
 """tasks/against.py: what --against looks for is what evaluate.py reads, in all layouts; and the data jobs drop it."""
 
+import dataclasses
 import json
 import random
 from pathlib import Path
@@ -183,6 +184,8 @@ def test_a_task_that_is_not_there_is_said_before_anything_is_read(leaky, run):
     )
     with pytest.raises(ValueError, match="has no file for piqa"):
         cfg.check()
+    with pytest.raises(ValueError, match="holds files of tasks, but --against names no task"):
+        dataclasses.replace(cfg, against=None).check()
 
 
 def test_another_file_of_a_task_begins_the_work_anew(leaky, monkeypatch):

@@ -508,6 +508,7 @@ OTHER = {  # another value of each setting that decides what is written
 
 def test_every_setting_is_fixed_in_a_complete_folder(corpus, template_without_tools, finished):
     free = {"source", "data_dir", "tokenizer", "num_workers", "allow_truncated", "show", "verify"}
+    free |= {"task_dir"}  # only with tasks in --against: test_against.py
     assert OTHER.keys() == {field.name for field in dataclasses.fields(ChatConfig)} - free
     for key, value in OTHER.items():
         message = refusal(corpus[0], template_without_tools, finished, **{key: value})
