@@ -1044,6 +1044,7 @@ for script in sorted(folder.glob("*.py")):
 """
 
 
+@pytest.mark.slow
 def test_every_script_of_benchmarks_finds_its_imports_from_any_folder(tmp_path):
     env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     command = [PYTHON, "-c", IMPORT_EACH, str(REPO / "benchmarks")]

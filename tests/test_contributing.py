@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 
+import pytest
 from conftest import PYTHON, REPO
 
 EXAMPLE = re.compile(
@@ -24,6 +25,7 @@ def put_in(source: str, anchor: str | None, code: str) -> str:
     return "".join([*lines[:below], code, *lines[below:]])
 
 
+@pytest.mark.slow
 def test_the_examples_work_as_they_are_written(tmp_path):
     copy = tmp_path / "repo"
     left_out = shutil.ignore_patterns(".git", ".venv", "data", "out", "docs", "__pycache__", ".*_cache", ".hypothesis")

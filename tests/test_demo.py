@@ -72,6 +72,7 @@ def test_validation_and_training_share_no_source_file_and_no_exact_or_near_dupli
             assert both / (len(hashes) + sizes[k] - both) < 0.7, (document_id, val[k][0])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not RUNS, reason="out/demo is not there: run make demo or make demo-short")
 @pytest.mark.parametrize("prompt", ["Return a copy of the array", "Parameters\n----------\n"])
 def test_transformers_continues_the_demo_with_the_same_64_tokens(prompt):
@@ -122,6 +123,7 @@ def test_the_chat_model_learnt_to_answer():
     assert losses[-1] < losses[0] - 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not CHAT_RUNS, reason="out/chat-demo is not there: run make chat-demo or make chat-demo-short")
 @pytest.mark.parametrize("question", ["What does numpy.sort do?", "Show an example of networkx.Graph."])
 def test_transformers_answers_a_question_with_the_same_tokens(question):

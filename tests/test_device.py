@@ -50,6 +50,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="memory is kept by a call of glibc")
 def test_freed_memory_is_kept_for_the_next_arrays():
     """Six arrays of 20 MB are 29,000 pages of 4 KiB; by default five turns of them are given new ones each time."""

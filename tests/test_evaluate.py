@@ -471,7 +471,9 @@ def written_alone(folder: Path, prompt: str, stops: Sequence[str] = SHORT.until)
     return text[: min((text.find(stop) for stop in stops if stop in text), default=None)]
 
 
-@pytest.mark.parametrize(("block_size", "shots", "cut"), [(512, 0, 0), (512, 2, 0), (128, 2, 12)])
+@pytest.mark.parametrize(
+    ("block_size", "shots", "cut"), [(512, 0, 0), pytest.param(512, 2, 0, marks=pytest.mark.slow), (128, 2, 12)]
+)
 def test_answers_are_the_likeliest_text_up_to_a_stop_string(short_answers, gsm8k_dir, tmp_path, block_size, shots, cut):
     folder = write_model(tmp_path / "tiny", "smollm", block_size=block_size)
     settings = {"tasks": "gsm8k", "task_dir": str(gsm8k_dir), "shots": shots, "batch_tokens": 300}

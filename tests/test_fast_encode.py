@@ -346,6 +346,7 @@ def openai(name: str, monkeypatch) -> tiktoken.Encoding:
     return tiktoken.Encoding(**{**getattr(openai_public, name)(), "explicit_n_vocab": None})
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 @pytest.mark.parametrize("name", TABLE_OF)
 def test_named_encodings_give_the_ids_of_tiktoken(tmp_path, monkeypatch, name):

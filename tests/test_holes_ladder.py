@@ -71,6 +71,7 @@ def test_rungs_differ_by_their_templates_alone_and_what_is_measured_is_the_same(
         assert not any(held_out in text for rung in RUNGS for text in texts.train[rung])
 
 
+@pytest.mark.slow
 def test_every_rung_is_trained_and_measured_once(tmp_path, monkeypatch, capsys):
     """The command of a run is run in this process: torch is here already."""
     trained = []

@@ -75,6 +75,7 @@ def test_a_planted_copy_has_one_word_in_60_changed(size):
     assert exact(" ".join(tokens), " ".join(copy)) > 0.7
 
 
+@pytest.mark.slow
 def test_a_run_trains_the_rung_with_the_seed_and_is_not_made_twice(tmp_path, monkeypatch):
     """The command is run in this process: torch is here already."""
     commands = []

@@ -272,6 +272,7 @@ def test_a_step_that_processes_cannot_share_is_one_line(data_dir, tmp_path):
     assert "block_size x processes (32 x 3); try --batch_tokens=288" in one_error(done)
 
 
+@pytest.mark.slow
 def test_torchrun_and_the_forked_ranks_of_these_tests_are_the_same(data_dir, tmp_path):
     """The command of the README, as a user types it, ends with the bytes that the harness ends with."""
     settings = TINY | {"data": data_dir, "batch_size": 4}

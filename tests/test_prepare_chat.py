@@ -467,6 +467,7 @@ killer.kill_everywhere(run, base, part_bytes=3000)
 """
 
 
+@pytest.mark.slow
 def test_the_same_command_after_kill_9_gives_the_same_bytes(corpus, template_without_tools, tmp_path):
     """Killed before each rename, so with each file written aside once."""
     command = [sys.executable, "-c", KILLER, corpus[0], str(template_without_tools), str(tmp_path)]
@@ -700,6 +701,7 @@ REAL = {  # file: rows, what is dropped, exact and near duplicates
 }
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 @pytest.mark.parametrize("name", REAL)
 def test_real_instruction_data_is_kept_but_for_what_is_empty_or_twice(model, tmp_path, monkeypatch, name):

@@ -157,6 +157,7 @@ def assert_same_folder(out: Path, whole: Path) -> None:
     assert [name for name in found if found[name] != expected[name]] == ["manifest.json"]
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_killed_parent_and_the_next_run_goes_on(tmp_path):
     """The same command right after a kill, while the first run's workers may still write; and after their end."""
     source = make_source(tmp_path, documents=200)
@@ -174,6 +175,7 @@ def test_workers_end_with_a_killed_parent_and_the_next_run_goes_on(tmp_path):
     assert_same_folder(out, tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_run_right_after_a_kill_waits_for_the_workers_that_still_write(tmp_path):
     """Two workers are about to rename tokens/part_x when their parent is killed, and do so when the next run is there.
 

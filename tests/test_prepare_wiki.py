@@ -560,6 +560,7 @@ def test_a_full_disk_in_any_stage_is_an_error_and_the_same_command_goes_on(corpu
     assert again == whole
 
 
+@pytest.mark.slow
 def test_the_command_line_with_two_processes_and_a_full_disk_on_the_way(corpus, finished_once, tmp_path):
     """Started as a script: workers import prepare_wiki.py as their main module. First no file may grow beyond 3 kB."""
     write_large(corpus[0], tmp_path)

@@ -245,6 +245,7 @@ def prepare(data_dir: Path, **settings) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=REPO, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_prepare_wiki_reads_the_web_as_it_reads_the_disk(tmp_path, web):
     folder, address = web
     files = {f"{i}.jsonl.gz": gzip.compress(rows(40, f"some words of file {i} which is number")) for i in range(5)}

@@ -923,7 +923,7 @@ def real_tokenizer(name: str, path) -> None:
         ("stories260K", False, "</s>"),
         ("minimind_tokenizer", True, END_OF_TEXT),
         ("gpt2", True, END_OF_TEXT),
-        ("cl100k", True, END_OF_TEXT),
+        pytest.param("cl100k", True, END_OF_TEXT, marks=pytest.mark.slow),
     ],
 )
 def test_real_tokenizers_give_the_ids_of_transformers_on_real_text(tmp_path, name, fast, eos):
