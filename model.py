@@ -222,10 +222,22 @@ class Cache:
     and the next token, in slot 4, sees 1 1 1 1 1 in row 0, and . . 1 1 1 in row 1.
     (Padding sees itself because a softmax over nothing is NaN on some devices, and 0 * NaN would reach the real rows.)
 
+    A prefix is what all rows begin with: a cache of one row, whose tokens are copied into each. Padding comes after it:
+
+        row 0       p  q  a  b        positions  0  1  2  3
+        row 1       p  q  -  x        padding 1, positions  0  1  1  2; x sees p, q and itself
+
     The dtype is that of the weights, but float32 on a CPU, where attention computes in it; the device is theirs.
     """
 
-    def __init__(self, model: "Llama", batch_size: int, size: int, padding: Sequence[int] = ()):
+    def __init__(
+        self,
+        model: "Llama",
+        batch_size: int,
+        size: int,
+        padding: Sequence[int] = (),
+        prefix: "Cache | None" = None,
+    ):
         cfg = model.cfg
         weight = model.lm_head.weight
         device = weight.device
@@ -236,8 +248,14 @@ class Cache:
         self.keys = torch.empty(shape, dtype=dtype, device=device)
         self.values = torch.empty(shape, dtype=dtype, device=device)
 
+        self.shared = 0  # slots of the prefix
+        if prefix is not None:
+            self.shared = prefix.used
+            self.keys[..., : self.shared, :] = prefix.keys[..., : self.shared, :]
+            self.values[..., : self.shared, :] = prefix.values[..., : self.shared, :]
+
         self.size = size  # S
-        self.used = 0  # slots that are taken
+        self.used = self.shared  # slots that are taken
         self.begin = 0  # the slot of the first of the newest tokens
         self.slots = torch.arange(size + 1, device=device)
         self.mask: Tensor | None = None  # for the newest tokens; None: each sees all slots up to its own
@@ -247,7 +265,8 @@ class Cache:
         self.in_text: Tensor | None = None  # (B, 1, 1, S + 1): not padding
         if self.longest_padding:
             self.padding = torch.tensor(padding, device=device)[:, None, None]
-            self.in_text = self.slots >= self.padding[..., None]
+            text_begins = self.shared + self.padding[..., None]
+            self.in_text = (self.slots < self.shared) | (self.slots >= text_begins)
 
     def extend(self, T: int) -> Tensor:
         """Take the next T slots and set `mask`, (1 or B, 1, T or 1, used); returns their positions, (T,) or (B, 1, T).
@@ -282,7 +301,7 @@ class Cache:
 
     def _mask(self, slots: Tensor, new_slots: Tensor) -> Tensor | None:
         """Which of `slots`, (used,), the tokens in `new_slots`, (T, 1), see; drawn above."""
-        one_token_of_text = len(new_slots) == 1 and self.begin >= self.longest_padding
+        one_token_of_text = len(new_slots) == 1 and self.begin >= self.shared + self.longest_padding
 
         if self.in_text is None:
             if self.begin == 0 or one_token_of_text:

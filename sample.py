@@ -150,6 +150,7 @@ def decode(
     ended: set[int] | None = None,
     compile: bool = False,
     cache: Cache | None = None,
+    prefix: Cache | None = None,
     **filters: float | None,
 ) -> Iterator[list[int | None]]:
     """Continue several prompts at once: yields the next id of each, None for those that have ended.
@@ -161,7 +162,8 @@ def decode(
     temperature=0 or top_k=1 always the likeliest.
 
     cache: what a single prompt's first cache.used ids have left there, fewer than all of them; only the others are
-    read. Its size counts instead of block_size.
+    read. Its size counts instead of block_size. prefix: what ids with which all prompts begin, prefix.used of them and
+    fewer than any prompt has, have left in a cache of one row; it is not changed.
 
     Raises ValueError for a prompt that is empty, leaves no room or has an unknown id, and for logits that are NaN or
     infinite.
@@ -173,18 +175,18 @@ def decode(
     ended = set() if ended is None else ended
     greedy = filters.get("temperature") == 0 or filters.get("top_k") == 1
 
-    # Prompts: padded on the left, so that all end together.
+    # Prompts, without what is known of them: padded on the left, so that all end together.
+    known = max(0 if held is None else held.used for held in (cache, prefix))
     lengths = [len(prompt) for prompt in prompts]
     longest = max(lengths)
     padding = [longest - length for length in lengths]
-    padded = [[0] * pad + list(prompt) for pad, prompt in zip(padding, prompts, strict=True)]
+    padded = [[0] * pad + list(prompt[known:]) for pad, prompt in zip(padding, prompts, strict=True)]
     tokens = torch.tensor(padded, device=device)  # (B, T)
 
     # Room and random numbers for all steps; the shortest prompt has the most of them before it.
     steps = min(max_new_tokens, block_size - min(lengths))
     if cache is None:
-        cache = Cache(model, len(prompts), longest + steps, padding)
-    tokens = tokens[:, cache.used :]
+        cache = Cache(model, len(prompts), longest + steps, padding, prefix)
     uniform = uniform_numbers(seeds or range(len(prompts)), steps).to(device)  # (B, steps)
 
     compiled = torch.compile(model, dynamic=True) if compile else model

@@ -92,7 +92,7 @@ class Plan:
     def __init__(self, items: Sequence[Item], block_size: int, batch_tokens: int):
         """batch_tokens: tokens of a batch at most, unless one item has more."""
         in_windows = [[list(windows(request, block_size)) for request in item] for item in items]
-        prefix = Prefix(common_beginning_of_most(in_windows))
+        prefix = Prefix(common_beginning_of_most([pieces[0][0].context for pieces in in_windows]))
         no_prefix = Prefix([])
 
         behind_prefix: list[Tree] = []
@@ -116,15 +116,15 @@ def all_begin_with(pieces: Sequence[Sequence[Request]], prefix: list[int]) -> bo
     return all(len(context) > len(prefix) and context[: len(prefix)] == prefix for context in contexts)
 
 
-def common_beginning_of_most(items: Sequence[Sequence[Sequence[Request]]]) -> list[int]:
-    """Ids with which at least half of the items' contexts begin; empty where they are too few to matter.
+def common_beginning_of_most(contexts: Sequence[list[int]]) -> list[int]:
+    """Ids with which at least half of the contexts begin, and go on; empty where they are too few to matter.
 
     Of sorted contexts, all between two begin with what these two have in common: the first and the third quarter are
     looked at. Sorted, and of each its first ids:
 
         1 2 7    5 6 1    5 6 4    5 6 9    8 3 3        5 6 1 and 5 6 9 have 5 6 in common, and so has 5 6 4
     """
-    contexts = sorted(item[0][0].context for item in items)
+    contexts = sorted(contexts)
     if len(contexts) < 2:
         return []
     first = contexts[len(contexts) // 4]

@@ -16,10 +16,10 @@ import numpy as np
 from chat_template import ChatTemplate
 from model import Llama
 from scoring import Batch, Plan, Request, Score, score_batch, windows
-from tasks import core
+from tasks import core, writing
 from tasks.prompts import Encoder, prompts, requests
 from tasks.rows import Questions, Texts, load
-from tasks.writing import Writer, in_batches
+from tasks.writing import Writer
 from tokenizer import Tokenizer
 
 
@@ -142,14 +142,15 @@ class WritingJob:
         lengths = [self.lengths[number] for number in numbers]
         return dataclasses.replace(self, prompts=prompts, lengths=lengths)
 
-    def batches(self, block_size: int, batch_tokens: int) -> list[list[int]]:
-        """Numbers of the items that are answered together."""
-        return list(in_batches(self.prompts, self.writer.max_new_tokens, batch_tokens))
+    def batches(self, block_size: int, batch_tokens: int) -> list[writing.Batch]:
+        """The items, as they are answered together."""
+        return list(writing.in_batches(self.prompts, self.writer.max_new_tokens, batch_tokens))
 
-    def do(self, model: Llama, batch: list[int]) -> list[tuple[int, str]]:
+    def do(self, model: Llama, batch: writing.Batch) -> list[tuple[int, str]]:
         """The answers to the items of a batch: [(number of the item, what the model has written)]."""
-        answers = self.writer.write(model, [self.prompts[number] for number in batch])
-        return list(zip(batch, answers, strict=True))
+        asked = [self.prompts[place] for place in batch.places]
+        answers = self.writer.write(model, asked, batch.prefix)
+        return list(zip(batch.places, answers, strict=True))
 
     @staticmethod
     def to_json(answer: str) -> Any:

@@ -1,13 +1,19 @@
 """Answers that a model writes: the likeliest token each time, until a stop string, several answers at once.
 
-(written.py has the tasks. evaluate.py runs them.)
+What most prompts begin with, the examples before the question, is read once. (written.py has the tasks, evaluate.py
+runs them.)
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-from model import Llama
+import torch
+
+from model import Cache, Llama
 from sample import generate
+from scoring import common_beginning_of_most
 from tokenizer import Tokenizer
+from trees import Prefix
 
 TOKENS_OF_SCORING = 4  # an answer's tokens are read one by one: this many times the tokens of a scored batch fit
 
@@ -52,12 +58,20 @@ class Writer:
         self.stop_ids = stop_ids.union(token_id for token_id, token in special if token.content in until)
         self.max_new_tokens = max_new_tokens
 
-    def write(self, model: Llama, prompts: Sequence[Sequence[int]]) -> list[str]:
-        """The answer to each prompt."""
+    def write(self, model: Llama, prompts: Sequence[Sequence[int]], prefix: Prefix) -> list[str]:
+        """The answer to each prompt. prefix: ids with which all prompts begin."""
         answers = [Answer(self.tokenizer, self.until) for _ in prompts]
         ended: set[int] = set()
-        vocab_size = self.tokenizer.vocab_size
-        steps = generate(model, prompts, self.max_new_tokens, vocab_size, self.stop_ids, ended=ended, temperature=0)
+        steps = generate(
+            model,
+            prompts,
+            self.max_new_tokens,
+            self.tokenizer.vocab_size,
+            self.stop_ids,
+            ended=ended,
+            prefix=read(prefix, model),
+            temperature=0,
+        )
         for step in steps:
             for row, token in enumerate(step):
                 if token is not None and answers[row].add(token):
@@ -65,11 +79,33 @@ class Writer:
         return [answer.text for answer in answers]
 
 
-def in_batches(prompts: Sequence[Sequence[int]], max_new_tokens: int, batch_tokens: int) -> Iterator[list[int]]:
-    """The places of prompts that are answered together, those with the longest prompts first."""
-    places = sorted(range(len(prompts)), key=lambda place: -len(prompts[place]))
-    while places:
-        longest = len(prompts[places[0]]) + max_new_tokens
-        rows = max(1, TOKENS_OF_SCORING * batch_tokens // longest)
-        yield places[:rows]
-        places = places[rows:]
+@torch.inference_mode()
+def read(prefix: Prefix, model: Llama) -> Cache | None:
+    """The keys and values of a prefix."""
+    return prefix.read(model)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Prompts that are answered together, by their places; all begin with the prefix (which may be empty)."""
+
+    places: list[int]
+    prefix: Prefix
+
+
+def in_batches(prompts: Sequence[list[int]], max_new_tokens: int, batch_tokens: int) -> Iterator[Batch]:
+    """All prompts, those that do not share their beginning with most others first; of each kind the longest first."""
+    prefix = Prefix(common_beginning_of_most(prompts))
+    n = len(prefix.ids)
+    behind_prefix = []
+    others = []
+    for place in sorted(range(len(prompts)), key=lambda place: -len(prompts[place])):
+        shares = n > 0 and len(prompts[place]) > n and prompts[place][:n] == prefix.ids
+        (behind_prefix if shares else others).append(place)
+
+    for places, shared in ((others, Prefix([])), (behind_prefix, prefix)):
+        while places:
+            longest = len(prompts[places[0]]) + max_new_tokens
+            rows = max(1, TOKENS_OF_SCORING * batch_tokens // longest)
+            yield Batch(places[:rows], shared)
+            places = places[rows:]

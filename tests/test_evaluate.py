@@ -25,7 +25,7 @@ from chat_template import ChatTemplate
 from evaluate import EvaluateConfig
 from model import Llama, ModelConfig
 from scoring import Request
-from tasks import jobs, results, rows
+from tasks import jobs, results, rows, writing
 from tasks.prompts import Encoder, choose_examples, requests
 from tasks.task import TASKS, Item, Writing, find_task
 from tasks.writing import Writer
@@ -492,6 +492,15 @@ def test_answers_are_the_likeliest_text_up_to_a_stop_string(short_answers, gsm8k
     assert ends == {True, False}, "some should end at a stop string, some at the last token"
 
 
+def test_prompts_that_begin_alike_are_answered_behind_one_prefix():
+    """The longest first; one that begins differently, or is the beginning itself, is answered without it."""
+    beginning = list(range(20))
+    prompts = [[*beginning, 7, 7], [99] * 22, [*beginning, 8], beginning, [*beginning, 9, 9, 9], [*beginning, 6]]
+    batches = list(writing.in_batches(prompts, max_new_tokens=10, batch_tokens=16))
+    assert [batch.places for batch in batches] == [[1, 3], [4], [0, 2], [5]]
+    assert [batch.prefix.ids for batch in batches] == [[], *[beginning] * 3]
+
+
 def test_what_a_rule_finds_decides(folder, gsm8k_dir, tmp_path, monkeypatch):
     """Commas, dollar signs, full stops and case do not count; the last number counts, or the one after ####."""
     texts = ["So it is #### 0", "#### 1000.\nQ", "It is $2,000.", "#### 3,000 or #### 5", "#### 4001", "5000 or 51"]
@@ -499,7 +508,7 @@ def test_what_a_rule_finds_decides(folder, gsm8k_dir, tmp_path, monkeypatch):
     tokenizer = Tokenizer.load(folder)
     prompts = [tokenizer.encode(f"Question: {row['question']}\nAnswer:") for row in made_rows("gsm8k", 12)]
 
-    def write(self, model, asked):
+    def write(self, model, asked, prefix):
         return [texts[prompts.index(prompt)] for prompt in asked]
 
     monkeypatch.setattr(Writer, "write", write)
@@ -527,16 +536,19 @@ def test_written_answers_are_not_written_again(short_answers, folder, gsm8k_dir,
     real = Writer.write
     written = []
 
-    def interrupted(self, model, prompts):
+    def interrupted(self, model, prompts, prefix):
         if len(written) >= 6:
             raise KeyboardInterrupt
+        return counted(self, model, prompts, prefix)
+
+    def counted(self, model, prompts, prefix):
         written.extend(prompts)
-        return real(self, model, prompts)
+        return real(self, model, prompts, prefix)
 
     monkeypatch.setattr(Writer, "write", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(folder, **settings, out_dir=tmp_path / "parts")
-    monkeypatch.setattr(Writer, "write", lambda self, m, prompts: written.extend(prompts) or real(self, m, prompts))
+    monkeypatch.setattr(Writer, "write", counted)
     _, parts_dir = run(folder, **settings, out_dir=tmp_path / "parts")
     assert len(written) == 12
     ours = pq.read_table(parts_dir / "gsm8k.parquet").to_pylist()

@@ -234,6 +234,30 @@ def test_prompts_of_mixed_lengths_equal_one_by_one(sizes):
             assert_near(logits[row : row + 1, pad:], expected, note=(name, row))
 
 
+@pytest.mark.parametrize("sizes", [[17], [1], [5, 1, 1, 4]], ids=["whole", "single", "mixed"])
+@torch.no_grad()
+def test_a_prefix_is_read_once_and_padding_comes_after_it(sizes):
+    padding = (6, 0, 13)
+    model = random_model(SHAPES["Qwen3"])
+    ids = torch.randint(0, model.cfg.vocab_size, (3, 24))
+    ids[:, :7] = ids[0, :7]
+    prefix = Cache(model, 1, 7)
+    model(ids[:1, :7], cache=prefix)
+    before = prefix.keys.clone()
+
+    cache = Cache(model, 3, 24, padding, prefix)
+    logits = []
+    sizes = itertools.cycle(sizes)
+    while cache.used < 24:
+        begin = cache.used
+        logits.append(model(ids[:, begin : min(begin + next(sizes), 24)], cache=cache))
+    logits = torch.cat(logits, dim=1)
+    for row, pad in enumerate(padding):
+        whole = torch.cat([ids[row : row + 1, :7], ids[row : row + 1, 7 + pad :]], dim=1)
+        assert_near(logits[row : row + 1, pad:], model(whole)[:, 7:], note=row)
+    assert torch.equal(prefix.keys, before) and prefix.used == 7
+
+
 @torch.no_grad()
 def test_rows_that_are_kept_go_on_as_if_they_were_alone():
     padding = (6, 0, 13, 2)
