@@ -192,6 +192,18 @@ def result_line(label: str, record: dict[str, Any], width: int) -> str:
     return f"{label:<{width}}  {count:>14}   " + "   ".join(shown)
 
 
+def family_lines(family: str, record: dict[str, Any], width: int) -> str:
+    """A family in one line; of a part of CORE, what is missing in a second one."""
+    missing = record.get("missing")
+    if missing is None:
+        return result_line(f"{family}, {record['sets']} sets", record, width)
+
+    line = result_line(f"{family}, {record['sets']} of {len(core.CORE)} tasks", record, width)
+    if missing:
+        line += f"\n  a part of CORE, not CORE: there are no files of {', '.join(missing)}"
+    return line
+
+
 def main(cfg: EvaluateConfig) -> None:
     """Read the tasks, score what is not scored yet, and write items and figures."""
     if cfg.plot is not None:
@@ -275,12 +287,7 @@ def evaluate(run: Run, jobs: list[AnyJob], device: torch.device, dtype: torch.dt
     if run.world.rank == 0:
         families = family_records(run, jobs, records)
         for family, record in families.items():
-            count = (
-                f"{record['sets']} sets" if "missing" not in record else f"{record['sets']} of {len(core.CORE)} tasks"
-            )
-            run.say(result_line(f"{family}, {count}", record, width))
-            if record.get("missing"):
-                run.say(f"  a part of CORE, not CORE: there are no files of {', '.join(record['missing'])}")
+            run.say(family_lines(family, record, width))
         run.say("(* is the figure that is usually quoted)")
         write_scores(run.out_dir, scores_of(run, records, families))
         run.say(f"wrote {run.out_dir / SCORES_FILE}, and the items of each task beside it")
