@@ -1,4 +1,4 @@
-"""What a run leaves to be looked at: metrics.jsonl, speed.jsonl, loss.png, and Weights & Biases when asked.
+"""What a run leaves to be looked at: metrics.jsonl, speed.jsonl, loss.png, scores.png, and Weights & Biases when asked.
 
 metrics.jsonl holds what equal runs have equal, speed.jsonl the times and rates.
 """
@@ -13,6 +13,7 @@ import atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 class Journal:
@@ -110,18 +111,15 @@ def plot(out_dir: Path, yardsticks: dict[str, float], nats_per_bit_per_byte: flo
 
     nats_per_bit_per_byte: nats per token that one bit per byte of the validation text is.
     """
-    from matplotlib.figure import Figure  # 0.3 s, needed once a run
-
-    text = (out_dir / "metrics.jsonl").read_text(encoding="utf-8")
-    rows = [json.loads(line) for line in text.splitlines()]
-
-    figure = Figure(figsize=(8, 5), dpi=120, layout="tight")
-    axes = figure.subplots()
+    rows = _read_metrics(out_dir)
+    figure, axes = _new_picture()
     _draw_losses(axes, rows)
-    for i, (name, bits) in enumerate(yardsticks.items()):
+    _draw_texts(axes, rows, nats_per_bit_per_byte)
+    for name, bits in yardsticks.items():
         label = f"{name}: {bits:.3f} bits per byte"
         nats = bits * nats_per_bit_per_byte
-        axes.axhline(nats, color=f"C{i + 2}", ls="--", lw=1, label=label)
+        next_color = f"C{len(axes.get_lines())}"
+        axes.axhline(nats, color=next_color, ls="--", lw=1, label=label)
 
     def to_bits(nats: float) -> float:
         return nats / nats_per_bit_per_byte
@@ -134,9 +132,57 @@ def plot(out_dir: Path, yardsticks: dict[str, float], nats_per_bit_per_byte: flo
     axes.set_ylabel("loss (nats per token)")
     right = axes.secondary_yaxis("right", functions=(to_bits, to_nats))
     right.set_ylabel("bits per byte of validation text")
+    _finish(figure, axes, out_dir / "loss.png")
+
+
+def plot_scores(out_dir: Path, chances: dict[str, float | None]) -> None:
+    """Draw scores.png from metrics.jsonl: accuracies over the step in per cent, and what guessing gives as level lines.
+
+    chances: for each key of metrics.jsonl what guessing gives, 0.25 or None. The band around a curve is one standard
+    error, from `<key>_stderr`.
+    """
+    rows = _read_metrics(out_dir)
+    figure, axes = _new_picture()
+    for i, (key, chance) in enumerate(chances.items()):
+        color = f"C{i}"
+        label = key.removeprefix("eval/").replace("/", " ")
+        points = [row for row in rows if row.get(key) is not None]
+        steps = [row["step"] for row in points]
+        shares = [100 * row[key] for row in points]
+        errors = [100 * row.get(f"{key}_stderr", 0) for row in points]
+        axes.plot(steps, shares, color=color, marker="o", ms=4, label=label)
+
+        lower = [share - error for share, error in zip(shares, errors, strict=True)]
+        upper = [share + error for share, error in zip(shares, errors, strict=True)]
+        axes.fill_between(steps, lower, upper, color=color, alpha=0.15, lw=0)
+        if chance is not None:
+            axes.axhline(100 * chance, color=color, ls="--", lw=1)
+
+    axes.set_title(f"{out_dir.name}: scores (dashed: guessing; band: one standard error)")
+    axes.set_xlabel("optimizer step")
+    axes.set_ylabel("accuracy (%)")
+    _finish(figure, axes, out_dir / "scores.png")
+
+
+def _read_metrics(out_dir: Path) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl."""
+    text = (out_dir / "metrics.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def _new_picture() -> tuple["Figure", "Axes"]:
+    """A figure with one pair of axes."""
+    from matplotlib.figure import Figure  # 0.3 s, needed once a run
+
+    figure = Figure(figsize=(8, 5), dpi=120, layout="tight")
+    return figure, figure.subplots()
+
+
+def _finish(figure: "Figure", axes: "Axes", path: Path) -> None:
+    """Grid and legend, then the file."""
     axes.grid(alpha=0.3)
     axes.legend()
-    with atomic.new_file(out_dir / "loss.png") as temporary:
+    with atomic.new_file(path) as temporary:
         figure.savefig(temporary, format="png")
 
 
@@ -151,11 +197,22 @@ def _draw_losses(axes: "Axes", rows: list[dict[str, Any]]) -> None:
             _draw_curve(axes, rows, key, f"validation, {corpus}", marker=".", lw=0.8)
 
 
-def _draw_curve(axes: "Axes", rows: list[dict[str, Any]], key: str, label: str, **style: Any) -> None:
-    """The values of `key` over the step; nothing where no row has it."""
+def _draw_texts(axes: "Axes", rows: list[dict[str, Any]], nats_per_bit_per_byte: float) -> None:
+    """A curve for the bits per byte of each text among eval_tasks."""
+    keys = {key for row in rows for key in row}
+    for key in sorted(keys):
+        if key.startswith("eval/") and key.endswith("/bits_per_byte"):
+            label = f"{key.split('/')[1]}, bits per byte"
+            _draw_curve(axes, rows, key, label, scale=nats_per_bit_per_byte, marker="s", ms=3, lw=0.8)
+
+
+def _draw_curve(
+    axes: "Axes", rows: list[dict[str, Any]], key: str, label: str, scale: float = 1.0, **style: Any
+) -> None:
+    """The values of `key`, times `scale`, over the step; nothing where no row has it."""
     shown = [row for row in rows if key in row]
     if not shown:
         return
     steps = [row["step"] for row in shown]
-    values = [row[key] for row in shown]
+    values = [math.nan if row[key] is None else row[key] * scale for row in shown]  # NaN: a gap
     axes.plot(steps, values, label=label, **style)

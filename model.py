@@ -846,16 +846,19 @@ class Llama(nn.Module):
         per_token: bool = False,
         cu_seqlens: Tensor | None = None,
         scored: Tensor | None = None,
+        hidden: bool = False,
     ) -> Tensor:
         """Logits (B, T, V) of ids (B, T); with targets (B, T) the summed loss in nats instead, a float32 scalar.
 
         Targets equal to IGNORE are not scored; divide by the number of the others for the mean. With a cache the ids
         follow those it has had, and it takes them in; ValueError when they do not fit. last: logits of the last
-        position only, (B, 1, V). per_token: what token_logprobs returns. cu_seqlens: rows are packed from documents
-        that do not see each other (Documents). scored: where among the B * T targets those stand that are
-        scored, integers (n,); the others then cost no logits.
+        position only, (B, 1, V). hidden: what the head reads instead, (B, T, C). per_token: what token_logprobs
+        returns. cu_seqlens: rows are packed from documents that do not see each other (Documents). scored: where among
+        the B * T targets those stand that are scored, integers (n,); the others then cost no logits.
         """
         x = self.model(idx, cache, cu_seqlens)  # (B, T, C)
+        if hidden:
+            return x
         if targets is None:
             if last:
                 x = x[:, -1:]  # (B, 1, C)

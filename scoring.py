@@ -155,7 +155,7 @@ def in_batches(trees: Sequence[Tree], prefix: Prefix, batch_tokens: int) -> Iter
 # --- scores ---
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: with fsdp what is gathered here is trained on later
 def score_batch(model: Llama, batch: Batch) -> list[tuple[int, list[Score]]]:
     """The scores of each request, item by item: [(number of the item, its scores)].
 
@@ -167,7 +167,7 @@ def score_batch(model: Llama, batch: Batch) -> list[tuple[int, list[Score]]]:
     # Read all nodes.
     forest = Forest(batch.trees, batch.prefix.read(model), device)
     ids = [token for tree in batch.trees for token in tree.ids]
-    x = model.model(torch.tensor([ids], device=device), cache=forest)[0]  # (N, C)
+    x = model(torch.tensor([ids], device=device), cache=forest, hidden=True)[0]  # (N, C)
 
     # Predict the targets: of each the node before it, counted through all trees.
     nodes: list[int] = []

@@ -24,7 +24,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,6 +48,8 @@ from optim import SCHEDULES, Optimizer, learning_rate
 from parallel import World, accumulating, copy_full, full_tensor, replicate, shard
 from resume import RunState, Start, find_start
 from sample import decode, generate
+from tasks import in_training
+from tasks.jobs import Asking, check_ids, make_jobs, split_names
 from tokenizer import Tokenizer
 
 LOCK_WAIT_S = 120  # for a run whose launcher was killed: it stops after the step that it is in
@@ -123,6 +125,10 @@ class TrainConfig:
     checkpoint_minutes: float | None = None  # write a checkpoint also after so many minutes without one
     keep_checkpoints: int = 2  # how many of the newest checkpoints to keep; the best is kept besides
     sample_prompt: str = "Return the"  # text to continue at each evaluation; with conversations: question to answer
+    eval_tasks: str = ""  # score the model on these at each evaluation, as evaluate.py's --tasks: piqa,arc_easy
+    eval_task_dir: str | None = None  # folder with the tasks' files (tasks/rows.py); None: from the Hugging Face hub
+    eval_limit: int | None = 500  # the first items, of a text documents, of each task only; None: all
+    eval_shots: int = 0  # examples before each question
     wandb: bool = False  # log to Weights & Biases too (WANDB_MODE=offline needs no account)
     wandb_project: str = "nonllama"  # project's name there
     # machine
@@ -140,6 +146,8 @@ class TrainConfig:
         self._check_at_least(1, "eval_interval", "log_interval", "checkpoint_interval", "keep_checkpoints")
         self._check_at_least(0, "learning_rate", "muon_lr", "min_lr", "weight_decay", "grad_clip")
         self._check_at_least(0, "warmup_iters", "decay_iters", "checkpoint_minutes")
+        self._check_at_least(0, "eval_shots")
+        self._check_at_least(1, "eval_limit")
 
         self._check_at_least(0, "lora_rank")
         if self.lora_rank:
@@ -275,12 +283,14 @@ class Run:
     files: checkpoint.Files  # of each checkpoint, besides weights and training state
     state: RunState
     skips: Skips
+    tasks: list[in_training.AnyJob]  # of eval_tasks
     log: journal.Journal | journal.NoJournal = field(default_factory=journal.NoJournal)
     bar: tqdm | None = None
     pace: Pace = field(default_factory=Pace)
     stop_signal: StopSignal = field(default_factory=StopSignal)
     saved_s: float = 0.0  # time.monotonic() when the last checkpoint was written, or the loop began
     text: str = ""  # what the model wrote at the last evaluation
+    results: list[in_training.Result] = field(default_factory=list)  # of the tasks, at the last evaluation
 
     @property
     def step_windows(self) -> int:
@@ -309,11 +319,14 @@ def setup(cfg: TrainConfig, on_exit: contextlib.ExitStack) -> tuple[Run, Start]:
     data = Mixture(cfg.data, cfg.block_size, cfg.seed, cfg.shuffle_run)
     prompt_ids(cfg, data.tokenizer, data.template)  # only for its error
     device = choose_device(cfg, world)
-    if not Path(cfg.out_dir).is_dir():
-        find_start(cfg, data)  # only for its errors: a mistake leaves no folder behind
+    tasks = None
+    if not Path(cfg.out_dir).is_dir():  # a mistake leaves no folder behind
+        tasks = read_tasks(cfg, data, find_start(cfg, data))
     world.start(device)
     world.all_succeed(lock_out_dir, cfg, world, on_exit)
     start = find_start(cfg, data)  # after the lock: another run may have written there while this one waited
+    if tasks is None:
+        tasks = world.all_succeed(read_tasks, cfg, data, start)
     cfg = start.cfg
 
     dtype = pick_dtype(cfg.dtype, device)
@@ -344,8 +357,24 @@ def setup(cfg: TrainConfig, on_exit: contextlib.ExitStack) -> tuple[Run, Start]:
         files=files,
         state=start.state,
         skips=Skips.none(device),
+        tasks=tasks,
     )
     return run, start
+
+
+def read_tasks(cfg: TrainConfig, data: Mixture, start: Start) -> list[in_training.AnyJob]:
+    """What eval_tasks names, encoded by the run's tokenizer; of a run on conversations as questions of its template.
+
+    Raises ValueError for all that can be wrong with them.
+    """
+    template = data.template
+    if template is not None:
+        template = replace(template, tokenizer=start.tokenizer)
+    asking = Asking(cfg.eval_task_dir, cfg.eval_shots, limit=cfg.eval_limit, template=template)
+    names = split_names(cfg.eval_tasks)
+    tasks = list(make_jobs(names, asking, start.tokenizer, start.shape.block_size))
+    check_ids(tasks, start.shape.vocab_size)
+    return tasks
 
 
 def prepare_loop(run: Run, start: Start) -> None:
@@ -469,6 +498,8 @@ def open_journal(run: Run, start: Start) -> None:
         parameters = f"{run.model.num_parameters(trainable=True):,} trainable parameters of {parameters}"
     print(f"{parameters}; {plan}; {run.device.type}, {dtype}, {processes}")
     print(run.data.describe(cfg.max_iters * run.step_windows))
+    for line in in_training.describe(run.tasks, run.model.cfg.block_size):
+        print(line)
     if start.checkpoint is not None:
         print(f"resumed from {start.checkpoint}")
     for note in start.notes:
@@ -519,19 +550,60 @@ def validation_scores(run: Run) -> dict[str, float]:
     return scores
 
 
+def score_tasks(run: Run) -> str:
+    """Score the model on eval_tasks, into run.results; returns a line that says what they are, or why there are none.
+
+    Nothing that the run does later depends on it. With fsdp every process must ask.
+    """
+    run.results = []
+    if not run.tasks:
+        return ""
+    if not math.isfinite(run.state.val_loss):
+        return f"(no scores: the validation loss is {run.state.val_loss})"
+
+    batch_tokens = run.cfg.batch_size * run.cfg.block_size  # what training has memory for
+    run.model.eval()
+    with run.precision(), without_compiling(run.cfg), advice_for_full_memory(run.cfg):
+        try:
+            run.results = in_training.do_jobs(run.model, run.tasks, batch_tokens, run.world)
+        except ValueError as error:  # logits that are not numbers
+            return f"(no scores: {error})"
+        finally:
+            run.model.train()
+    return in_training.line_of(run.results)
+
+
+def without_compiling(cfg: TrainConfig) -> contextlib.AbstractContextManager[None]:
+    """Around passes whose shapes differ each time: blocks that fsdp has compiled run uncompiled.
+
+    torch compiles a function for eight kinds of input and no more: text and tasks would take the places that training
+    needs, and the time.
+    """
+    if not cfg.compile:
+        return contextlib.nullcontext()
+    return torch.compiler.set_stance("force_eager")
+
+
 def evaluate(run: Run, last: bool) -> None:
-    """Measure the validation loss, let the model continue sample_prompt, log both. All processes work on it."""
+    """Measure the validation loss, score the tasks, let the model continue sample_prompt, log it all.
+
+    All processes work on it.
+    """
     with advice_for_full_memory(run.cfg):
         scores = validation_scores(run)
     run.state.evaluated = run.state.step
     run.state.val_loss = scores["val_loss"]
+    task_line = score_tasks(run)
     run.text = continuation(run, max_new_tokens=100 if last else 40)
     if is_divided(run.cfg, run.world):
         run.model.reshard()  # without a backward pass the root's parameters are left whole
 
     place = f"step {run.state.step:>6} | "
-    run.world.all_succeed(run.log.log, {"step": run.state.step, **scores})
+    metrics = {"step": run.state.step, **scores, **in_training.metrics_of(run.results)}
+    run.world.all_succeed(run.log.log, metrics)
     run.say(f"{place}validation loss {scores['val_loss']:.4f} | {scores['val_bits_per_byte']:.4f} bits per byte")
+    if task_line:
+        run.say(f"{place}{task_line}")
     if not last:
         run.say(f"{place}{run.text!r}")
         run.world.all_succeed(draw_loss, run)
@@ -565,7 +637,7 @@ def continuation(run: Run, max_new_tokens: int) -> str:
     sample_tokens = torch.no_grad()(decode) if cfg.parallel == "fsdp" else generate
     run.model.eval()
     try:
-        with run.precision():
+        with run.precision(), without_compiling(cfg):
             arguments = (max_new_tokens, tokenizer.vocab_size, stops, [cfg.seed])
             new = [token for (token,) in sample_tokens(run.model, [ids], *arguments, temperature=0.8)]
     except (ValueError, IndexError) as error:  # logits that are not numbers
@@ -576,7 +648,7 @@ def continuation(run: Run, max_new_tokens: int) -> str:
 
 
 def draw_loss(run: Run) -> dict[str, dict[str, float]]:
-    """Draw loss.png (process 0); returns the yardsticks of each corpus that has some."""
+    """Draw loss.png and scores.png (process 0); returns the yardsticks of each corpus that has some."""
     if run.world.rank > 0:
         return {}
     yardsticks = {}
@@ -588,6 +660,9 @@ def draw_loss(run: Run) -> dict[str, dict[str, float]]:
     alone = len(run.data.corpora) == 1
     lines = yardsticks.get(run.data.corpora[0].name, {}) if alone else {}
     journal.plot(Path(run.cfg.out_dir), lines, run.data.nats_per_bit_per_byte)
+    chances = {result.key: result.chance for result in run.results if result.is_accuracy}
+    if chances:
+        journal.plot_scores(Path(run.cfg.out_dir), chances)
     return yardsticks
 
 

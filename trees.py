@@ -117,7 +117,7 @@ class Prefix:
         if self.ids and self.cache is None:
             self.cache = Cache(model, 1, len(self.ids))
             tokens = torch.tensor([self.ids], device=model.lm_head.weight.device)
-            model.model(tokens, cache=self.cache)
+            model(tokens, cache=self.cache, hidden=True)
         return self.cache
 
 
@@ -229,4 +229,5 @@ class Forest:
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """q: (B, H, T, D); k, v: (B, Hkv, S, D); mask: (B, 1, T, S), None: causal. Returns (B, H, T, D)."""
     q = q.to(k.dtype)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True)
+    with torch.autocast(q.device.type, enabled=False):
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from scoring import Score
+from tasks import core
 from tasks.jobs import Job, WritingJob
 from tasks.rows import Questions, Texts
 from tasks.task import Item
@@ -249,6 +250,27 @@ def pooled(records: Sequence[dict[str, Any]]) -> dict[str, Figure]:
             error = float(np.sqrt(np.square(n * np.array(errors)).sum()) / n.sum())
         figures[name] = Figure(float((n * values).sum() / n.sum()), error)
     return figures
+
+
+def figures_of_family(
+    sources: Sequence[Questions],
+    records: Sequence[dict[str, Any]],
+    rows: Sequence[Sequence[dict[str, Any]]] = (),
+    samples: int = 0,
+) -> tuple[str, dict[str, Figure]]:
+    """Which figure of a family is quoted, and all of them: means over all items, for CORE over its tasks.
+
+    sources, records, rows: of each set; rows are only read for a bootstrap of so many samples.
+    """
+    if sources[0].family == core.NAME:
+        missing = core.missing([source.name for source in sources])
+        headline = "mean_of_a_part" if missing else "CORE"
+        return headline, {headline: mean_of_tasks(records, rows, samples)}
+
+    figures = pooled(records)
+    if samples:
+        figures = with_intervals(figures, rows, samples)
+    return records[0]["headline"], figures
 
 
 def with_intervals(

@@ -163,13 +163,23 @@ class WritingJob:
         return value
 
 
+def split_names(tasks: str) -> list[str]:
+    """What a list with commas between the names has, each once."""
+    names = [name.strip() for name in tasks.split(",")]
+    return list(dict.fromkeys(name for name in names if name))
+
+
 def make_jobs(
     names: Sequence[str], asking: Asking, tokenizer: Tokenizer, block_size: int
 ) -> Iterator[Job | WritingJob]:
     """The jobs that these names mean. Raises ValueError, in one line, for all that can be wrong with them."""
     encoder = Encoder(tokenizer)
+    seen = set()
     for name in names:
         for source in sources(name, asking):
+            if source.name in seen:
+                raise ValueError(f"{name}: a task named {source.name} is asked already; results go by this name")
+            seen.add(source.name)
             if isinstance(source, Texts):
                 yield text_job(source, asking, encoder, block_size)
             elif source.writing is not None:
@@ -183,7 +193,8 @@ def sources(name: str, asking: Asking) -> Iterable[Questions | Texts]:
     if name != core.NAME:
         return load(name, asking.task_dir)
     if asking.shots or asking.template is not None:
-        raise ValueError("core has examples of its own and no chat template: leave out --shots and --chat for it")
+        advice = "ask it by python evaluate.py without --shots and --chat"
+        raise ValueError(f"core has examples of its own and no chat template; {advice}")
     return core.load_core(asking.task_dir)
 
 
@@ -242,6 +253,14 @@ def label_of(source: Questions | Texts, asking: Asking) -> str:
         parts += ["chat"] if asking.template else []
     parts += [f"first{asking.limit}"] if asking.limit else []
     return "-".join(parts)
+
+
+def shared_label(job: Job | WritingJob) -> str:
+    """The label under which a job's figures stand: of the set blimp_passive_1-5shot it is blimp-5shot."""
+    source = job.source
+    if not source.family:
+        return job.label
+    return source.family + job.label.removeprefix(source.name)
 
 
 def check_ids(jobs: Sequence[Job | WritingJob], rows: int) -> None:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
-from model import Cache, Llama
-from sample import generate
+from model import Llama
+from sample import decode
 from scoring import common_beginning_of_most
 from tokenizer import Tokenizer
 from trees import Prefix
@@ -58,18 +58,19 @@ class Writer:
         self.stop_ids = stop_ids.union(token_id for token_id, token in special if token.content in until)
         self.max_new_tokens = max_new_tokens
 
+    @torch.no_grad()  # not inference_mode: with fsdp what is gathered here is trained on later
     def write(self, model: Llama, prompts: Sequence[Sequence[int]], prefix: Prefix) -> list[str]:
         """The answer to each prompt. prefix: ids with which all prompts begin."""
         answers = [Answer(self.tokenizer, self.until) for _ in prompts]
         ended: set[int] = set()
-        steps = generate(
+        steps = decode(
             model,
             prompts,
             self.max_new_tokens,
             self.tokenizer.vocab_size,
             self.stop_ids,
             ended=ended,
-            prefix=read(prefix, model),
+            prefix=prefix.read(model),
             temperature=0,
         )
         for step in steps:
@@ -77,12 +78,6 @@ class Writer:
                 if token is not None and answers[row].add(token):
                     ended.add(row)
         return [answer.text for answer in answers]
-
-
-@torch.inference_mode()
-def read(prefix: Prefix, model: Llama) -> Cache | None:
-    """The keys and values of a prefix."""
-    return prefix.read(model)
 
 
 @dataclass(frozen=True)

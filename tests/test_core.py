@@ -160,7 +160,7 @@ def test_rows_of_the_hub_make_the_same_prompts(name):
         ("empty", 0, "has none of the files of core: agi_eval_lsat_ar.jsonl, arc_challenge.jsonl,"),
         ("other", 0, "another layout: no 'query', only premise"),
         ("few", 0, "10 examples are wanted, but only 3 are not the item itself"),
-        ("few", 5, "core has examples of its own and no chat template: leave out --shots"),
+        ("few", 5, "core has examples of its own and no chat template; ask it by python evaluate.py without"),
     ],
 )
 def test_what_cannot_be_scored(folder, tmp_path, task_dir, shots, message):

@@ -38,23 +38,47 @@ def test_times_stay_out_of_what_is_compared(tmp_path):
     assert json.loads((tmp_path / "speed.jsonl").read_text()) == {"step": 1, "tokens_per_s": 5.0, "dt_ms": 3.0}
 
 
-def test_plot_shows_both_losses_yardsticks_and_units(tmp_path, monkeypatch):
-    log = journal.Journal(tmp_path, None)
-    for step, row in ((0, {"val_loss": 4.0}), (1, {"loss": 3.9}), (2, {"loss": 3.5}), (2, {"val_loss": 3.6})):
-        log.log({"step": step, **row})
+@pytest.fixture
+def pictures(monkeypatch):
+    """The figures that are saved."""
     seen, savefig = [], Figure.savefig
     monkeypatch.setattr(
         Figure, "savefig", lambda self, *args, **kwargs: seen.append(self) or savefig(self, *args, **kwargs)
     )
+    return seen
+
+
+def test_plot_shows_both_losses_yardsticks_and_units(tmp_path, pictures):
+    log = journal.Journal(tmp_path, None)
+    for step, row in ((0, {"val_loss": 4.0}), (1, {"loss": 3.9}), (2, {"loss": 3.5}), (2, {"val_loss": 3.6})):
+        log.log({"step": step, **row, "eval/book/bits_per_byte": 3.0})
     journal.plot(tmp_path, {"trigram": 1.7}, 2.0)
-    monkeypatch.undo()
-    axes = seen[0].axes[0]
+    axes = pictures[0].axes[0]
     lines = {line.get_label(): line for line in axes.get_lines()}
     assert lines["training"].get_xydata().tolist() == [[1, 3.9], [2, 3.5]]
     assert lines["validation"].get_xydata().tolist() == [[0, 4.0], [2, 3.6]]
     assert lines["trigram: 1.700 bits per byte"].get_ydata()[0] == pytest.approx(3.4)
+    assert lines["book, bits per byte"].get_ydata()[0] == pytest.approx(6.0)
+    assert len({line.get_color() for line in lines.values()}) == 4
     assert axes.get_xlabel() == "optimizer step" and "nats per token" in axes.get_ylabel()
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_scores_are_drawn_in_per_cent_with_their_errors(tmp_path, pictures):
+    log = journal.Journal(tmp_path, None)
+    for step, acc in ((0, 0.24), (100, math.nan), (200, 0.31)):
+        log.log({"step": step, "eval/arc/acc": acc, "eval/arc/acc_stderr": 0.02, "eval/own/acc": 0.5})
+    journal.plot_scores(tmp_path, {"eval/arc/acc": 0.25, "eval/own/acc": None})
+    axes = pictures[0].axes[0]
+    arc, chance, own = axes.get_lines()
+    assert arc.get_label() == "arc acc" and own.get_label() == "own acc"
+    assert arc.get_xdata().tolist() == [0, 200]
+    assert arc.get_ydata().tolist() == pytest.approx([24, 31])
+    assert chance.get_ydata()[0] == pytest.approx(25) and chance.get_color() == arc.get_color()
+    heights = axes.collections[0].get_paths()[0].vertices[:, 1]
+    assert (min(heights), max(heights)) == (pytest.approx(22), pytest.approx(33))
+    assert axes.get_ylabel() == "accuracy (%)"
+    assert (tmp_path / "scores.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_wandb_id_belongs_to_a_run(tmp_path, monkeypatch):
