@@ -20,10 +20,10 @@ RAW = "nowiki|math|chem|ce|pre|source|syntaxhighlight"  # what is in them is no 
 NOTES = "ref|maplink|templatedata|templatestyles|includeonly|indicator|section|style|hiero"  # nothing where they stand
 BLOCKS = "references|gallery|timeline|imagemap|score|graph|mapframe|inputbox|categorytree"  # a new line
 NAMES = f"{RAW}|{NOTES}|{BLOCKS}"
-COMMENT = r"<!--(?:[^-]++|-(?!->))*+(?:-->([ \t]*\n)?|\Z)"
-ELEMENT = re.compile(rf"(?i){COMMENT}|<({NAMES})\b[^<>]*+(?:(?<=/)>|>((?:[^<]++|<(?!/?\2\b))*+)</\2\s*>)")
+COMMENT = r"<!--(?>(?:[^-]++|-(?!->))*)(?:-->([ \t]*\n)?|\Z)"
+ELEMENT = re.compile(rf"(?i){COMMENT}|<({NAMES})\b[^<>]*+(?:(?<=/)>|>((?>(?:[^<]++|<(?!/?\2\b))*))</\2\s*>)")
 PARAMETER = re.compile(r"\{\{\{(?<!\{\{\{\{)(?!\{)[^{}|\n]*+(?:\|([^{}]*+))?\}\}\}")
-CODE = re.compile(r"(?i)<code\b[^<>]*>((?:[^<]++|<(?!/?code\b))*+)</code\s*>")
+CODE = re.compile(r"(?i)<code\b[^<>]*>((?>(?:[^<]++|<(?!/?code\b))*))</code\s*>")
 NOTE_MARK = "\2"
 SOURCE_MARK = "\4"  # a citation: a template that shows nothing here, with the title of a work
 SOURCED_ITEM = re.compile(r"\n[*#:;]+[ \t]*\x04[^\n]*")  # the remark behind a citation is of no use without it
@@ -70,13 +70,13 @@ shi shi-latn shi-tfng tly tly-cyrl zgh zgh-latn ban ban-bali mni mni-beng
 """.split()
 VARIANT = r"\s*({})\s*:".format("|".join(VARIANTS))
 NEXT_VARIANT = r"(?:[^;=]*=>)?" + VARIANT.replace("(", "(?:")
-VARIANT_TEXTS = re.compile(rf"(?i)(?:^|;|=>){VARIANT}((?:[^;]++|;(?!\s*$|{NEXT_VARIANT}))*+)")
+VARIANT_TEXTS = re.compile(rf"(?i)(?:^|;|=>){VARIANT}((?>(?:[^;]++|;(?!\s*$|{NEXT_VARIANT}))*))")
 
 PROTOCOL = "(?i:(?:https?|s?ftps?|ircs?|news|nntp|mailto|gopher|telnet|git|svn|ssh|tel|sms|sips?|xmpp|urn|geo|mms):|//)"
 OF_ADDRESS = r"[^\s\[\]<>\"']*+"
-ADDRESS = rf"(?=\w+:|//){PROTOCOL}(?://\[[\da-fA-F:.]+\])?{OF_ADDRESS}(?:'(?!'){OF_ADDRESS})*+[ \t|]*"
+ADDRESS = rf"(?=\w+:|//){PROTOCOL}(?://\[[\da-fA-F:.]+\])?{OF_ADDRESS}(?>(?:'(?!'){OF_ADDRESS})*)[ \t|]*"
 EXTERNAL_LINK = re.compile(rf"\[{ADDRESS}([^\[\]\n]*)\]")
-EXTERNAL_LINK_WITH_BRACKET = re.compile(rf"\[{ADDRESS}([^\[\]\n]*+(?:\[(?!{PROTOCOL})[^\[\]\n]*+)*+)\]")
+EXTERNAL_LINK_WITH_BRACKET = re.compile(rf"\[{ADDRESS}([^\[\]\n]*+(?>(?:\[(?!{PROTOCOL})[^\[\]\n]*+)*))\]")
 # Links with these prefixes stand in the margin, not in the text; [[:fr:Mot]], [[wikt:mot]] and [[s:Mot]] are text.
 LANGUAGES = frozenset(
     """

@@ -580,7 +580,9 @@ def test_the_command_line_with_two_processes_and_a_full_disk_on_the_way(corpus, 
 # no finished file depends on these
 FREE = {"source", "data_dir", "num_workers", "until", "allow_truncated", "templates", "yardsticks", "verify"}
 # another value of each other setting; where any will do, it is this word
-OTHER = {field.name: "another" for field in dataclasses.fields(PrepareConfig) if field.name not in FREE} | {
+ALONE_REFUSED = {"task_dir"}  # without a task in against
+DECIDING = {field.name for field in dataclasses.fields(PrepareConfig)} - FREE - ALONE_REFUSED
+OTHER = dict.fromkeys(sorted(DECIDING), "another") | {
     "dedup_threshold": 0.8,
     "against": str(REPO / "requirements.txt"),
     "tokenizer": "char",

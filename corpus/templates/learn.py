@@ -26,7 +26,7 @@ USUAL_SHARE = 0.7  # of the calls, from which something counts as their habit
 
 NEAR = 200  # characters before and behind a call that are looked at
 PARTS = ("|", "!", "{|")  # what lines of tables and of long calls begin with
-CALL = re.compile(r"\{\{([^{}|#:\n]++)((?:\|[^{}]*+)?+)\}\}")  # without calls in its arguments
+CALL = re.compile(r"\{\{([^{}|#:\n]++)((?>(?:\|[^{}]*+)?))\}\}")  # without calls in its arguments
 LINK = re.compile(r"\[\[(?:[^\[\]|]*\|)?([^\[\]]*)\]\]")
 NAMED = re.compile(r"\s*[\w -]+=")
 LETTERS = re.compile(r"[^\W_]")
