@@ -31,8 +31,8 @@ def test_peaks_go_by_the_name_of_the_device(monkeypatch):
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="memory is kept by a call of glibc")
 def test_freed_memory_is_kept_on_a_cpu_alone(monkeypatch):
-    """What malloc.h says: M_MMAP_THRESHOLD is -3, M_TRIM_THRESHOLD -1. Whether a heap is trimmed depends on what lies at
-    its end, so the pages that a program is given are no test."""
+    """What malloc.h says: M_MMAP_THRESHOLD is -3, M_TRIM_THRESHOLD -1. The pages that a program is given are no test:
+    whether a heap is trimmed depends on what lies at its end."""
     libc = ctypes.CDLL(None)
     calls = []
 
