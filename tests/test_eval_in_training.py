@@ -278,7 +278,7 @@ def score_then_train(data_dir: str, tasks_folder: str) -> None:
     parallel.shard(model, device, torch.float32)
 
     files = [f"{tasks_folder}/{kind}.jsonl" for kind in ("choices", "text")]
-    asked = list(make_jobs(files, Asking(shots=1), tokenizer, 128))
+    asked = list(make_jobs(files, Asking(), tokenizer, 128))  # no prefix, whose pass is under no_grad
     model.eval()
     in_training.do_jobs(model, asked, 256, world)
     model.reshard()
