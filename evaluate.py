@@ -36,14 +36,16 @@ from device import memory_advice, pick_device, weight_dtype
 from model import Llama
 from parallel import World
 from tasks import core
-from tasks.compare import compare
-from tasks.figures import Figure, figures_of, figures_of_family, rows_of, show
-from tasks.jobs import Asking, Job, WritingJob, check_ids, make_jobs, shared_label, split_names
+from tasks.compare import labels_of, read_scores, table
+from tasks.figures import figures_of_family
+from tasks.jobs import Asking, Job, check_ids, make_jobs, shared_label
+from tasks.names import split_names
+from tasks.picture import draw
 from tasks.results import SCORES_FILE, TaskFiles, versions, write_scores
-from tasks.rows import Texts
+from tasks.statistics import Figure, as_json, show
 from tokenizer import Tokenizer
 
-AnyJob = Job | WritingJob
+PICTURE_FILE = "scores.png"
 FEWEST_SAMPLES = 100  # of a bootstrap: 5 of them lie outside of the interval
 USUAL_BATCH = {"cpu": 2048, "cuda": 16384}  # tokens; docs/evaluation.md
 
@@ -97,6 +99,24 @@ def results_folder(cfg: EvaluateConfig, source: lora.Source) -> Path:
     return Path("out/scores") / name
 
 
+# --- scores that are there ---
+
+
+def compare(plot: str, out_dir: str | None) -> None:
+    """Print the table and draw the picture, beside the first folder or into out_dir."""
+    all_scores = read_scores(plot)
+    if not labels_of(all_scores):
+        raise ValueError(f"{plot}: no task was scored")
+    print(table(all_scores))
+    if len(all_scores) > 1:
+        print("(difference: from the first, and its standard error; paired: from the differences of each item)")
+
+    folder = all_scores[0].folder.parent if out_dir is None else Path(out_dir).expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
+    draw(all_scores, folder / PICTURE_FILE)
+    print(f"wrote {folder / PICTURE_FILE}")
+
+
 # --- scoring ---
 
 
@@ -111,7 +131,7 @@ class Run:
     batch_tokens: int
     world: World
 
-    def files(self, job: AnyJob) -> TaskFiles:
+    def files(self, job: Job) -> TaskFiles:
         """The files of a job, whose results follow from the model and from what it is asked."""
         return TaskFiles(self.out_dir, job, {**self.model_identity, "requests": job.sha256()})
 
@@ -122,7 +142,7 @@ class Run:
 
 
 @torch.inference_mode()  # 8 % faster than no_grad where a small model writes
-def do_job(run: Run, model: Llama, job: AnyJob, files: TaskFiles, bar: tqdm) -> list[Any]:
+def do_job(run: Run, model: Llama, job: Job, files: TaskFiles, bar: tqdm) -> list[Any]:
     """The results of all items of a job; what an earlier run has left in partial files is not computed again.
 
     Each process does every world.size-th batch, and writes to a file of its own.
@@ -162,24 +182,17 @@ def do_job(run: Run, model: Llama, job: AnyJob, files: TaskFiles, bar: tqdm) -> 
     return [found[number] for number in range(len(job))]
 
 
-def record_of(job: AnyJob, files: TaskFiles, figures: dict[str, Figure], block_size: int) -> dict[str, Any]:
+def record_of(job: Job, files: TaskFiles, figures: dict[str, Figure], block_size: int) -> dict[str, Any]:
     """What scores.json says about a task."""
     source = job.source
-    is_text = isinstance(source, Texts)
-    record = {
+    return {
         "origin": source.origin,
-        "documents" if is_text else "items": len(source.documents if is_text else source.items),
+        source.unit: len(source),
         "cut_on_the_left": job.count_cut(block_size),
         "identity": files.identity,
         "figures": as_json(figures),
-        "headline": "bits_per_byte" if is_text else source.headline,
+        "headline": source.headline,
     }
-    return record
-
-
-def as_json(figures: dict[str, Figure]) -> dict[str, Any]:
-    """The figures as they stand in scores.json."""
-    return {name: dataclasses.asdict(figure) for name, figure in figures.items()}
 
 
 def result_line(label: str, record: dict[str, Any], width: int) -> str:
@@ -250,7 +263,7 @@ def lock(run: Run, on_exit: contextlib.ExitStack) -> None:
         on_exit.enter_context(atomic.lock(run.out_dir, wait_s=0))
 
 
-def evaluate(run: Run, jobs: list[AnyJob], device: torch.device, dtype: torch.dtype) -> None:
+def evaluate(run: Run, jobs: list[Job], device: torch.device, dtype: torch.dtype) -> None:
     """Score the jobs, print a line for each, and write scores.json."""
     width = max(len(job.label) for job in jobs)
 
@@ -264,7 +277,7 @@ def evaluate(run: Run, jobs: list[AnyJob], device: torch.device, dtype: torch.dt
             todo.append(job)
         else:
             if run.cfg.bootstrap:
-                record["figures"] = as_json(figures_of(job, files.rows(), run.cfg.bootstrap))
+                record["figures"] = as_json(job.figures(files.rows(), run.cfg.bootstrap))
             records[job.label] = record
             run.say(f"{result_line(job.label, record, width)}   (scored before)")
 
@@ -293,12 +306,12 @@ def evaluate(run: Run, jobs: list[AnyJob], device: torch.device, dtype: torch.dt
         run.say(f"wrote {run.out_dir / SCORES_FILE}, and the items of each task beside it")
 
 
-def score_and_write(run: Run, model: Llama, job: AnyJob, bar: tqdm) -> dict[str, Any]:
+def score_and_write(run: Run, model: Llama, job: Job, bar: tqdm) -> dict[str, Any]:
     """Do one job and write its items; returns its record."""
     start_s = time.perf_counter()
     files = run.files(job)
-    rows = rows_of(job, do_job(run, model, job, files, bar))
-    figures = figures_of(job, rows, run.cfg.bootstrap or 0)
+    rows = job.rows(do_job(run, model, job, files, bar))
+    figures = job.figures(rows, run.cfg.bootstrap or 0)
     record = record_of(job, files, figures, model.cfg.block_size)
     record["seconds"] = round(time.perf_counter() - start_s, 1)
     if run.world.rank == 0:
@@ -306,12 +319,12 @@ def score_and_write(run: Run, model: Llama, job: AnyJob, bar: tqdm) -> dict[str,
     return record
 
 
-def family_records(run: Run, jobs: Sequence[AnyJob], records: dict[str, Any]) -> dict[str, Any]:
+def family_records(run: Run, jobs: Sequence[Job], records: dict[str, Any]) -> dict[str, Any]:
     """The figures of each family of which sets were scored: means over all their items, for CORE over its tasks.
 
     A family that is asked in two ways has two records, mmlu and mmlu-5shot.
     """
-    members: dict[str, list[AnyJob]] = {}
+    members: dict[str, list[Job]] = {}
     for job in jobs:
         if job.source.family:
             members.setdefault(shared_label(job), []).append(job)

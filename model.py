@@ -201,6 +201,18 @@ def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return (from_itself + from_partner).to(x.dtype)
 
 
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """softmax(q k' / sqrt(D)) v: each token looks at those that it sees (Vaswani et al. 2017, arXiv 1706.03762, eq. 1).
+
+    q: (B, H, T, D); k, v: (B, Hkv, S, D); mask: (B or 1, 1, T, S) bool, what each token (line) sees. None: the tokens
+    are the same, S = T, and each sees those before it and itself. Computed in the dtype that they have, also under
+    autocast. Returns (B, T, H, D).
+    """
+    with torch.autocast(q.device.type, enabled=False):
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True)
+    return y.transpose(1, 2)
+
+
 class Cache:
     """Keys and values of the tokens that a batch of sequences has had so far, allocated once: (L, B, Hkv, S, D) each.
 
@@ -337,10 +349,7 @@ class Cache:
         q = q.to(keys.dtype)
         if q.shape[2] == 1:
             return self._attend_one_token(q, keys, values)
-        causal = self.mask is None
-        with torch.autocast(q.device.type, enabled=False):
-            y = F.scaled_dot_product_attention(q, keys, values, attn_mask=self.mask, is_causal=causal, enable_gqa=True)
-        return y.transpose(1, 2)
+        return attention(q, keys, values, self.mask)
 
     def _attend_one_token(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """q: (B, H, 1, D); keys, values: (B, Hkv, used, D). Returns (B, 1, H, D).
@@ -398,8 +407,7 @@ class Documents:
             return self._attend_one_by_one(q, k, v)
         if q.device.type == "cuda" and q.dtype.itemsize == 2 and q.shape[-1] in FLASH_WIDTHS:
             return self._attend_in_one_call(q, k, v)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask, enable_gqa=True)
-        return y.transpose(1, 2)
+        return attention(q, k, v, self.mask)
 
     @cached_property
     def mask(self) -> Tensor:
@@ -416,8 +424,8 @@ class Documents:
         outputs = []
         for document in zip(*pieces, strict=True):
             heads_first = [x.transpose(0, 1)[None] for x in document]  # (1, H or Hkv, length, D)
-            y = F.scaled_dot_product_attention(*heads_first, is_causal=True, enable_gqa=True)
-            outputs.append(y[0].transpose(0, 1))  # (length, H, D)
+            y = attention(*heads_first)  # (1, length, H, D)
+            outputs.append(y[0])
         return torch.cat(outputs).unflatten(0, (self.B, self.T))
 
     def _attend_in_one_call(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -425,7 +433,8 @@ class Documents:
         tokens = [self._tokens(x) for x in (q, k, v)]
         ends = (self.cu_seqlens, self.cu_seqlens)
         causal = (-1, 0)  # how far a token sees to its left, where -1 is without limit, and to its right
-        y = varlen_attn(*tokens, *ends, self.T, self.T, window_size=causal, enable_gqa=True)  # (B * T, H, D)
+        with torch.autocast(q.device.type, enabled=False):
+            y = varlen_attn(*tokens, *ends, self.T, self.T, window_size=causal, enable_gqa=True)  # (B * T, H, D)
         return y.unflatten(0, (self.B, self.T))
 
     @staticmethod
@@ -535,12 +544,9 @@ class Attention(nn.Module):
         if cache is not None:
             y = cache.attend(self.layer, q, k, v)  # (B, T, H, D)
         elif documents is not None:
-            with torch.autocast(x.device.type, enabled=False):
-                y = documents.attend(q, k, v)  # (B, T, H, D)
+            y = documents.attend(q, k, v)  # (B, T, H, D)
         else:
-            with torch.autocast(x.device.type, enabled=False):
-                y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-            y = y.transpose(1, 2)  # (B, T, H, D)
+            y = attention(q, k, v)  # (B, T, H, D)
 
         # Merge the heads and write the result back to the stream.
         y = y.reshape(B, T, self.H * self.D)  # (B, T, H * D)

@@ -49,7 +49,8 @@ from parallel import World, accumulating, copy_full, full_tensor, replicate, sha
 from resume import RunState, Start, find_start
 from sample import decode, generate
 from tasks import in_training
-from tasks.jobs import Asking, check_ids, make_jobs, split_names
+from tasks.jobs import Asking, Job, check_ids, make_jobs
+from tasks.names import split_names
 from tokenizer import Tokenizer
 
 LOCK_WAIT_S = 120  # for a run whose launcher was killed: it stops after the step that it is in
@@ -283,7 +284,7 @@ class Run:
     files: checkpoint.Files  # of each checkpoint, besides weights and training state
     state: RunState
     skips: Skips
-    tasks: list[in_training.AnyJob]  # of eval_tasks
+    tasks: list[Job]  # of eval_tasks
     log: journal.Journal | journal.NoJournal = field(default_factory=journal.NoJournal)
     bar: tqdm | None = None
     pace: Pace = field(default_factory=Pace)
@@ -362,7 +363,7 @@ def setup(cfg: TrainConfig, on_exit: contextlib.ExitStack) -> tuple[Run, Start]:
     return run, start
 
 
-def read_tasks(cfg: TrainConfig, data: Mixture, start: Start) -> list[in_training.AnyJob]:
+def read_tasks(cfg: TrainConfig, data: Mixture, start: Start) -> list[Job]:
     """What eval_tasks names, encoded by the run's tokenizer; of a run on conversations as questions of its template.
 
     Raises ValueError for all that can be wrong with them.

@@ -13,10 +13,9 @@ from functools import cached_property
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from model import Cache, Llama
+from model import Cache, Llama, attention
 
 
 @dataclass(frozen=True)
@@ -183,8 +182,8 @@ class Forest:
         outputs = []
         for mask, q_tree, k_tree, v_tree in zip(self.masks, *pieces, strict=True):
             keys, values = self._behind_prefix(layer, k_tree, v_tree)
-            y = attention(q_tree, keys, values, mask)  # (1, H, n, D)
-            outputs.append(y.transpose(1, 2))
+            y = attention(q_tree.to(keys.dtype), keys, values, mask)  # (1, n, H, D)
+            outputs.append(y)
         return torch.cat(outputs, dim=1)
 
     # --- all at once ---
@@ -221,13 +220,7 @@ class Forest:
 
     def _attend_padded(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         keys, values = self._behind_prefix(layer, self._padded(k), self._padded(v))
-        y = attention(self._padded(q), keys, values, self.mask)  # (B, H, T, D)
-        rows = y.transpose(1, 2).flatten(0, 1)  # (B * T, H, D)
+        queries = self._padded(q).to(keys.dtype)
+        y = attention(queries, keys, values, self.mask)  # (B, T, H, D)
+        rows = y.flatten(0, 1)  # (B * T, H, D)
         return rows[self.places][None]
-
-
-def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """q: (B, H, T, D); k, v: (B, Hkv, S, D); mask: (B, 1, T, S), None: causal. Returns (B, H, T, D)."""
-    q = q.to(k.dtype)
-    with torch.autocast(q.device.type, enabled=False):
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True)

@@ -28,7 +28,7 @@ from benchmarks import harness
 from benchmarks.bench_config import BenchConfig, Figures, Record, Samples, TakeTurns
 from benchmarks.bench_figures import peak_rss, ratios, scaled, shown, summary, target, target_lines
 from evaluate import USUAL_BATCH
-from tasks.jobs import Asking, question_job
+from tasks.jobs import Asking, scoring_job
 from tasks.prompts import Encoder
 from tasks.rows import load
 from tokenizer import Tokenizer
@@ -47,7 +47,7 @@ def ours(checkpoint: str, task_dir: str, name: str) -> Figures:
     model = source.load().eval()
 
     begin_s = time.process_time()
-    job = question_job(questions, Asking(), Encoder(tokenizer))
+    job = scoring_job(questions, Asking(), Encoder(tokenizer))
     found = {}
     for batch in job.batches(model.cfg.block_size, USUAL_BATCH["cpu"]):
         found.update(job.do(model, batch))

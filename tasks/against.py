@@ -12,7 +12,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ from typing import Any
 from corpus.decontaminate import EvaluationTexts, strings
 from corpus.documents import files_matching, state_of
 from corpus.sources import find_pieces, local_states, read_rows
-from tasks import core
-from tasks.rows import Questions, is_own, load
+from tasks.names import load_named, split_names
+from tasks.rows import Questions, is_own
 from tasks.task import Item
 
 WILDCARDS = "*?["
@@ -39,7 +39,7 @@ class Against:
     @classmethod
     def read(cls, against: str, task_dir: str | None) -> "Against":
         """Read the tasks, and find the files. Raises ValueError, in one line, for what is not there."""
-        names = split_names(against)
+        names = names_in(against)
         if not names:
             raise ValueError("--against names no task and no file; try --against='eval/*.jsonl'")
         patterns = [name for name in names if is_pattern(name)]
@@ -82,22 +82,16 @@ def check_against(against: str | None, task_dir: str | None) -> None:
         raise ValueError(f"--task_dir={task_dir} holds files of tasks, but --against names no task")
 
 
-def split_names(against: str) -> list[str]:
+def names_in(against: str) -> list[str]:
     """What --against lists, each once. A path that holds a comma is one name."""
     if files_matching(os.path.expanduser(against)):
         return [against]
-    names = [name.strip() for name in against.split(",")]
-    return list(dict.fromkeys(name for name in names if name))
+    return split_names(against)
 
 
 def is_pattern(name: str) -> bool:
     """Whether a name means files, not a task."""
     return is_own(name) or Path(name).exists() or any(mark in name for mark in WILDCARDS)
-
-
-def load_named(name: str, task_dir: str | None) -> Iterable[Questions]:
-    """The items of a task, or of all sets of a family, or of the tasks of CORE that are at hand."""
-    return core.load_core(task_dir) if name == core.NAME else load(name, task_dir)
 
 
 def text_of(item: Item) -> str:

@@ -1,4 +1,4 @@
-"""Several checkpoints side by side: a table of their scores with the differences, and a picture.
+"""Several checkpoints side by side: a table of their scores with the differences. (picture.py draws them.)
 
     python evaluate.py --plot='out/scores/demo out/scores/smollm2'
     python evaluate.py --plot='out/scores/demo-step_*'              the steps of one run: a curve for each task
@@ -11,29 +11,21 @@ only, all others in both or none: the difference is +2.0 ±0.9, where accuracies
 
 import glob
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-import atomic
 from errors import read_json
 from tasks import core
-from tasks.figures import NO_SHARES, Figure, in_table, mean, ratio, show
 from tasks.results import SCORES_FILE
+from tasks.statistics import NO_SHARES, Figure, error_of_sum, in_table, mean, ratio, show
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-PICTURE = "scores.png"
 ASKED = ("context", "choices", "answer", "bytes")  # columns that say what was asked
-STEP = re.compile(r"(?P<run>.+)-step_(?P<step>\d+)")  # how evaluate.py names the results of a run's checkpoint
-BAR_ERRORS = 1.96  # standard errors of a 95 % bar
 
 
 @dataclass(frozen=True)
@@ -111,8 +103,9 @@ def labels_of(all_scores: Sequence[Scores]) -> list[str]:
 
 def difference(label: str, one: Scores, other: Scores) -> Difference | None:
     """What `other` has more than `one`; None where only one of them has the task."""
-    figures = [one.figure(label), other.figure(label)]
-    if None in figures or one.record(label)["headline"] != other.record(label)["headline"]:
+    before = one.figure(label)
+    after = other.figure(label)
+    if before is None or after is None or one.record(label)["headline"] != other.record(label)["headline"]:
         return None
     if label in one.families:
         return difference_of_family(label, one, other)
@@ -121,14 +114,8 @@ def difference(label: str, one: Scores, other: Scores) -> Difference | None:
     paired = paired_difference(label, record["headline"], one, other)
     if paired is not None:
         return paired
-    return Difference(figures[1].value - figures[0].value, error_of_two(*figures), is_paired=False)
-
-
-def error_of_two(one: Figure, other: Figure) -> float | None:
-    """The standard error of a difference of independent figures."""
-    if one.error is None or other.error is None:
-        return None
-    return math.hypot(one.error, other.error)
+    error = error_of_sum([before.error, after.error], [-1, 1])
+    return Difference(after.value - before.value, error, is_paired=False)
 
 
 def paired_difference(label: str, headline: str, one: Scores, other: Scores) -> Difference | None:
@@ -156,11 +143,9 @@ def difference_of_family(label: str, one: Scores, other: Scores) -> Difference |
         return None
 
     of_sets = [difference(member, one, other) for member in members]
-    weights = np.array([weight_of(one.tasks[member], label) for member in members])
-    weights /= weights.sum() if not is_core(label) else len(members)
     value = other.figure(label).value - one.figure(label).value
-    errors = [found.error for found in of_sets]
-    error = None if None in errors else float(np.sqrt(np.square(weights * np.array(errors)).sum()))
+    weights = weights_of([one.tasks[member] for member in members], label)
+    error = error_of_sum([found.error for found in of_sets], weights)
     return Difference(value, error, all(found.is_paired for found in of_sets))
 
 
@@ -169,11 +154,14 @@ def is_core(label: str) -> bool:
     return label.split("-")[0] == core.NAME
 
 
-def weight_of(record: dict[str, Any], family: str) -> float:
-    """How much a set counts: by its items; in CORE by how far its accuracy is stretched when it is centred."""
+def weights_of(records: Sequence[dict[str, Any]], family: str) -> np.ndarray:
+    """How much the difference of each set counts in that of the family: by its items; in CORE all tasks alike, each by
+    how far its accuracy is stretched when it is centred."""
     if is_core(family):
-        return 1 / (1 - record["figures"]["chance"]["value"])
-    return float(record["items"])
+        chances = np.array([record["figures"]["chance"]["value"] for record in records])
+        return 1 / (1 - chances) / len(records)
+    n = np.array([record["items"] for record in records])
+    return n / n.sum()
 
 
 # --- the table ---
@@ -182,23 +170,35 @@ def weight_of(record: dict[str, Any], family: str) -> float:
 def table(all_scores: Sequence[Scores]) -> str:
     """A line for each task: the figure of each checkpoint, and what it has more than the first."""
     first, *others = all_scores
-    lines = [["", first.name, *(cell for scores in others for cell in (scores.name, "difference"))]]
-    for label in labels_of(all_scores):
-        lines.append([f"{label}  {headline_of(label, all_scores)}", cell_of(first, label)])
-        for scores in others:
-            lines[-1] += [cell_of(scores, label), difference_cell(label, first, scores)]
+    header = ["", first.name]
+    for scores in others:
+        header += [scores.name, "difference"]
 
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    lines = [header]
+    for label in labels_of(all_scores):
+        line = [f"{label}  {headline_of(label, all_scores)}", cell_of(first, label)]
+        for scores in others:
+            line += [cell_of(scores, label), difference_cell(label, first, scores)]
+        lines.append(line)
+    return aligned(lines)
+
+
+def aligned(lines: Sequence[list[str]]) -> str:
+    """Cells in columns: the first ones begin, the others end below each other."""
+    first_width, *widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = []
-    for line in lines:
-        cells = [f"{cell:>{width}}" for cell, width in zip(line[1:], widths[1:], strict=True)]
-        text.append("   ".join([f"{line[0]:<{widths[0]}}", *cells]).rstrip())
+    for first, *others in lines:
+        cells = [f"{first:<{first_width}}"]
+        for cell, width in zip(others, widths, strict=True):
+            cells.append(f"{cell:>{width}}")
+        text.append("   ".join(cells).rstrip())
     return "\n".join(text)
 
 
 def headline_of(label: str, all_scores: Sequence[Scores]) -> str:
     """The name of the figure that is shown of a task."""
-    return next(record["headline"] for scores in all_scores if (record := scores.record(label)) is not None)
+    records = [scores.record(label) for scores in all_scores]
+    return next(record["headline"] for record in records if record is not None)
 
 
 def cell_of(scores: Scores, label: str) -> str:
@@ -220,136 +220,3 @@ def difference_cell(label: str, one: Scores, other: Scores) -> str:
     sign = "" if value.startswith("-") else "+"
     error = "" if found.error is None else f" ±{in_table(found.error, is_share, digits=2)}"
     return f"{sign}{value}{error}{' paired' if found.is_paired else ' '}"
-
-
-# --- the picture ---
-
-
-def draw(all_scores: Sequence[Scores], path: Path) -> None:
-    """One picture of all: a row for each task; of the steps of one run, curves over the steps."""
-    from matplotlib.figure import Figure as Picture  # 0.3 s, needed once
-
-    labels = labels_of(all_scores)
-    shares = [label for label in labels if headline_of(label, all_scores) not in NO_SHARES]
-    groups = [group for group in (shares, [label for label in labels if label not in shares]) if group]
-    run = run_of(all_scores)
-
-    heights = [4] * len(groups) if run else [0.6 + len(group) * (0.2 + 0.12 * len(all_scores)) for group in groups]
-    picture = Picture(figsize=(10 if run else 8, sum(heights) + 1), dpi=120, layout="tight")
-    panels = picture.subplots(len(groups), squeeze=False, height_ratios=heights)[:, 0]
-    for axes, group in zip(panels, groups, strict=True):
-        if run:
-            draw_curves(axes, all_scores, group)
-        else:
-            draw_rows(axes, all_scores, group)
-        axes.grid(alpha=0.3)
-        if run:
-            axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small", frameon=False)
-    if run:
-        panels[0].set_title(f"{run}: scores, with intervals of 95 %")
-    else:
-        panels[0].legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False)
-    with atomic.new_file(path) as temporary:
-        picture.savefig(temporary, format="png")
-
-
-def run_of(all_scores: Sequence[Scores]) -> str | None:
-    """The run of which these are several steps; None where they are not."""
-    matches = [STEP.fullmatch(scores.name) for scores in all_scores]
-    runs = {match["run"] if match else None for match in matches}
-    return runs.pop() if len(runs) == 1 and len(all_scores) > 1 else None
-
-
-def bar_of(figure: Figure) -> tuple[float, float]:
-    """How far the 95 % interval reaches to the left and to the right of the figure."""
-    if figure.interval is not None:
-        low, high = figure.interval
-        return figure.value - low, high - figure.value
-    reach = BAR_ERRORS * (figure.error or 0.0)
-    return reach, reach
-
-
-def chance_of(label: str, all_scores: Sequence[Scores]) -> float | None:
-    """What guessing gives; of a centred mean 0."""
-    for scores in all_scores:
-        record = scores.record(label)
-        if record is not None and "chance" in record["figures"]:
-            return record["figures"]["chance"]["value"]
-    return 0.0 if is_core(label) else None
-
-
-def draw_rows(axes: "Axes", all_scores: Sequence[Scores], labels: Sequence[str]) -> None:
-    """A row for each task, from above; a dot for each checkpoint, one below the other; a line where guessing is."""
-    headlines = [headline_of(label, all_scores) for label in labels]
-    scale = 1 if headlines[0] in NO_SHARES else 100
-    room = 0.8 / len(all_scores)
-    for number, scores in enumerate(all_scores):
-        places = []
-        values = []
-        bars = []
-        for row, label in enumerate(labels):
-            figure = scores.figure(label)
-            if figure is not None:
-                places.append(row - 0.4 + room * (number + 0.5))
-                values.append(scale * figure.value)
-                bars.append([scale * reach for reach in bar_of(figure)])
-        if values:
-            reaches = np.array(bars).T  # (2, tasks)
-            axes.errorbar(values, places, xerr=reaches, fmt="o", ms=4, lw=1, color=f"C{number}", label=scores.name)
-
-    chances = [chance_of(label, all_scores) for label in labels]
-    known = [(row, scale * chance) for row, chance in enumerate(chances) if chance is not None]
-    if known:
-        rows, values = np.array(known).T
-        axes.vlines(values, rows - 0.4, rows + 0.4, color="black", lw=1, ls=":", label="chance")
-
-    axes.set_yticks(range(len(labels)), [f"{label}  {name}" for label, name in zip(labels, headlines, strict=True)])
-    axes.set_ylim(len(labels) - 0.5, -0.5)
-    axes.set_xlabel("per cent, with intervals of 95 %" if scale == 100 else "bits per byte (lower is better)")
-
-
-def draw_curves(axes: "Axes", all_scores: Sequence[Scores], labels: Sequence[str]) -> None:
-    """A curve for each task over the steps of a run; dotted where guessing is. Each is a little to the right of the one
-    before, so that their intervals do not hide each other."""
-    shift = 0.006 * max(map(step_of, all_scores))
-    for number, label in enumerate(labels):
-        headline = headline_of(label, all_scores)
-        scale = 1 if headline in NO_SHARES else 100
-        having = [scores for scores in all_scores if scores.figure(label) is not None]
-        having.sort(key=step_of)
-
-        steps = [step_of(scores) + number * shift for scores in having]
-        figures = [scores.figure(label) for scores in having]
-        values = [scale * figure.value for figure in figures]
-        reaches = scale * np.array([bar_of(figure) for figure in figures]).T  # (2, steps)
-        style = {"color": f"C{number}", "marker": "o", "ms": 4, "lw": 1, "elinewidth": 0.7}
-        axes.errorbar(steps, values, yerr=reaches, label=f"{label}  {headline}", **style)
-
-        chance = chance_of(label, all_scores)
-        if chance is not None:
-            axes.axhline(scale * chance, color=f"C{number}", ls=":", lw=1)
-    axes.set_xlabel("optimizer step")
-    shares = headline_of(labels[0], all_scores) not in NO_SHARES
-    axes.set_ylabel("per cent (dotted: chance)" if shares else "bits per byte")
-
-
-def step_of(scores: Scores) -> int:
-    """The step of a checkpoint of a run."""
-    match = STEP.fullmatch(scores.name)
-    assert match is not None, scores.name
-    return int(match["step"])
-
-
-def compare(plot: str, out_dir: str | None) -> None:
-    """Print the table and draw the picture, beside the first folder or into out_dir."""
-    all_scores = read_scores(plot)
-    if not labels_of(all_scores):
-        raise ValueError(f"{plot}: no task was scored")
-    print(table(all_scores))
-    if len(all_scores) > 1:
-        print("(difference: from the first, and its standard error; paired: from the differences of each item)")
-
-    folder = all_scores[0].folder.parent if out_dir is None else Path(out_dir).expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
-    draw(all_scores, folder / PICTURE)
-    print(f"wrote {folder / PICTURE}")

@@ -5,7 +5,7 @@ evaluate.py finds the same figures on the checkpoint of that step. docs/evaluati
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,11 +14,10 @@ from tqdm import tqdm
 
 from model import Llama
 from parallel import World
-from tasks.figures import NO_SHARES, Figure, figures_of, figures_of_family, rows_of, show
+from tasks.figures import TaskRecord, figures_of_family
 from tasks.jobs import Job, WritingJob, shared_label
 from tasks.rows import Texts
-
-AnyJob = Job | WritingJob
+from tasks.statistics import NO_SHARES, Figure, as_json, show
 
 FOLLOW_FROM_ITEMS = ("chance", "bytes_per_token")  # figures that no training changes
 BAR_AFTER_S = 3  # seconds of scoring after which a bar is shown
@@ -48,12 +47,12 @@ class Result:
         return self.figures["chance"].value if "chance" in self.figures else None
 
 
-def shown_name(job: AnyJob) -> str:
+def shown_name(job: Job) -> str:
     """The task's or family's label without its limit: arc_easy-5shot-first500 is shown as arc_easy-5shot."""
     return re.sub(r"-first\d+$", "", shared_label(job))
 
 
-def by_name(jobs: Sequence[AnyJob]) -> dict[str, list[int]]:
+def by_name(jobs: Sequence[Job]) -> dict[str, list[int]]:
     """Which jobs are shown under a name: the sets of a family under one, any other task by itself."""
     groups: dict[str, list[int]] = {}
     for number, job in enumerate(jobs):
@@ -61,7 +60,7 @@ def by_name(jobs: Sequence[AnyJob]) -> dict[str, list[int]]:
     return groups
 
 
-def describe(jobs: Sequence[AnyJob], block_size: int) -> list[str]:
+def describe(jobs: Sequence[Job], block_size: int) -> list[str]:
     """A line for each name: what is asked, where it comes from, and how much of it is cut."""
     lines = []
     for name, numbers in by_name(jobs).items():
@@ -82,7 +81,7 @@ def describe(jobs: Sequence[AnyJob], block_size: int) -> list[str]:
 
 
 @torch.no_grad()
-def do_jobs(model: Llama, jobs: Sequence[AnyJob], batch_tokens: int, world: World) -> list[Result]:
+def do_jobs(model: Llama, jobs: Sequence[Job], batch_tokens: int, world: World) -> list[Result]:
     """The results of all jobs, the same in each process; every process must call it.
 
     model: in eval mode; with fsdp its root is left gathered. batch_tokens: computed together. Raises ValueError, in all
@@ -94,12 +93,12 @@ def do_jobs(model: Llama, jobs: Sequence[AnyJob], batch_tokens: int, world: Worl
     with tqdm(total=total, unit=" items", leave=False, delay=BAR_AFTER_S, disable=no_bar) as bar:
         for job in jobs:
             bar.set_description(job.label)
-            rows = rows_of(job, do_job(model, job, batch_tokens, world, bar))
-            found.append(figures_of(job, rows))
+            rows = job.rows(do_job(model, job, batch_tokens, world, bar))
+            found.append(job.figures(rows))
     return results_of(jobs, found)
 
 
-def do_job(model: Llama, job: AnyJob, batch_tokens: int, world: World, bar: tqdm) -> list[Any]:
+def do_job(model: Llama, job: Job, batch_tokens: int, world: World, bar: tqdm) -> list[Any]:
     """What the model makes of each item. The processes take turns: of 5 batches, process 0 of 2 does 0, 2 and 4,
     process 1 does 1, 3 and once more 4.
 
@@ -134,7 +133,7 @@ def do_job(model: Llama, job: AnyJob, batch_tokens: int, world: World, bar: tqdm
     return [done[number] for number in range(len(job))]
 
 
-def results_of(jobs: Sequence[AnyJob], found: Sequence[dict[str, Figure]]) -> list[Result]:
+def results_of(jobs: Sequence[Job], found: Sequence[dict[str, Figure]]) -> list[Result]:
     """The figures of each job under the names that are shown; those of a family together."""
     results = []
     for name, numbers in by_name(jobs).items():
@@ -143,16 +142,15 @@ def results_of(jobs: Sequence[AnyJob], found: Sequence[dict[str, Figure]]) -> li
             records = [as_record(jobs[number], found[number]) for number in numbers]
             headline, figures = figures_of_family(sources, records)
         else:
-            headline = "bits_per_byte" if isinstance(sources[0], Texts) else sources[0].headline
+            headline = sources[0].headline
             figures = found[numbers[0]]
         results.append(Result(name, headline, figures))
     return results
 
 
-def as_record(job: AnyJob, figures: dict[str, Figure]) -> dict[str, Any]:
+def as_record(job: Job, figures: dict[str, Figure]) -> TaskRecord:
     """A set as figures_of_family takes it."""
-    shown = {name: asdict(figure) for name, figure in figures.items()}
-    return {"items": len(job), "headline": job.source.headline, "figures": shown}
+    return {"items": len(job), "headline": job.source.headline, "figures": as_json(figures)}
 
 
 def metrics_of(results: Sequence[Result]) -> dict[str, float]:

@@ -1,24 +1,28 @@
 """From tasks to ids: a job is one task, ready for a model.
 
-Most are scored (Job): how likely is each answer? For some the model writes the answers (WritingJob). evaluate.py does
-jobs from the command line, train.py at its evaluations.
+There are three kinds: answers and texts are scored (ScoringJob, TextJob: how likely is it?), other answers are written
+by the model (WritingJob). evaluate.py does jobs from the command line, train.py at its evaluations.
 """
 
 import dataclasses
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from chat_template import ChatTemplate
 from model import Llama
 from scoring import Batch, Plan, Request, Score, score_batch, windows
-from tasks import core, writing
+from tasks import core, figures, writing
+from tasks.figures import TableRow
+from tasks.names import load_named
 from tasks.prompts import Encoder, prompts, requests
-from tasks.rows import Questions, Texts, load
+from tasks.rows import Questions, Texts
+from tasks.statistics import Figure
 from tasks.writing import Writer
 from tokenizer import Tokenizer
 
@@ -35,27 +39,86 @@ class Asking:
     template: ChatTemplate | None = None  # ask by this chat template
 
 
-@dataclass(frozen=True)
-class Job:
-    """One task, ready to be scored.
+class Job(ABC):
+    """One task, ready for a model.
 
     Attributes:
         label: the task's name and what was asked differently: arc_easy-5shot-chat.
         source: its items or documents.
-        items: what scoring.py computes: the requests of each item, or one request for each window of a document.
-        owners: the number of the item or document of each of these.
     """
 
     label: str
     source: Questions | Texts
+
+    # --- what is asked ---
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """What a bar counts: items, or windows of documents."""
+
+    @abstractmethod
+    def sha256(self) -> str:
+        """Of all ids that the model is asked with, and of all else that the results follow from."""
+
+    @abstractmethod
+    def largest_id(self) -> int:
+        """Of all ids that the model is asked with."""
+
+    @abstractmethod
+    def count_cut(self, block_size: int) -> int:
+        """Items of which the model sees a part only: they are longer than its context, and cut on the left."""
+
+    # --- the work ---
+
+    @abstractmethod
+    def only(self, numbers: Sequence[int]) -> Self:
+        """These items of it: number 0 is the first of them."""
+
+    @abstractmethod
+    def batches(self, block_size: int, batch_tokens: int) -> list[Any]:
+        """The items, as they are computed together; each batch has a prefix (trees.Prefix)."""
+
+    @abstractmethod
+    def do(self, model: Llama, batch: Any) -> list[tuple[int, Any]]:
+        """The results of the items of a batch: [(number of the item, its result)]."""
+
+    @staticmethod
+    @abstractmethod
+    def to_json(result: Any) -> Any:
+        """A result, for a file; from_json gives the same again."""
+
+    @staticmethod
+    @abstractmethod
+    def from_json(value: Any) -> Any:
+        """The result again."""
+
+    # --- what became of it ---
+
+    @abstractmethod
+    def rows(self, results: Sequence[Any]) -> list[TableRow]:
+        """What became of each item or document, a row each."""
+
+    @abstractmethod
+    def figures(self, rows: Sequence[TableRow], samples: int = 0) -> dict[str, Figure]:
+        """The figures of the task. samples: of a bootstrap, for an interval; 0: without."""
+
+
+@dataclass(frozen=True)
+class ScoringJob(Job):
+    """Questions with their answers: how likely is each?
+
+    Attributes:
+        items: the requests of each item, one a choice.
+    """
+
+    label: str
+    source: Questions
     items: list[list[Request]]
-    owners: list[int]
 
     def __len__(self) -> int:
         return len(self.items)
 
     def sha256(self) -> str:
-        """Of all ids that the model is asked with."""
         digest = hashlib.sha256()
         for item in self.items:
             for request in item:
@@ -64,28 +127,19 @@ class Job:
         return digest.hexdigest()
 
     def largest_id(self) -> int:
-        """Of all ids that the model is asked with."""
         return max(max(request.context + request.continuation) for item in self.items for request in item)
 
     def count_cut(self, block_size: int) -> int:
-        """Items whose context is cut on the left, for it is longer than the model's."""
-        if isinstance(self.source, Texts):
-            return 0
         longest = [max(len(request.context) + len(request.continuation) for request in item) for item in self.items]
         return sum(length > block_size + 1 for length in longest)
 
-    def only(self, numbers: Sequence[int]) -> "Job":
-        """These items of it: number 0 is the first of them."""
-        items = [self.items[number] for number in numbers]
-        owners = [self.owners[number] for number in numbers]
-        return dataclasses.replace(self, items=items, owners=owners)
+    def only(self, numbers: Sequence[int]) -> Self:
+        return dataclasses.replace(self, items=[self.items[number] for number in numbers])
 
     def batches(self, block_size: int, batch_tokens: int) -> list[Batch]:
-        """The items, as they are computed together."""
         return Plan(self.items, block_size, batch_tokens).batches
 
     def do(self, model: Llama, batch: Batch) -> list[tuple[int, list[Score]]]:
-        """The scores of the items of a batch: [(number of the item, one score a request)]."""
         return score_batch(model, batch)
 
     @staticmethod
@@ -95,16 +149,49 @@ class Job:
 
     @staticmethod
     def from_json(values: Any) -> list[Score]:
-        """The scores again."""
         return [Score(*value) for value in values]
+
+    def tokens(self) -> list[list[int]]:
+        """How many are scored of each request."""
+        return [[len(request.continuation) for request in item] for item in self.items]
+
+    def rows(self, scores: Sequence[list[Score]]) -> list[TableRow]:
+        return figures.choice_rows(self.source, self.tokens(), scores)
+
+    def figures(self, rows: Sequence[TableRow], samples: int = 0) -> dict[str, Figure]:
+        return figures.choice_figures(self.source, rows, samples)
 
 
 @dataclass(frozen=True)
-class WritingJob:
-    """One task to which the model writes the answers.
+class TextJob(ScoringJob):
+    """Documents, in windows: an item is a window with one request.
 
     Attributes:
-        label, source: as those of a Job.
+        owners: the number of the document of each window.
+    """
+
+    source: Texts
+    owners: list[int]
+
+    def count_cut(self, block_size: int) -> int:
+        return 0
+
+    def only(self, numbers: Sequence[int]) -> Self:
+        owners = [self.owners[number] for number in numbers]
+        return dataclasses.replace(super().only(numbers), owners=owners)
+
+    def rows(self, scores: Sequence[list[Score]]) -> list[TableRow]:
+        return figures.text_rows(self.source, self.owners, self.tokens(), scores)
+
+    def figures(self, rows: Sequence[TableRow], samples: int = 0) -> dict[str, Figure]:
+        return figures.text_figures(rows, samples)
+
+
+@dataclass(frozen=True)
+class WritingJob(Job):
+    """Questions to which the model writes the answers.
+
+    Attributes:
         prompts: the ids that stand before each answer; they leave room for it, for they are cut on the left.
         lengths: of the prompts before they were cut.
         writer: where and when an answer ends.
@@ -120,7 +207,6 @@ class WritingJob:
         return len(self.prompts)
 
     def sha256(self) -> str:
-        """Of all ids that the model is asked with, and of what ends an answer."""
         digest = hashlib.sha256()
         for prompt in self.prompts:
             digest.update(np.array([len(prompt), *prompt], np.uint32).tobytes())
@@ -129,49 +215,43 @@ class WritingJob:
         return digest.hexdigest()
 
     def largest_id(self) -> int:
-        """Of all ids that the model is asked with."""
         return max(map(max, self.prompts))
 
     def count_cut(self, block_size: int) -> int:
-        """Items whose prompt was cut on the left."""
         return sum(length > len(prompt) for length, prompt in zip(self.lengths, self.prompts, strict=True))
 
-    def only(self, numbers: Sequence[int]) -> "WritingJob":
-        """These items of it: number 0 is the first of them."""
+    def only(self, numbers: Sequence[int]) -> Self:
         prompts = [self.prompts[number] for number in numbers]
         lengths = [self.lengths[number] for number in numbers]
         return dataclasses.replace(self, prompts=prompts, lengths=lengths)
 
     def batches(self, block_size: int, batch_tokens: int) -> list[writing.Batch]:
-        """The items, as they are answered together."""
         return list(writing.in_batches(self.prompts, self.writer.max_new_tokens, batch_tokens))
 
     def do(self, model: Llama, batch: writing.Batch) -> list[tuple[int, str]]:
-        """The answers to the items of a batch: [(number of the item, what the model has written)]."""
         asked = [self.prompts[place] for place in batch.places]
         answers = self.writer.write(model, asked, batch.prefix)
         return list(zip(batch.places, answers, strict=True))
 
     @staticmethod
     def to_json(answer: str) -> Any:
-        """The answer."""
         return answer
 
     @staticmethod
     def from_json(value: Any) -> str:
-        """The answer again."""
         return value
 
+    def rows(self, answers: Sequence[str]) -> list[TableRow]:
+        return figures.written_rows(self.source, answers)
 
-def split_names(tasks: str) -> list[str]:
-    """What a list with commas between the names has, each once."""
-    names = [name.strip() for name in tasks.split(",")]
-    return list(dict.fromkeys(name for name in names if name))
+    def figures(self, rows: Sequence[TableRow], samples: int = 0) -> dict[str, Figure]:
+        return figures.written_figures(self.source, rows, samples)
 
 
-def make_jobs(
-    names: Sequence[str], asking: Asking, tokenizer: Tokenizer, block_size: int
-) -> Iterator[Job | WritingJob]:
+# --- from names to jobs ---
+
+
+def make_jobs(names: Sequence[str], asking: Asking, tokenizer: Tokenizer, block_size: int) -> Iterator[Job]:
     """The jobs that these names mean. Raises ValueError, in one line, for all that can be wrong with them."""
     encoder = Encoder(tokenizer)
     seen = set()
@@ -185,25 +265,22 @@ def make_jobs(
             elif source.writing is not None:
                 yield writing_job(source, asking, encoder, block_size)
             else:
-                yield question_job(source, asking, encoder)
+                yield scoring_job(source, asking, encoder)
 
 
 def sources(name: str, asking: Asking) -> Iterable[Questions | Texts]:
     """The tasks and texts that a name means."""
-    if name != core.NAME:
-        return load(name, asking.task_dir)
-    if asking.shots or asking.template is not None:
+    if name == core.NAME and (asking.shots or asking.template is not None):
         advice = "ask it by python evaluate.py without --shots and --chat"
         raise ValueError(f"core has examples of its own and no chat template; {advice}")
-    return core.load_core(asking.task_dir)
+    return load_named(name, asking.task_dir)
 
 
-def question_job(source: Questions, asking: Asking, encoder: Encoder) -> Job:
+def scoring_job(source: Questions, asking: Asking, encoder: Encoder) -> ScoringJob:
     """The requests of each item, one a choice."""
     source = dataclasses.replace(source, items=source.items[: asking.limit])
     items = requests(source, encoder, asking.shots, asking.shots_seed, asking.template)
-    owners = list(range(len(items)))
-    return Job(label_of(source, asking), source, items, owners)
+    return ScoringJob(label_of(source, asking), source, items)
 
 
 def writing_job(source: Questions, asking: Asking, encoder: Encoder, block_size: int) -> WritingJob:
@@ -225,7 +302,7 @@ def writing_job(source: Questions, asking: Asking, encoder: Encoder, block_size:
     return WritingJob(label_of(source, asking), source, cut, lengths, writer)
 
 
-def text_job(source: Texts, asking: Asking, encoder: Encoder, block_size: int) -> Job:
+def text_job(source: Texts, asking: Asking, encoder: Encoder, block_size: int) -> TextJob:
     """Each document in windows: disjoint ones, or with --stride overlapping ones."""
     source = dataclasses.replace(source, documents=[text for text in source.documents if text][: asking.limit])
     if not source.documents:
@@ -239,7 +316,7 @@ def text_job(source: Texts, asking: Asking, encoder: Encoder, block_size: int) -
         for window in windows(encoder.document(text), block_size, asking.stride):
             items.append([window])
             owners.append(number)
-    return Job(label_of(source, asking), source, items, owners)
+    return TextJob(label_of(source, asking), source, items, owners)
 
 
 def label_of(source: Questions | Texts, asking: Asking) -> str:
@@ -255,7 +332,7 @@ def label_of(source: Questions | Texts, asking: Asking) -> str:
     return "-".join(parts)
 
 
-def shared_label(job: Job | WritingJob) -> str:
+def shared_label(job: Job) -> str:
     """The label under which a job's figures stand: of the set blimp_passive_1-5shot it is blimp-5shot."""
     source = job.source
     if not source.family:
@@ -263,7 +340,7 @@ def shared_label(job: Job | WritingJob) -> str:
     return source.family + job.label.removeprefix(source.name)
 
 
-def check_ids(jobs: Sequence[Job | WritingJob], rows: int) -> None:
+def check_ids(jobs: Sequence[Job], rows: int) -> None:
     """Raise ValueError for an id that the embedding has no row for (a token that a folder added without one)."""
     for job in jobs:
         largest = job.largest_id()

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 import atomic
 from errors import one_line, read_json
-from tasks.jobs import Job, WritingJob
+from tasks.jobs import Job
 
 SCORES_FILE = "scores.json"
 PACKAGES = ("torch", "tokenizers", "datasets", "numpy")  # whose versions are noted
@@ -29,7 +29,7 @@ class TaskFiles:
     identity: what the results follow from; files of another identity count as absent.
     """
 
-    def __init__(self, out_dir: Path, job: Job | WritingJob, identity: dict[str, Any]):
+    def __init__(self, out_dir: Path, job: Job, identity: dict[str, Any]):
         self.out_dir = out_dir
         self.job = job
         self.identity = identity

@@ -19,6 +19,7 @@ import glob
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from corpus.sources import FORMATS, find_pieces, format_suffix, read_csv, read_rows
@@ -56,6 +57,15 @@ class Questions:
     family: str = ""
     writing: Writing | None = None  # the model writes the answers
     protocol: Protocol | None = None  # of a benchmark that the task is a part of
+    unit = "items"
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @cached_property
+    def has_choices(self) -> bool:
+        """Whether there is something to choose from."""
+        return any(len(item.choices) > 1 for item in self.items)
 
 
 @dataclass(frozen=True)
@@ -66,6 +76,11 @@ class Texts:
     documents: list[str]
     origin: str
     family: str = ""
+    headline = "bits_per_byte"
+    unit = "documents"
+
+    def __len__(self) -> int:
+        return len(self.documents)
 
 
 def load(name: str, task_dir: str | None) -> list[Questions | Texts]:

@@ -454,9 +454,9 @@ def test_both_sides_are_asked_the_same_items_and_have_to_agree(monkeypatch, tmp_
 def test_our_turn_counts_what_is_left_to_the_model_and_the_tokenizer(monkeypatch, run_dir, questions):
     """Weights and files are read before the clock starts."""
     events = []
-    real_load, real_job = bench_evaluate.load, bench_evaluate.question_job
+    real_load, real_job = bench_evaluate.load, bench_evaluate.scoring_job
     monkeypatch.setattr(bench_evaluate, "load", lambda *args: events.append("files") or real_load(*args))
-    monkeypatch.setattr(bench_evaluate, "question_job", lambda *args: events.append("ids") or real_job(*args))
+    monkeypatch.setattr(bench_evaluate, "scoring_job", lambda *args: events.append("ids") or real_job(*args))
     monkeypatch.setattr(bench_evaluate.time, "process_time", lambda: events.append("clock") or float(len(events)))
     turn = bench_evaluate.ours(str(run_dir), str(questions), "arc_easy")
     assert events == ["files", "clock", "ids", "clock"] and turn["cpu_s"] == 2

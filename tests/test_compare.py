@@ -15,7 +15,8 @@ from test_evaluate import made_rows, run, words, write_jsonl, write_model
 import checkpoint
 import evaluate
 from evaluate import EvaluateConfig
-from tasks.compare import difference, draw_curves, draw_rows, labels_of, read_scores, table
+from tasks.compare import difference, labels_of, read_scores, table
+from tasks.picture import draw_curves, draw_rows
 from tokenizer import Tokenizer
 
 

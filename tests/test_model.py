@@ -29,6 +29,7 @@ from model import (
     RopeScaling,
     TokenLogprobs,
     apply_rope,
+    attention,
     chunks,
     rope_frequencies,
     rope_tables,
@@ -469,6 +470,16 @@ def test_rms_norm_is_the_formula():
         assert torch.allclose(out, expected, rtol=1e-5)
     low = norm(x.bfloat16())
     assert low.dtype == torch.bfloat16 and torch.equal(low, norm(x.bfloat16().float()).bfloat16())
+
+
+def test_attention_keeps_the_dtype_of_its_inputs_under_autocast():
+    """A float32 cache is read in float32, whatever the products around it are computed in."""
+    q = torch.randn(2, 4, 5, 8)
+    k, v = torch.randn(2, 2, 2, 5, 8)
+    wanted = attention(q, k, v)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = attention(q, k, v)
+    assert found.dtype == torch.float32 and torch.equal(found, wanted)
 
 
 def test_autocast_keeps_the_input_of_products_once():
