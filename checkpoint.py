@@ -36,6 +36,7 @@ from chat_template import CONFIG_FILE, TEMPLATE_FILE, ChatTemplate
 from errors import one_line, read_json, refuse_lfs_pointer
 from hf_config import hf_config, read_config
 from model import Llama, ModelConfig
+from muon import Muon
 from parallel import copy_full, gather
 from tokenizer import Tokenizer
 from vocabulary import Growth
@@ -67,12 +68,12 @@ STAGING_FOLDER = re.compile(r"step_\d{7,}\.tmp")  # the same while they are writ
 OPTIMIZER_FILE, STATE_FILE = "training/optimizer.safetensors", "training/state.json"
 STATE_FIELDS = {  # what each optimizer remembers of a parameter
     torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"),
-    torch.optim.Muon: ("momentum_buffer",),
+    Muon: ("momentum_buffer",),
 }
 
 Files = dict[str, bytes]  # content by name
 State = dict[str, Any]  # of a run, as JSON
-AnyOptimizer = optim.Optimizer | torch.optim.Optimizer  # ours consists of one or two of torch's
+AnyOptimizer = optim.Optimizer | torch.optim.Optimizer  # ours consists of one or two parts
 
 
 @dataclass(frozen=True)

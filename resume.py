@@ -17,7 +17,7 @@ from tokenizer import Tokenizer
 from vocabulary import Growth
 
 # What a resumed run may not change, besides the text: the model, and which tokens make a step.
-MODEL = ("n_layer", "n_head", "n_kv_head", "n_embd", "ffn_hidden", "rope_theta", "tie_embeddings")
+MODEL = ("n_layer", "n_head", "n_kv_head", "n_embd", "ffn_hidden", "rope_theta", "tie_embeddings", "qk_norm")
 STEP = ("objective", "block_size", "optimizer", "batch_tokens", "seed", "shuffle_run")
 LORA = ("lora_rank", "lora_alpha", "lora_targets")
 RESUME_FIXED = ("init_from", *LORA, *MODEL, *STEP)
@@ -155,7 +155,10 @@ def check_kind(cfg: RunSettings, folder: Path) -> None:
 
 def check_resume(cfg: RunSettings, folder: Path, saved: dict[str, Any], tokenizer: Tokenizer, data: Mixture) -> None:
     """Refuse to continue a run with another model, data or step, and name the setting."""
+    of_folder = MODEL if cfg.init_from is not None else ()  # not the settings': a Qwen3 had qk_norm before they did
     for key in RESUME_FIXED:
+        if key in of_folder and key not in saved["settings"]:
+            continue
         had = saved["settings"].get(key, getattr(type(cfg), key))  # a setting that came later had its default
         if had != getattr(cfg, key):
             raise ValueError(another_setting(folder, key, had, getattr(cfg, key)))

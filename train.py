@@ -96,6 +96,7 @@ class TrainConfig:
     block_size: int = 128  # tokens in a training window, and the longest context
     rope_theta: float = 10000.0  # base of the rotary frequencies
     tie_embeddings: bool = True  # the output head is the embedding
+    qk_norm: bool = False  # norm over each head of the queries and keys: the model is then a Qwen3
     # LoRA: the weights of init_from stay as they are, small matrices beside its own are trained (lora.py)
     lora_rank: int = 0  # width r of the small matrices; 0: no LoRA, all weights are trained
     lora_alpha: float = 32.0  # what they compute is scaled by lora_alpha / lora_rank
@@ -154,8 +155,6 @@ class TrainConfig:
         if self.lora_rank:
             self._check_lora()
 
-        if self.optimizer == "muon" and self.parallel == "fsdp":
-            raise ValueError("optimizer=muon needs whole matrices, fsdp divides them; choose --parallel=ddp or adamw")
         if self.optimizer == "muon" and not self.learning_rate:
             raise ValueError("optimizer=muon follows the schedule of learning_rate, which must be above 0")
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from test_model import random_model
 
+import muon
 import optim
 from model import ModelConfig
 from optim import Optimizer, learning_rate
@@ -46,23 +47,45 @@ def test_a_skipped_step_is_as_if_it_had_never_been(kind):
         assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest():
-    cfg = TrainConfig(optimizer="muon", learning_rate=0.01, muon_lr=0.03, weight_decay=0.2)
+def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest(monkeypatch):
+    """Against torch's own, which computes in bfloat16 and one matrix after the other: here both in float32."""
+    monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.float)
+    monkeypatch.setattr(muon, "STACK_NUMBERS", 3 * 32 * 48)  # of the six matrices of this size three at a time
+    cfg = TrainConfig(optimizer="muon", learning_rate=0.01, muon_lr=0.03, weight_decay=0.2, dtype="float32")
     ours, theirs = random_model(SHAPE), random_model(SHAPE)
+    first = [parameter.detach().clone() for parameter in theirs.parameters()]
     optimizer = Optimizer(ours, cfg, torch.device("cpu"))
     inner = [p for name, p in theirs.named_parameters() if p.dim() == 2 and "layers" in name]
     outer = [p for name, p in theirs.named_parameters() if p.dim() != 2 or "layers" not in name]
-    muon = torch.optim.Muon(inner, lr=0.03, weight_decay=0.2, momentum=0.95, adjust_lr_fn="match_rms_adamw")
+    their_muon = torch.optim.Muon(inner, lr=0.03, weight_decay=0.2, momentum=0.95, adjust_lr_fn="match_rms_adamw")
     adamw = torch.optim.AdamW(outer, lr=0.01, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
     for step in range(4):
         gradients(ours, step)
-        gradients(theirs, step)
+        for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+            b.grad = a.grad.clone()  # Muon amplifies what two models' gradients differ by
         optimizer.step(0.005, torch.tensor(True))  # half the peak, for both
-        muon.param_groups[0]["lr"], adamw.param_groups[0]["lr"] = 0.015, 0.005
-        muon.step()
+        their_muon.param_groups[0]["lr"], adamw.param_groups[0]["lr"] = 0.015, 0.005
+        their_muon.step()
         adamw.step()
-        theirs.zero_grad()
-    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+    for a, b, before in zip(ours.parameters(), theirs.parameters(), first, strict=True):
+        assert (a - b).norm() < 1e-4 * (b - before).norm()
+    for parameter, same in zip(ours.parameters(), theirs.parameters(), strict=True):
+        if same in their_muon.state:
+            momentum = optimizer.state[parameter]["momentum_buffer"]
+            torch.testing.assert_close(momentum, their_muon.state[same]["momentum_buffer"])
+
+
+def test_orthogonal_matrices_keep_the_directions_and_lose_the_sizes():
+    """Singular values from 0.03 to 1 become 0.65 to 1.25, wide and tall, and those of a matrix of zeros stay 0."""
+    matrices = torch.randn(2, 24, 64, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    U, S, Vh = torch.linalg.svd(matrices, full_matrices=False)
+    matrices = U @ torch.diag_embed(torch.logspace(-1.5, 0, 24, dtype=torch.float64).expand_as(S)) @ Vh
+    for given, left, right in ((matrices, U, Vh), (matrices.mT, Vh.mT, U.mT)):
+        sizes = left.mT @ muon.orthogonalise(given) @ right.mT
+        found = sizes.diagonal(dim1=-2, dim2=-1)
+        assert found.min() > 0.65 and found.max() < 1.25
+        torch.testing.assert_close(sizes, torch.diag_embed(found))
+    assert not muon.orthogonalise(torch.zeros(1, 3, 4)).any()
 
 
 def test_linear_and_cosine_go_from_the_peak_to_min_lr():

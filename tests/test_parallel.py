@@ -102,6 +102,34 @@ def test_processes_and_micro_batches_change_nothing(processes, mode, batch_size,
     assert all(other == first for other in others)
 
 
+@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_muon_of_divided_matrices_is_muon_of_whole_ones(processes, data_dir, tmp_path):
+    """In float64. Rows of 65 and of 16 and 32, in turns of which the last one is not full; all ranks end alike."""
+    settings = SETTINGS | {"data": data_dir, "optimizer": "muon", "ffn_hidden": 65, "max_iters": 12, "qk_norm": True}
+    whole, divided, sums = tmp_path / "whole", tmp_path / "divided", tmp_path / "sums"
+    finished(0, settings | {"out_dir": whole}, EXACT)
+    changes = {"out_dir": divided, "parallel": "fsdp", "batch_size": 8 // processes}
+    finished(processes, settings | changes, EXACT | {"checksums": str(sums)})
+
+    assert worst(weights(divided), weights(whole)) < 1e-9
+    state, expected = moments(divided), moments(whole)
+    assert torch.equal(state.pop("rng"), expected.pop("rng"))
+    assert worst(state, expected) < 1e-9
+    assert_same_run(divided, whole, 1e-9)
+    first, *others = read_checksums(sums, processes)
+    assert all(other == first for other in others)
+
+
+def test_muon_with_fsdp_resumes_bit_for_bit(data_dir, tmp_path):
+    settings = TINY | {"data": data_dir, "batch_size": 2, "max_iters": 8, "optimizer": "muon", "parallel": "fsdp"}
+    settings |= {"dtype": "bfloat16"}
+    finished(2, settings | {"out_dir": tmp_path / "whole"})
+    for steps in (3, 8):
+        finished(2, settings | {"out_dir": tmp_path / "parts", "lr_decay_iters": 8, "max_iters": steps})
+    assert_same_bits(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
+    assert_same_bits(moments(tmp_path / "parts"), moments(tmp_path / "whole"))
+
+
 @pytest.mark.slow
 def test_float32_goes_the_same_way_for_200_steps(data_dir, tmp_path):
     """Uneven masks again: every logged loss of two processes, in either mode, within 1e-3 of one process'."""
