@@ -2,6 +2,8 @@
 
     python bench.py --part=train                  one optimizer step: our Llama against transformers' of the same size
     python bench.py --part=train --size=10m --dtype=float32 --rounds=3
+    python bench.py --part=train --size=10.6m --nanogpt=path/to/nanoGPT --litgpt=path/to/litgpt --compile=True
+    python bench.py --part=memory                 peak memory of a step with a large vocabulary, against full logits
     python bench.py --part=sample                 generated tokens, against transformers' generate and without a cache
     python bench.py --part=finetune               a step of fine-tuning, full and LoRA, against transformers and peft
     python bench.py --part=evaluate --task_dir=data/eval      scores of tasks, against lm-evaluation-harness
@@ -47,6 +49,7 @@ from benchmarks import (
     bench_dedup,
     bench_evaluate,
     bench_finetune,
+    bench_memory,
     bench_model,
     bench_reader,
     bench_sampler,
@@ -105,6 +108,9 @@ def parts() -> dict[str, Entry]:
     return {
         "train": in_one_process(bench_model.train_part, rounds=7),
         **sample,
+        "memory": in_fresh_processes(  # 10 GB: by its name only
+            bench_memory.record, bench_memory.table, rounds=1, in_all=False
+        ),
         "finetune": in_fresh_processes(bench_finetune.record, bench_finetune.table, rounds=3),
         "evaluate": in_fresh_processes(
             bench_evaluate.record,
@@ -172,34 +178,40 @@ def check_path(name: str, entry: Entry, path: str) -> None:
 
 def measure(
     variants: dict[str, Callable[[], Any]], rounds: int, seconds: float, device: torch.device, desc: str = "bench"
-) -> dict[str, list[float]]:
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
     """Seconds per call of each variant, one sample a round: A B C, A B C, ... after a warm-up in the same order.
 
     A sample is the mean over the calls that fill about `seconds`: their number is set once, by the last warm-up call.
+    Returns what a clock says, and the CPU-seconds of all threads of this process.
     """
     calls = {}
     for name, call in variants.items():
         begin_s = time.perf_counter()
-        took_s = seconds_a_call(call, 1, device)
+        took_s, _ = seconds_a_call(call, 1, device)
         while time.perf_counter() - begin_s < seconds:
-            took_s = seconds_a_call(call, 1, device)
+            took_s, _ = seconds_a_call(call, 1, device)
         calls[name] = max(1, round(seconds / took_s))
 
     samples: dict[str, list[float]] = {name: [] for name in variants}
+    cpu_samples: dict[str, list[float]] = {name: [] for name in variants}
     for _ in tqdm(range(rounds), desc=desc, unit=" rounds", disable=None):
         for name, call in variants.items():
-            samples[name].append(seconds_a_call(call, calls[name], device))
-    return samples
+            took_s, cpu_s = seconds_a_call(call, calls[name], device)
+            samples[name].append(took_s)
+            cpu_samples[name].append(cpu_s)
+    return samples, cpu_samples
 
 
-def seconds_a_call(call: Callable[[], Any], n: int, device: torch.device) -> float:
-    """Mean seconds of n calls, until the device has finished them."""
+def seconds_a_call(call: Callable[[], Any], n: int, device: torch.device) -> tuple[float, float]:
+    """Mean seconds and CPU-seconds of n calls, until the device has finished them."""
     synchronize(device)
     start_s = time.perf_counter()
+    start_cpu_s = time.process_time()
     for _ in range(n):
         call()
     synchronize(device)
-    return (time.perf_counter() - start_s) / n
+    cpu_s = time.process_time() - start_cpu_s
+    return (time.perf_counter() - start_s) / n, cpu_s / n
 
 
 def synchronize(device: torch.device) -> None:
@@ -242,7 +254,7 @@ def time_part(build: Callable[[BenchConfig], Part], name: str, cfg: BenchConfig)
     part = build(cfg)
     variants = {key: make() for key, make in part.variants.items()}
     agreement = part.check(variants)
-    samples = measure(variants, cfg.rounds, cfg.seconds, device, name)
+    samples, cpu_samples = measure(variants, cfg.rounds, cfg.seconds, device, name)
     variants.clear()  # room for the processes below
 
     results = summarize(samples, part.units_per_call)
@@ -257,23 +269,37 @@ def time_part(build: Callable[[BenchConfig], Part], name: str, cfg: BenchConfig)
         "check": agreement,
         "peak_is": f"peak {figure} of a fresh process above its baseline before building (libraries and inputs loaded)",
         "results": results,
+        "cpu_results": summarize(cpu_samples, part.units_per_call) if device.type == "cpu" else {},
         "samples_s": samples,
+        "cpu_samples_s": cpu_samples,
     }
 
 
+def ratio_text(row: dict[str, float]) -> str:
+    """`median (min-max)` of the ratio to the first peer."""
+    return f"{row['ratio']:.2f} ({row['ratio_min']:.2f}-{row['ratio_max']:.2f})"
+
+
 def times_table(record: Record) -> list[str]:
-    """Lines of a Part's record: milliseconds per call, rate, ratio to the first peer, MB (10^6 bytes)."""
+    """Lines of a Part's record: milliseconds per call, rate, ratio to the first peer, MB (10^6 bytes); on a CPU also
+    milliseconds of its threads, and their ratio, which other jobs on the machine disturb less.
+    """
     results = record["results"]
     peer = first_peer(results)
     width = max(map(len, results))
     heads = f"{'ms per call (min-max)':>32} {record['unit'] + '/s':>12} {'x ' + peer:>22} {'peak MB':>9}"
+    if record["cpu_results"]:
+        heads += f" {'CPU ms':>10} {'x in CPU time':>18}"
     lines = [f"{'':{width}} {heads}"]
     for name, row in results.items():
         median, low, high = (f"{1000 * row[key]:,.2f}" for key in ("median_s", "min_s", "max_s"))
         times = f"{median} ({low}-{high})"
-        ratio = f"{row['ratio']:.2f} ({row['ratio_min']:.2f}-{row['ratio_max']:.2f})"
         peak = f"{row['peak_bytes'] / 1e6:,.1f}"
-        lines.append(f"{name:{width}} {times:>32} {row['rate']:>12,.0f} {ratio:>22} {peak:>9}")
+        line = f"{name:{width}} {times:>32} {row['rate']:>12,.0f} {ratio_text(row):>22} {peak:>9}"
+        if record["cpu_results"]:
+            cpu = record["cpu_results"][name]
+            line += f" {1000 * cpu['median_s']:>10,.2f} {ratio_text(cpu):>18}"
+        lines.append(line)
 
     ours, *_ = results
     for other in list(results)[2:]:

@@ -17,9 +17,14 @@ class BenchConfig:
     part: str = "train"  # names separated by commas, or all (but dedup; those that need files if these are given)
     rounds: int | None = None  # turns of each variant; None: train 7, reader and signatures 5, all others 3
     seconds: float = 1.0  # train, sample: about the length of a turn; at least one call
-    size: Literal["small", "10m", "124m"] = "small"  # train: 1536, 4096 and 4096 tokens a batch
+    size: Literal["small", "10m", "0.8m", "10.6m", "124m"] = "small"  # train: the shape, see bench_model.SIZES
+    batch: str = ""  # train: windows x tokens of a step, 2x256; empty: those of the size
+    compile: bool = False  # train: torch.compile, for both sides
+    nanogpt: str = ""  # train: folder of a checkout of karpathy/nanoGPT, to be compared as well
+    nanochat: str = ""  # train: the same for karpathy/nanochat
+    litgpt: str = ""  # train: the same for Lightning-AI/litgpt
     device: str = "auto"  # train, sample: cpu, cuda, mps; auto: cuda if there is one
-    # train, finetune: of the matrix products (autocast); sample: of the weights; auto: as in train.py, sample.py
+    # train, memory, finetune: of matrix products (autocast); sample: of the weights; auto: as in train.py, sample.py
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     scored: float = 0.54  # finetune: share of the tokens that are learnt; of Alpaca's 54 % are answers
     data: str = ""  # finetune: folder of prepare_chat.py, to say which share of its rows packing uses

@@ -4,8 +4,10 @@ A part is a function from the settings of bench.py to a Part, whose variants are
 """
 
 import dataclasses
+import functools
 import importlib
 import itertools
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -13,8 +15,10 @@ from typing import Any, NamedTuple
 
 import torch
 
+from benchmarks import bench_peers
 from benchmarks.bench_config import BenchConfig
 from benchmarks.bench_figures import need
+from benchmarks.bench_peers import Parameters, compare_parameters, count_parameters
 from device import pick_device, pick_dtype, weight_dtype
 from hf_config import hf_config
 from model import Llama, ModelConfig
@@ -44,12 +48,17 @@ SIZES = {
     "10m": Size(
         ModelConfig(vocab_size=128, block_size=256, n_layer=6, n_head=6, n_kv_head=3, n_embd=384, ffn_hidden=1152), 16
     ),
-    # that of GPT-2's smallest
+    # those of nanoGPT on characters, in its README for a CPU and for a GPU, with as many parameters to 1 %
+    "0.8m": Size(
+        ModelConfig(vocab_size=65, block_size=64, n_layer=4, n_head=4, n_kv_head=2, n_embd=128, ffn_hidden=388), 12
+    ),
+    "10.6m": Size(
+        ModelConfig(vocab_size=65, block_size=256, n_layer=6, n_head=6, n_kv_head=3, n_embd=384, ffn_hidden=1160), 16
+    ),
+    # that of GPT-2's smallest; so few tokens that a step ends on a CPU: --batch=8x1024 on a GPU
     "124m": Size(
-        ModelConfig(
-            vocab_size=50304, block_size=1024, n_layer=12, n_head=12, n_kv_head=12, n_embd=768, ffn_hidden=2048
-        ),
-        4,
+        ModelConfig(vocab_size=50304, block_size=256, n_layer=12, n_head=12, n_kv_head=12, n_embd=768, ffn_hidden=2048),
+        2,
     ),
 }
 
@@ -66,16 +75,27 @@ class Part:
     memory_calls: int = MEMORY_CALLS
 
 
+def adamw(model: torch.nn.Module, device: torch.device) -> torch.optim.Optimizer:
+    """As train.py has it; it goes by Hugging Face's names, so that it is the same for both."""
+    groups = Llama.parameter_groups(model, weight_decay=0.1)
+    return torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95), fused=device.type != "mps")
+
+
 def optimizer_step(
-    model: torch.nn.Module, loss_of: Callable, batches: Iterable[torch.Tensor], device: torch.device, dtype: torch.dtype
+    model: torch.nn.Module,
+    loss_of: Callable,
+    batches: Iterable[torch.Tensor],
+    device: torch.device,
+    dtype: torch.dtype,
+    optimizer: torch.optim.Optimizer | None = None,
+    max_norm: float | None = 1.0,
 ) -> Callable[..., torch.Tensor]:
     """A callable that takes the next batch, (B, T + 1) ids in memory, and one step as train.py does; returns the loss.
 
     loss_of(x, y): the mean loss in nats per token of inputs and targets, (B, T) each. dtype: of the matrix products,
-    unless the call says another.
+    unless the call says another. optimizer: None: train.py's. max_norm: None: gradients are not clipped.
     """
-    groups = Llama.parameter_groups(model, weight_decay=0.1)  # goes by Hugging Face's names: the same for both
-    optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95), fused=device.type != "mps")
+    optimizer = optimizer or adamw(model, device)
     source = itertools.cycle(batches)
 
     def step(dtype: torch.dtype = dtype) -> torch.Tensor:
@@ -83,7 +103,8 @@ def optimizer_step(
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             loss = loss_of(tokens[:, :-1], tokens[:, 1:])
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        if max_norm is not None:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         return loss.detach()
@@ -132,45 +153,110 @@ def start(shape: ModelConfig) -> Llama:
     return model
 
 
+def size_of(cfg: BenchConfig) -> Size:
+    """The shape and batch that --size and --batch name. Raises ValueError for a batch that is none."""
+    shape, batch_size = SIZES[cfg.size]
+    if not cfg.batch:
+        return Size(shape, batch_size)
+    windows, _, tokens = cfg.batch.partition("x")
+    if not (windows.isdecimal() and tokens.isdecimal() and int(windows) and int(tokens)):
+        raise ValueError(f"batch ({cfg.batch}) must be windows x tokens, such as --batch=2x256")
+    return Size(dataclasses.replace(shape, block_size=int(tokens)), int(windows))
+
+
 def train_part(cfg: BenchConfig) -> Part:
-    """One full optimizer step, eager: batch from memory, forward, backward, clipping, fused AdamW, zero_grad."""
+    """One full optimizer step: batch from memory, forward, backward, clipping, optimizer, zero_grad.
+
+    Ours and transformers' have the same weights and fused AdamW. Peers that are checkouts (bench_peers.py) have weights
+    and optimizers of their own: of them it is checked that they have as many parameters and learn.
+    """
     transformers = need("transformers")
     importlib.import_module("torch._dynamo")  # 75 MB that the first optimizer imports: not the memory of a variant
     device = pick_device(cfg.device)
     dtype = pick_dtype(cfg.dtype, device)
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # as train.py does, for both
-    shape, batch_size = SIZES[cfg.size]
+    shape, batch_size = size_of(cfg)
 
     random = torch.Generator().manual_seed(0)
     batches = torch.randint(shape.vocab_size, (8, batch_size, shape.block_size + 1), generator=random)
     if device.type == "cuda":
         batches = batches.pin_memory()
+    counts: dict[str, Parameters] = {}  # of what has been built
+
+    def called(name: str, model: torch.nn.Module) -> torch.nn.Module:
+        """What a step calls of a model."""
+        counts[name] = count_parameters(model)
+        return torch.compile(model) if cfg.compile else model
 
     def ours() -> Callable[[], torch.Tensor]:
         model = start(shape).to(device)
-        return optimizer_step(model, lambda x, y: model(x, y) / y.numel(), batches, device, dtype)
+        call = called("NonLlama", model)
+        return optimizer_step(model, lambda x, y: call(x, y) / y.numel(), batches, device, dtype)
 
     def theirs() -> Callable[[], torch.Tensor]:
         config = transformers.LlamaConfig(**hf_config(shape, 0), use_cache=False)
         model = transformers.LlamaForCausalLM(config)
         model.load_state_dict(start(shape).state_dict())
         model.to(device).train()
+        call = called("transformers", model)
 
         def loss_of(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
             # shift_labels: targets that are shifted already, so that both score the same B * T tokens
-            return model(x, labels=y, shift_labels=y.contiguous()).loss
+            return call(x, labels=y, shift_labels=y.contiguous()).loss
 
         return optimizer_step(model, loss_of, batches, device, dtype)
 
+    def checkout(row: bench_peers.Row) -> Callable[[], torch.Tensor]:
+        torch.manual_seed(0)
+        trainer = row.build(shape)
+        model = trainer.model.to(device).train()
+        call = called(row.name, model)
+        step = optimizer_step(
+            model,
+            lambda x, y: trainer.loss_of(call, x, y),
+            batches,
+            device,
+            row.dtype if row.autocast else torch.float32,
+            trainer.optimizer,
+            trainer.max_norm,
+        )
+        return step
+
+    variants = {"NonLlama": ours, f"transformers {version('transformers')}": theirs}
+    own_mathematics = list(variants)  # these two compute the same
+    for row in bench_peers.rows(cfg, dtype):
+        variants[row.name] = functools.partial(checkout, row)
+
+    def check(built: dict[str, Callable[..., torch.Tensor]]) -> str:
+        agreement = same_losses({name: built[name] for name in own_mathematics}, dtype)
+        others = {name: step for name, step in built.items() if name not in own_mathematics}
+        if not others:
+            return agreement
+        return f"{agreement}; {all_learn(others, shape.vocab_size)}; {compare_parameters(counts)}"
+
     tokens = batch_size * shape.block_size
+    name = str(dtype).removeprefix("torch.")
+    compiled = ", compiled" if cfg.compile else ""
     return Part(
-        variants={"NonLlama": ours, f"transformers {version('transformers')}": theirs},
-        title=f"one optimizer step, {tokens:,} tokens, size {cfg.size}, {str(dtype).removeprefix('torch.')}",
+        variants=variants,
+        title=f"one optimizer step, {batch_size} x {shape.block_size} tokens, size {cfg.size}, {name}{compiled}",
         unit="tokens",
         units_per_call=tokens,
-        check=lambda variants: same_losses(variants, dtype),
+        check=check,
     )
+
+
+def all_learn(steps: dict[str, Callable[..., torch.Tensor]], vocab_size: int) -> str:
+    """Take CHECK_STEPS steps with each. Raises ValueError where the first loss is not that of a guess, or the last not
+    finite: a model that does not compute or is not trained would be fast.
+    """
+    for name, step in steps.items():
+        first, *_, last = (step().item() for _ in range(CHECK_STEPS))
+        guess = math.log(vocab_size)
+        if not abs(first / guess - 1) < 0.2 or not math.isfinite(last) or last == first:
+            raise ValueError(f"{name} is not trained: its losses are {first} and {last}, a guess has {guess:.3f}")
+    return "the others begin at the loss of a guess and change"
 
 
 def uncached(model: Llama, prompts: torch.Tensor, new_tokens: int) -> torch.Tensor:

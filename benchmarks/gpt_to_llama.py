@@ -65,7 +65,7 @@ class ClimbConfig:
     text: str = "data/tinyshakespeare.txt"  # a text file, also .gz; its characters are the tokens
     out: str = "out/gpt_to_llama"  # folder for data, runs and results.json
     max_iters: int = 1000  # steps of 768 tokens
-    choice_iters: int = 500  # steps of a run that chooses a rate
+    choice_iters: int = 250  # steps of a run that chooses a rate
     seeds: int = 3  # runs of each rung
     time_rounds: int = 5  # turns in which the steps of all rungs are timed; 0: they are not
     draw: str = ""  # draw the results that are there into this file, and nothing else
@@ -241,7 +241,8 @@ def prepare(cfg: ClimbConfig, out: Path) -> tuple[Path, Path]:
     out.mkdir(parents=True, exist_ok=True)
     for name, part in (("choice", training), ("final", text)):
         source = out / f"{name}.txt"
-        atomic.write(source, part.encode())
+        if not source.is_file() or source.read_bytes() != part.encode():  # a new file would be another source
+            atomic.write(source, part.encode())
         folder = out / "data" / name
         settings = prepare_wiki.PrepareConfig(
             source=str(source),
@@ -404,7 +405,7 @@ def climb(cfg: ClimbConfig) -> dict[str, Any]:
 
 
 def timing(cfg: ClimbConfig, rows: dict[str, dict[str, Any]], folder: Path) -> dict[str, list[float]] | None:
-    """Seconds a step of each rung: those of out/timing.json if it has as many rounds, else measured; None: not asked."""
+    """CPU-seconds of a step of each rung: those of timing.json if it has as many rounds; None: not asked for."""
     if not cfg.time_rounds:
         return None
     note = Path(cfg.out, "timing.json")

@@ -128,9 +128,10 @@ def test_ratios_are_taken_within_each_round_of_figures_that_both_have():
 def test_variants_take_turns(names):
     calls = []
     variants = {name: lambda name=name: calls.append(name) for name in names}
-    samples = bench.measure(variants, rounds=4, seconds=0, device=CPU)
+    samples, cpu_samples = bench.measure(variants, rounds=4, seconds=0, device=CPU)
     assert "".join(calls) == names * (1 + 4)  # the warm-up, then the rounds
-    assert {name: len(turns) for name, turns in samples.items()} == dict.fromkeys(names, 4)
+    for of_variants in (samples, cpu_samples):
+        assert {name: len(turns) for name, turns in of_variants.items()} == dict.fromkeys(names, 4)
 
 
 def test_a_sample_is_the_mean_over_the_calls_that_fill_the_turn(monkeypatch):
@@ -145,7 +146,7 @@ def test_a_sample_is_the_mean_over_the_calls_that_fill_the_turn(monkeypatch):
         return call
 
     variants = {"a": variant("a", 0.5, 0.125), "b": variant("b", 0.25, 0.5), "slow": variant("slow", 4, 4)}
-    samples = bench.measure(variants, rounds=2, seconds=1, device=CPU)
+    samples, _ = bench.measure(variants, rounds=2, seconds=1, device=CPU)
     assert samples == {"a": [0.125] * 2, "b": [0.5] * 2, "slow": [4] * 2}
     assert "".join(name[0] for name in calls) == "aaaaa" + "bbb" + "s" + 2 * (8 * "a" + 2 * "b" + "s")
 
