@@ -4,10 +4,12 @@ A new config is covered by being there.
 """
 
 import ast
+import dataclasses
 import shlex
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import REPO, TINY, flags
 from test_lora import make_base
 from test_packing import draw_conversations, write_folder
@@ -15,6 +17,9 @@ from transformers import LlamaConfig
 
 import configurator
 import train
+from benchmarks import pretrain_memory
+from model import Llama
+from optim import Optimizer
 from prepare_chat import ChatConfig
 from prepare_wiki import PrepareConfig
 from train import TrainConfig, micro_steps
@@ -112,3 +117,31 @@ def test_a_config_trains_two_steps(path, data_dir, base, chats, tmp_path, monkey
     train.main(small)
     log = (tmp_path / "run/metrics.jsonl").read_text(encoding="utf-8")
     assert '"step": 2' in log and (tmp_path / "run/step_0000002").is_dir()
+
+
+@pytest.mark.slow
+def test_the_tables_of_the_docs_are_what_the_program_computes(capsys):
+    pretrain_memory.main()
+    printed = [line for line in capsys.readouterr().out.splitlines() if line]
+    text = (REPO / "docs/pretraining.md").read_text(encoding="utf-8")
+    assert [line for line in printed if line not in text.splitlines()] == []
+
+
+def test_the_parts_of_a_step_are_what_a_real_one_takes():
+    """Of a small model: the bytes of its tensors; of several processes each has less."""
+    cfg = TrainConfig(data="wiki_simple", n_layer=2, n_embd=64, ffn_hidden=64, block_size=64, batch_size=2)
+    parts = pretrain_memory.parts_of(cfg, processes=1)
+    model = Llama(pretrain_memory.shape_of(cfg))
+    optimizer = Optimizer(model, cfg, torch.device("cpu"))
+    ids = torch.zeros(1, 8, dtype=torch.int64)
+    model(ids, ids).backward()
+    gradients = sum(parameter.grad.nbytes for parameter in model.parameters())
+    optimizer.step(1e-3, torch.tensor(True))
+    moments = sum(value.nbytes for state in optimizer.state.values() for value in state.values() if value.dim())
+    weights = sum(parameter.nbytes for parameter in model.parameters())
+    assert (parts.weights, parts.gradients, parts.moments) == (weights, gradients, moments)
+
+    divided = pretrain_memory.parts_of(cfg, processes=8)
+    assert divided.weights == weights / 8 and divided.activations == parts.activations
+    recomputed = pretrain_memory.parts_of(dataclasses.replace(cfg, recompute=True), processes=1)
+    assert recomputed.activations < parts.activations
