@@ -51,12 +51,11 @@ def loss_of_full_logits(model: Llama, x: torch.Tensor, y: torch.Tensor) -> torch
     return F.cross_entropy(logits.flatten(0, 1), y.flatten())
 
 
-def take_steps(loss_of: LossOf, dtype: torch.dtype, recompute: bool) -> Figures:
+def take_steps(loss_of: LossOf, dtype: torch.dtype) -> Figures:
     """One turn: the first loss, and CPU-seconds of the last step."""
     device = torch.device("cpu")
     keep_freed_memory(device)
     model = start(SHAPE)
-    model.model.recompute_blocks = recompute
     random = torch.Generator().manual_seed(0)
     batches = torch.randint(SHAPE.vocab_size, (STEPS, ROWS, T + 1), generator=random)
     step = optimizer_step(model, lambda x, y: loss_of(model, x, y.contiguous()), batches, device, dtype)
@@ -77,21 +76,20 @@ def same_loss(own: Figures, full: Figures, dtype: torch.dtype) -> str:
 
 
 def record(cfg: BenchConfig, take_turns: TakeTurns) -> Record:
-    """Both losses, without and with blocks computed again."""
+    """Both losses."""
     dtype = pick_dtype(cfg.dtype, torch.device("cpu"))
-    cases = {}
-    for recompute, suffix in ((False, ""), (True, ", recompute")):
-        for name, loss_of in ((OURS, loss_in_chunks), (FULL, loss_of_full_logits)):
-            cases[name + suffix] = functools.partial(take_steps, loss_of, dtype, recompute)
+    cases = {
+        OURS: functools.partial(take_steps, loss_in_chunks, dtype),
+        FULL: functools.partial(take_steps, loss_of_full_logits, dtype),
+    }
     samples = take_turns(cases, cfg.rounds, "memory")
 
     results: dict[str, dict[str, Any]] = {}
     for name, rows in samples.items():
-        peer = name.replace(OURS, FULL)
-        results[name] = {**summary(rows), "over_full": ratios(rows, samples[peer], ["peak_bytes", "cpu_s"])}
+        results[name] = {**summary(rows), "over_full": ratios(rows, samples[FULL], ["peak_bytes", "cpu_s"])}
 
     short = str(dtype).removeprefix("torch.")
-    parameters = start_parameters()
+    parameters = number_of_parameters()
     title = f"a step of {ROWS} x {T} tokens, 12 x 768, V = {SHAPE.vocab_size:,}, {parameters:,} parameters, {short}"
     over = results[OURS]["over_full"]["peak_bytes"]
     return {
@@ -103,7 +101,7 @@ def record(cfg: BenchConfig, take_turns: TakeTurns) -> Record:
     }
 
 
-def start_parameters() -> int:
+def number_of_parameters() -> int:
     """Parameters of the shape."""
     with torch.device("meta"):
         return Llama(SHAPE).num_parameters()
