@@ -32,6 +32,9 @@ WORTH_THREADS = 1 << 20
 
 FLASH_WIDTHS = range(8, 257, 8)  # head widths that FlashAttention computes
 
+# torch's own operator for a product by oneDNN; torch.compile calls it for F.linear. Its name is private.
+HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
 
 @dataclass(frozen=True)
 class RopeScaling:
@@ -443,6 +446,31 @@ class Documents:
         return x.transpose(1, 2).flatten(0, 1)
 
 
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """F.linear: x @ weight.T + bias. Many rows of float32 go to oneDNN on a CPU, where no gradient is wanted.
+
+    x: (..., in); weight: (out, in); bias: (out,). Returns (..., out). torch gives such a product to MKL, which takes
+    longer (docs/LOG.md): a quarter more for a head of 49,152 rows. Both are float32 throughout, and add in another
+    order.
+    """
+    if not suits_onednn(x, weight):
+        return F.linear(x, weight, bias)
+    nothing_after = ("none", [], "")  # no activation
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, *nothing_after)
+
+
+def suits_onednn(x: Tensor, weight: Tensor) -> bool:
+    """Whether oneDNN computes x @ weight.T faster, and as F.linear would: in float32, for no gradient."""
+    if not HAS_ONEDNN or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return False
+    if torch.is_autocast_enabled(x.device.type) or torch.get_float32_matmul_precision() != "highest":
+        return False
+    on_cpu = x.device.type == weight.device.type == "cpu"
+    in_float32 = x.dtype == weight.dtype == torch.float32
+    many_rows = x.numel() > FEW_ROWS * x.shape[-1]
+    return on_cpu and in_float32 and many_rows
+
+
 class Linear(nn.Linear):
     """nn.Linear that multiplies a few rows by a large matrix on all threads of a CPU.
 
@@ -454,7 +482,7 @@ class Linear(nn.Linear):
         """x: (..., in_features). Returns (..., out_features)."""
         slices = self._slices(x)
         if slices == 1:
-            return F.linear(x, self.weight, self.bias)
+            return linear(x, self.weight, self.bias)
 
         rows = x.reshape(1, -1, self.in_features)  # (1, rows, in)
         rows = rows.expand(slices, -1, -1)  # (slices, rows, in)
@@ -564,7 +592,7 @@ class GatedSilu(torch.autograd.Function):
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
         """gate, up: (..., F). Returns (..., F)."""
         ctx.save_for_backward(gate, up)
-        return F.silu(gate) * up
+        return F.silu(gate).mul_(up)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
@@ -687,7 +715,7 @@ def product_dtype(x: Tensor) -> torch.dtype:
 
 def logprobs_of_all(h: Tensor, w: Tensor) -> Tensor:
     """Log-probabilities of each next token, (rows, V), in float32 at least; h: (rows, C), w: (V, C)."""
-    logits = h @ w.t()  # (rows, V)
+    logits = linear(h, w)  # (rows, V)
     return F.log_softmax(logits, dim=1, dtype=at_least_float32(h.dtype))
 
 

@@ -10,6 +10,7 @@ from conftest import examples
 from hypothesis import given
 from hypothesis import strategies as st
 from ranks import Launch
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -18,6 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import parallel
 from hf_config import hf_config
 from model import (
+    HAS_ONEDNN,
     IGNORE,
     Cache,
     GatedSilu,
@@ -31,8 +33,11 @@ from model import (
     apply_rope,
     attention,
     chunks,
+    linear,
+    logprobs_of_all,
     rope_frequencies,
     rope_tables,
+    suits_onednn,
 )
 
 SHAPES = {
@@ -445,6 +450,48 @@ def test_a_few_rows_times_a_cut_weight_equal_the_whole_product(bias, monkeypatch
         torch.set_num_threads(threads)
 
 
+@pytest.mark.parametrize("bias", [None, torch.linspace(-1, 1, 96)], ids=["plain", "bias"])
+@pytest.mark.parametrize("rows", [(40,), (2, 20), (1, 33)])
+def test_a_product_by_onednn_is_the_float32_one(rows, bias):
+    """Also of rows and weights that do not lie one behind the other, and of a parameter."""
+    x = torch.randn(2, *rows, 128)[1, ..., :64]
+    for weight in (nn.Parameter(torch.randn(96, 64)), torch.randn(64, 96).t(), torch.randn(96, 128)[:, ::2]):
+        exact = F.linear(x.double(), weight.double(), None if bias is None else bias.double())
+        with torch.no_grad():
+            assert suits_onednn(x, weight) == HAS_ONEDNN
+            y = linear(x, weight, bias)
+        assert y.dtype == torch.float32 and y.is_contiguous()
+        torch.testing.assert_close(y, exact.float(), atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.skipif(not HAS_ONEDNN, reason="this torch has no oneDNN")
+def test_onednn_multiplies_where_f_linear_would_do_the_same_and_no_gradient_is_wanted(monkeypatch):
+    """Not a few rows, not in bfloat16, not where products may be rounded. Where there is none, F.linear multiplies."""
+    x, weight = torch.randn(33, 64), torch.randn(96, 64)
+    assert not suits_onednn(x, weight)
+    with torch.inference_mode():
+        assert suits_onednn(x, weight)
+        assert not suits_onednn(x[:32], weight)
+        assert not suits_onednn(x.bfloat16(), weight.bfloat16())
+        assert not suits_onednn(x.double(), weight.double())
+        with torch.autocast("cpu", torch.bfloat16):
+            assert not suits_onednn(x, weight)
+            assert linear(x, weight).dtype == torch.bfloat16
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "get_float32_matmul_precision", lambda: "medium")
+            assert not suits_onednn(x, weight)
+
+        by_onednn = []
+        real = torch.ops.mkldnn._linear_pointwise
+        monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", lambda *a: by_onednn.append(1) or real(*a))
+        Linear(64, 96, bias=False)(x)
+        logprobs_of_all(x, weight)
+        assert len(by_onednn) == 2
+        monkeypatch.setattr("model.HAS_ONEDNN", False)
+        assert torch.equal(linear(x, weight), F.linear(x, weight))
+        assert len(by_onednn) == 2
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_gate_is_autograds_to_the_bit_and_keeps_its_inputs_alone(dtype):
     gate, up, grad = torch.randn(3, 4, 7, 50, dtype=dtype) * 3
@@ -612,12 +659,16 @@ class MadeShapes(TorchDispatchMode):
 
 
 def count_flops() -> FlopCounterMode:
-    """Counts products; torch's own list leaves addmm_ out."""
+    """Counts products; torch's own list leaves addmm_ and those by oneDNN out."""
 
     def addmm_flops(total, a, b, out_shape=None):
         return 2 * a[0] * a[1] * b[1]
 
-    return FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: addmm_flops})
+    def linear_flops(x, weight, *rest, out_shape=None):
+        return 2 * math.prod(x) * weight[0]
+
+    mapping = {torch.ops.aten.addmm_: addmm_flops, torch.ops.mkldnn._linear_pointwise: linear_flops}
+    return FlopCounterMode(display=False, custom_mapping=mapping)
 
 
 @pytest.mark.parametrize("low", [False, True], ids=["float32", "bfloat16"])
