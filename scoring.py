@@ -15,7 +15,8 @@ Four things make it fast, and none changes a score:
 - Logits are computed only at tokens from which an answer is predicted.
 """
 
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +27,7 @@ from model import Llama, chunks, logprobs_of_all, product_dtype
 from trees import Forest, Prefix, Request, Tree
 
 SHORTEST_PREFIX = 16  # tokens that all items begin with: fewer are not worth a pass of their own
+LOOKED_AT = 1000  # items, evenly spaced, that say what most begin with
 NOT_FINITE = "the logits are not finite (NaN or infinity): training diverged, or weights are damaged"
 
 
@@ -38,6 +40,53 @@ class Score:
 
 
 Item = Sequence[Request]
+
+
+class CompactItems(Sequence[Item]):
+    """Items whose ids take 4 bytes each; lists of Python would take up to 36. An item is unpacked when it is asked for.
+
+    All ids stand in one array. Requests of an item that have the same context share it. The context 5 6 with the
+    continuations 7 8 and 9:
+
+        ids         5 6 7 8 9
+        places      0 2 2 4    0 2 4 5      of each request: begin and end of its context, then of its continuation
+    """
+
+    def __init__(self, items: Iterable[Item] = ()):
+        self._ids = array("I")
+        self._places = array("Q")
+        self._requests = array("Q", [0])  # of each item the number of its first request, and at last that of all
+        for item in items:
+            self.append(item)
+
+    def append(self, item: Item) -> None:
+        """Add an item."""
+        context = None
+        for request in item:
+            if request.context != context:
+                context = request.context
+                context_place = self._store(context)
+            self._places.extend(context_place + self._store(request.continuation))
+        self._requests.append(len(self._places) // 4)
+
+    def _store(self, ids: list[int]) -> tuple[int, int]:
+        begin = len(self._ids)
+        self._ids.extend(ids)
+        return begin, len(self._ids)
+
+    def __len__(self) -> int:
+        return len(self._requests) - 1
+
+    def __getitem__(self, number: int) -> Item:
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        item = []
+        for request in range(self._requests[number], self._requests[number + 1]):
+            context_begin, context_end, begin, end = self._places[4 * request : 4 * request + 4]
+            context = self._ids[context_begin:context_end].tolist()
+            continuation = self._ids[begin:end].tolist()
+            item.append(Request(context, continuation))
+        return item
 
 
 def windows(request: Request, block_size: int, stride: int | None = None) -> Iterator[Request]:
@@ -70,15 +119,19 @@ def windows(request: Request, block_size: int, stride: int | None = None) -> Ite
 
 @dataclass(frozen=True)
 class Batch:
-    """Trees that are computed together, behind the same prefix (which may be empty)."""
+    """Items that are computed together, behind the same prefix (which may be empty)."""
 
-    trees: list[Tree]
+    items: Sequence[Item]  # all of the plan
+    numbers: list[int]  # of those in this batch
+    block_size: int
     prefix: Prefix
+    tokens: int  # what the model reads, the prefix left out
 
     @property
-    def tokens(self) -> int:
-        """What the model reads, the prefix left out."""
-        return sum(len(tree.ids) for tree in self.trees)
+    def trees(self) -> list[Tree]:
+        """Made anew each time: the trees of all batches would take many times the memory of the ids."""
+        skip = len(self.prefix.ids)
+        return [Tree(number, in_windows(self.items[number], self.block_size), skip) for number in self.numbers]
 
 
 class Plan:
@@ -91,29 +144,29 @@ class Plan:
 
     def __init__(self, items: Sequence[Item], block_size: int, batch_tokens: int):
         """batch_tokens: tokens of a batch at most, unless one item has more."""
-        in_windows = [[list(windows(request, block_size)) for request in item] for item in items]
-        prefix = Prefix(common_beginning_of_most([pieces[0][0].context for pieces in in_windows]))
-        no_prefix = Prefix([])
+        some = [items[number] for number in range(0, len(items), 1 + len(items) // LOOKED_AT)]
+        prefix = Prefix(common_beginning_of_most([in_windows(item, block_size)[0][0].context for item in some]))
 
-        behind_prefix: list[Tree] = []
-        others: list[Tree] = []
-        for number, pieces in enumerate(in_windows):
-            if prefix.ids and all_begin_with(pieces, prefix.ids):
-                behind_prefix.append(Tree(number, pieces, skip=len(prefix.ids)))
+        behind_prefix: dict[int, int] = {}  # the number of an item: the tokens that the model reads for it
+        others: dict[int, int] = {}
+        for number, item in enumerate(items):
+            pieces = in_windows(item, block_size)
+            if prefix.ids and all(prefix.begins(window.context) for part in pieces for window in part):
+                behind_prefix[number] = len(Tree(number, pieces, skip=len(prefix.ids)).ids)
             else:
-                others.append(Tree(number, pieces))
+                others[number] = len(Tree(number, pieces).ids)
 
-        self.batches = [
-            *in_batches(others, no_prefix, batch_tokens),
-            *in_batches(behind_prefix, prefix, batch_tokens),
-        ]
+        self.batches = []
+        for tokens_of, shared in ((others, Prefix([])), (behind_prefix, prefix)):
+            for numbers in in_batches(tokens_of, batch_tokens):
+                tokens = sum(tokens_of[number] for number in numbers)
+                self.batches.append(Batch(items, numbers, block_size, shared, tokens))
         self.tokens = sum(batch.tokens for batch in self.batches)
 
 
-def all_begin_with(pieces: Sequence[Sequence[Request]], prefix: list[int]) -> bool:
-    """Whether all contexts begin with the prefix and go on: their last id, which predicts, must stand in the tree."""
-    contexts = [window.context for part in pieces for window in part]
-    return all(len(context) > len(prefix) and context[: len(prefix)] == prefix for context in contexts)
+def in_windows(item: Item, block_size: int) -> list[list[Request]]:
+    """The windows of each request."""
+    return [list(windows(request, block_size)) for request in item]
 
 
 def common_beginning_of_most(contexts: Sequence[list[int]]) -> list[int]:
@@ -137,19 +190,19 @@ def common_beginning_of_most(contexts: Sequence[list[int]]) -> list[int]:
     return first[:length] if length >= SHORTEST_PREFIX else []
 
 
-def in_batches(trees: Sequence[Tree], prefix: Prefix, batch_tokens: int) -> Iterator[Batch]:
-    """The trees, longest first, as many in a batch as fit."""
-    together: list[Tree] = []
+def in_batches(tokens_of: dict[int, int], batch_tokens: int) -> Iterator[list[int]]:
+    """The numbers of items, by {number: tokens}: longest first, as many together as fit."""
+    together: list[int] = []
     tokens = 0
-    for tree in sorted(trees, key=lambda tree: (-len(tree.ids), tree.item)):
-        if together and tokens + len(tree.ids) > batch_tokens:
-            yield Batch(together, prefix)
+    for number in sorted(tokens_of, key=lambda number: (-tokens_of[number], number)):
+        if together and tokens + tokens_of[number] > batch_tokens:
+            yield together
             together = []
             tokens = 0
-        together.append(tree)
-        tokens += len(tree.ids)
+        together.append(number)
+        tokens += tokens_of[number]
     if together:
-        yield Batch(together, prefix)
+        yield together
 
 
 # --- scores ---
@@ -165,15 +218,16 @@ def score_batch(model: Llama, batch: Batch) -> list[tuple[int, list[Score]]]:
     device = model.lm_head.weight.device
 
     # Read all nodes.
-    forest = Forest(batch.trees, batch.prefix.read(model), device)
-    ids = [token for tree in batch.trees for token in tree.ids]
+    trees = batch.trees
+    forest = Forest(trees, batch.prefix.read(model), device)
+    ids = [token for tree in trees for token in tree.ids]
     x = model(torch.tensor([ids], device=device), cache=forest, hidden=True)[0]  # (N, C)
 
     # Predict the targets: of each the node before it, counted through all trees.
     nodes: list[int] = []
     targets: list[int] = []
     begin = 0
-    for tree in batch.trees:
+    for tree in trees:
         for branch in tree.branches:
             nodes += [begin + node for node in branch.predicting]
             targets += branch.targets
@@ -185,7 +239,7 @@ def score_batch(model: Llama, batch: Batch) -> list[tuple[int, list[Score]]]:
     # Hand the results out, in the same order.
     results = []
     begin = 0
-    for tree in batch.trees:
+    for tree in trees:
         end = begin + sum(len(branch.targets) for branch in tree.branches)
         results.append((tree.item, add_up(tree, logprobs[begin:end], greedy[begin:end])))
         begin = end

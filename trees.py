@@ -96,11 +96,22 @@ class Tree:
         return self.depths == list(range(len(self.ids)))
 
     def sees(self) -> np.ndarray:
-        """(nodes, nodes) bool, as drawn above."""
-        seen = np.zeros((len(self.ids), len(self.ids)), bool)
+        """(nodes, nodes) bool, as drawn above.
+
+        On a path each node sees those before it and itself. The path 0 1 3 4 marks lines and columns 0 1 3 4:
+
+                   0  1  3  4
+             0     1  .  .  .
+             1     1  1  .  .
+             3     1  1  1  .
+             4     1  1  1  1
+        """
+        nodes = len(self.ids)
+        seen = np.zeros((nodes, nodes), bool)
         for branch in self.branches:
-            rows_and_columns = np.ix_(branch.path, branch.path)
-            seen[rows_and_columns] |= np.tri(len(branch.path), dtype=bool)
+            causal = np.tri(len(branch.path), dtype=bool)
+            lines_and_columns = np.ix_(branch.path, branch.path)
+            seen[lines_and_columns] |= causal
         return seen
 
 
@@ -110,6 +121,11 @@ class Prefix:
     def __init__(self, ids: list[int]):
         self.ids = ids
         self.cache: Cache | None = None
+
+    def begins(self, ids: list[int]) -> bool:
+        """Whether these ids begin with it and go on: their last one, which predicts, must not be a part of it."""
+        length = len(self.ids)
+        return len(ids) > length and ids[:length] == self.ids
 
     def read(self, model: Llama) -> Cache | None:
         """Keys and values of the ids; None where there are no ids."""
@@ -173,7 +189,8 @@ class Forest:
             if tree.is_chain and self.prefix is None:
                 masks.append(None)
             else:
-                seen = np.pad(tree.sees(), ((0, 0), (self.before, 0)), constant_values=True)
+                prefix_columns = ((0, 0), (self.before, 0))  # P more on the left, which each node sees
+                seen = np.pad(tree.sees(), prefix_columns, constant_values=True)  # (n, P + n)
                 masks.append(torch.from_numpy(seen)[None, None].to(self.positions.device))
         return masks
 
@@ -197,16 +214,27 @@ class Forest:
 
     @cached_property
     def mask(self) -> Tensor | None:
-        """What each place sees, (B, 1, T, P + T) bool: padding the prefix and itself. None: causal attention."""
+        """What each place sees, (B, 1, T, P + T) bool: padding the prefix and itself. None: causal attention.
+
+        P = 1, and a tree of two nodes in a row of T = 3:
+
+                       prefix    places
+            node 0       1       1 . .
+            node 1       1       1 1 .
+            padding      1       . . 1
+        """
         if self.prefix is None and all(tree.is_chain for tree in self.trees):
             return None  # padding is on the right, where no token sees it
+
+        B = len(self.trees)
         T = max(self.lengths)
-        seen = np.zeros((len(self.trees), 1, T, self.before + T), bool)
-        seen[..., : self.before] = True
-        seen[..., self.before :] = np.eye(T, dtype=bool)
+        P = self.before
+        seen = np.zeros((B, 1, T, P + T), bool)
+        seen[..., :P] = True
+        seen[..., P:] = np.eye(T, dtype=bool)  # itself
         for row, tree in enumerate(self.trees):
             n = len(tree.ids)
-            seen[row, 0, :n, self.before : self.before + n] = tree.sees()
+            seen[row, 0, :n, P : P + n] = tree.sees()
         return torch.from_numpy(seen).to(self.positions.device)
 
     def _padded(self, x: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ import numpy as np
 
 from chat_template import ChatTemplate
 from model import Llama
-from scoring import Batch, Plan, Request, Score, score_batch, windows
+from scoring import Batch, CompactItems, Plan, Score, score_batch, windows
 from tasks import core, figures, writing
 from tasks.figures import TableRow
 from tasks.names import load_named
@@ -113,7 +113,7 @@ class ScoringJob(Job):
 
     label: str
     source: Questions
-    items: list[list[Request]]
+    items: CompactItems
 
     def __len__(self) -> int:
         return len(self.items)
@@ -134,7 +134,7 @@ class ScoringJob(Job):
         return sum(length > block_size + 1 for length in longest)
 
     def only(self, numbers: Sequence[int]) -> Self:
-        return dataclasses.replace(self, items=[self.items[number] for number in numbers])
+        return dataclasses.replace(self, items=CompactItems(self.items[number] for number in numbers))
 
     def batches(self, block_size: int, batch_tokens: int) -> list[Batch]:
         return Plan(self.items, block_size, batch_tokens).batches
@@ -279,7 +279,7 @@ def sources(name: str, asking: Asking) -> Iterable[Questions | Texts]:
 def scoring_job(source: Questions, asking: Asking, encoder: Encoder) -> ScoringJob:
     """The requests of each item, one a choice."""
     source = dataclasses.replace(source, items=source.items[: asking.limit])
-    items = requests(source, encoder, asking.shots, asking.shots_seed, asking.template)
+    items = CompactItems(requests(source, encoder, asking.shots, asking.shots_seed, asking.template))
     return ScoringJob(label_of(source, asking), source, items)
 
 
@@ -310,7 +310,7 @@ def text_job(source: Texts, asking: Asking, encoder: Encoder, block_size: int) -
     if asking.stride is not None and asking.stride > block_size:
         raise ValueError(f"stride ({asking.stride}) must be at most the model's context, {block_size} tokens")
 
-    items = []
+    items = CompactItems()
     owners = []
     for number, text in enumerate(source.documents):
         for window in windows(encoder.document(text), block_size, asking.stride):

@@ -7,7 +7,7 @@ one item by hand.
 import contextlib
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache, lru_cache
 
 from chat_template import ChatTemplate
@@ -154,9 +154,8 @@ class Encoder:
 
 def requests(
     questions: Questions, encoder: Encoder, shots: int, seed: int | None, template: ChatTemplate | None
-) -> list[list[Request]]:
+) -> Iterator[list[Request]]:
     """The requests of each item, one a choice. Raises ValueError that names the item which cannot be asked."""
-    encoded = []
     protocol = questions.protocol
     if protocol is None:
         separator = "\n\n"
@@ -173,8 +172,7 @@ def requests(
                 pairs.append(encoder.request(context, f"{gap}{answer}"))
         except ValueError as error:
             raise ValueError(f"{questions.name}, item {number}: {error}") from None
-        encoded.append(pairs)
-    return encoded
+        yield pairs
 
 
 def prompts(

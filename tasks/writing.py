@@ -91,12 +91,13 @@ class Batch:
 def in_batches(prompts: Sequence[list[int]], max_new_tokens: int, batch_tokens: int) -> Iterator[Batch]:
     """All prompts, those that do not share their beginning with most others first; of each kind the longest first."""
     prefix = Prefix(common_beginning_of_most(prompts))
-    n = len(prefix.ids)
     behind_prefix = []
     others = []
     for place in sorted(range(len(prompts)), key=lambda place: -len(prompts[place])):
-        shares = n > 0 and len(prompts[place]) > n and prompts[place][:n] == prefix.ids
-        (behind_prefix if shares else others).append(place)
+        if prefix.ids and prefix.begins(prompts[place]):
+            behind_prefix.append(place)
+        else:
+            others.append(place)
 
     for places, shared in ((others, Prefix([])), (behind_prefix, prefix)):
         while places:

@@ -1,5 +1,6 @@
 """Scores equal those of one request at a time with all logits, whatever the batch, the order, and what is shared."""
 
+import gc
 import random
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 
 import scoring
 from model import Llama, ModelConfig
-from scoring import Plan, windows
+from scoring import CompactItems, Plan, windows
 from trees import Forest, Request, Tree
 
 SHAPE = ModelConfig(vocab_size=64, block_size=24, n_layer=2, n_head=4, n_kv_head=2, n_embd=32, ffn_hidden=32)
@@ -105,6 +106,28 @@ def test_logits_are_computed_where_an_answer_is_predicted(model, monkeypatch):
     monkeypatch.setattr(scoring, "logprobs_of_all", lambda x, w: rows.append(len(x)) or real(x, w))
     scoring.score(model, [[Request(list(range(15)), [c]) for c in (1, 2, 3, 4)], [Request([5, 6, 7], [8, 9])]])
     assert sum(rows) == 1 + 2
+
+
+def test_compact_items_are_the_same_items(items):
+    """Also those whose requests have contexts of their own, one by one and all; a shared context is kept once."""
+    compact = CompactItems(items[:-1])
+    compact.append(items[-1])
+    assert len(compact) == len(items) and [*compact] == items
+    assert compact[7] == items[7]
+    for outside in (-1, len(items)):
+        with pytest.raises(IndexError):
+            compact[outside]
+
+    shared = CompactItems([[Request(list(range(100)), [choice]) for choice in range(4)]])
+    assert len(shared._ids) == 100 + 4 and shared._ids.itemsize == 4
+
+
+def test_a_plan_holds_no_trees(model, items):
+    plan = Plan(CompactItems(items), SHAPE.block_size, 100)
+    scoring.score_batch(model, plan.batches[0])
+    assert sum(len(batch.trees) for batch in plan.batches) == len(items)
+    gc.collect()
+    assert not [each for each in gc.get_objects() if type(each) is Tree]
 
 
 def test_a_tree_is_as_it_is_drawn():
