@@ -15,6 +15,7 @@ import io
 import operator
 import os
 import shlex
+import signal
 import sys
 import time
 import types
@@ -54,6 +55,7 @@ def run(main: Callable[[Config], None], cls: type[Config], show: bool = True) ->
             print(describe(cfg, origins), flush=True)
         main(cfg)
     except KeyboardInterrupt as interrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # another one would be a traceback while Python ends
         _one_line_interrupt(KeyboardInterrupt, interrupt, None)
         sys.exit(130)
     except BrokenPipeError:  # who reads what is printed has left, as `head` does

@@ -37,23 +37,31 @@ def worker_pool(num_workers: int, killed: str) -> Iterator[Callable[..., Future]
     pool = concurrent.futures.ProcessPoolExecutor(num_workers, spawn, **begin)
 
     def submit(work: Callable, *args: Any) -> Future:
-        # Workers inherit that Ctrl-C is ignored: it reaches the parent, which stops them.
-        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        try:
+        with interrupts_ignored():  # also by workers that are started here: Ctrl-C reaches the parent, which stops them
             return pool.submit(work, *args)
-        finally:
-            signal.signal(signal.SIGINT, handler)
 
     try:
         yield submit
     except concurrent.futures.process.BrokenProcessPool:
         raise ValueError(killed) from None
     except BaseException:
-        for process in multiprocessing.active_children():
-            process.terminate()
+        with interrupts_ignored():  # a second Ctrl-C would leave before the workers have ended
+            for process in multiprocessing.active_children():
+                process.terminate()
+            pool.shutdown(wait=True, cancel_futures=True)
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextlib.contextmanager
+def interrupts_ignored() -> Iterator[None]:
+    """Ctrl-C does nothing within the `with` block, and nothing ever in processes that are started there."""
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 class HeldLocks:

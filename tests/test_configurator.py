@@ -294,7 +294,9 @@ def test_describe_shows_all_values_and_where_those_that_changed_came_from(config
 
 SCRIPT = '''
 """A script for the test."""
+import atexit
 import configurator
+import signal
 from dataclasses import dataclass
 
 
@@ -314,6 +316,7 @@ def main(cfg):
     if cfg.how == "bug":
         assert cfg.n_layer == 0, cfg.n_layer
     if cfg.how == "interrupt":
+        atexit.register(signal.raise_signal, signal.SIGINT)  # once more, while Python ends
         raise KeyboardInterrupt
     print("done", cfg.n_layer)
 
@@ -365,7 +368,7 @@ def test_debugging_shows_the_traceback_and_so_does_a_bug(script):
         assert failed.returncode == 1 and "Traceback" in failed.stderr
 
 
-def test_ctrl_c_is_one_line_and_exit_code_130(script):
+def test_ctrl_c_is_one_line_and_exit_code_130_also_twice(script):
     stopped = script("--how=interrupt")
     assert stopped.returncode == 130
     assert stopped.stderr.strip().count("\n") == 0 and "interrupted" in stopped.stderr
