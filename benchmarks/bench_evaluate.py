@@ -26,7 +26,7 @@ import torch
 import lora
 from benchmarks import harness
 from benchmarks.bench_config import BenchConfig, Figures, Record, Samples, TakeTurns
-from benchmarks.bench_figures import peak_rss, ratios, scaled, shown, summary, target, target_lines
+from benchmarks.bench_figures import peak_rss, ratios, speed_table, summary, target, target_lines
 from evaluate import USUAL_BATCH
 from tasks.jobs import Asking, scoring_job
 from tasks.prompts import Encoder
@@ -139,12 +139,5 @@ def record(cfg: BenchConfig, take_turns: TakeTurns) -> Record:
 
 def table(record: Record) -> list[str]:
     """Lines for a reader: items a CPU-second, memory, and ours over the harness's in the same round."""
-    width = max(map(len, record["results"]))
-    lines = [f"{'':{width}} {'items/CPU s (min-max)':>24} {'memory, MB':>24} {'ours: speed x':>20} {'memory x':>20}"]
-    for name, row in record["results"].items():
-        rate = shown(row["rate"])
-        memory = shown(scaled(row["memory_bytes"], 1e-6))
-        speed = shown(row["ours_over_it"]["rate"])
-        less = shown(row["ours_over_it"]["memory_bytes"])
-        lines.append(f"{name:{width}} {rate:>24} {memory:>24} {speed:>20} {less:>20}")
+    lines = speed_table(record["results"], "items/CPU s")
     return [*lines, *target_lines(record["targets"])]

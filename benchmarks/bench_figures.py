@@ -93,6 +93,24 @@ def target_lines(targets: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
+def speed_table(results: dict[str, dict[str, Any]], rate: str) -> list[str]:
+    """A line for each row: its speed and memory, and ours over these in the same round.
+
+    results: {name: {"rate", "memory_bytes", "ours_over_it": {"rate", "memory_bytes"}}}, spreads. rate: its unit.
+    """
+    width = max(map(len, results))
+    title = f"{rate} (min-max)"
+    lines = [f"{'':{width}} {title:>24} {'memory, MB':>24} {'ours: speed x':>20} {'memory x':>20}"]
+    for name, row in results.items():
+        speed = shown(row["rate"])
+        memory = shown(scaled(row["memory_bytes"], 1e-6))
+        over = row["ours_over_it"]
+        speed_over = shown(over["rate"])
+        memory_over = shown(over["memory_bytes"])
+        lines.append(f"{name:{width}} {speed:>24} {memory:>24} {speed_over:>20} {memory_over:>20}")
+    return lines
+
+
 def need(module: str) -> Any:
     """Import a package of requirements-dev.txt. Raises ValueError with the pip line when it does not import."""
     try:

@@ -21,7 +21,7 @@ import torch
 
 import lora
 from benchmarks.bench_config import BenchConfig, Figures, Record, Samples, TakeTurns
-from benchmarks.bench_figures import need, peak_rss, ratios, scaled, shown, spread, summary, target, target_lines
+from benchmarks.bench_figures import need, peak_rss, ratios, speed_table, spread, summary, target, target_lines
 from benchmarks.bench_model import optimizer_step, start
 from chat_shards import Conversations
 from device import keep_freed_memory, pick_dtype
@@ -224,14 +224,7 @@ def record(cfg: BenchConfig, take_turns: TakeTurns) -> Record:
 
 def table(record: Record) -> list[str]:
     """Lines for a reader: tokens a CPU second, memory, and ours over each peer's in the same round."""
-    width = max(map(len, record["results"]))
-    lines = [f"{'':{width}} {'tokens/CPU s (min-max)':>24} {'memory, MB':>24} {'ours: speed x':>20} {'memory x':>20}"]
-    for name, row in record["results"].items():
-        rate = shown(row["rate"])
-        memory = shown(scaled(row["memory_bytes"], 1e-6))
-        over = row["ours_over_it"]
-        speed = shown(over["rate"])
-        lines.append(f"{name:{width}} {rate:>24} {memory:>24} {speed:>20} {shown(over['memory_bytes']):>20}")
+    lines = speed_table(record["results"], "tokens/CPU s")
     for name, share in (record["packing"] or {}).items():
         lines.append(f"places of rows of {BLOCK:,} that hold a token, {name}: {100 * share:.1f} %")
     return [*lines, *target_lines(record["targets"])]
