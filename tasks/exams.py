@@ -18,6 +18,8 @@ from tasks.task import Item, Row, place_of, task
 
 LETTERS = ["A", "B", "C", "D"]
 
+exam = functools.partial(task, shots="dev", is_family=True)
+
 
 def listed(question: str, answers: Sequence[str]) -> str:
     """The question and its lettered answers, a line each."""
@@ -30,12 +32,10 @@ def about(subject: str) -> str:
     return f"The following are multiple choice questions (with answers) about {subject.replace('_', ' ')}.\n\n"
 
 
-@task(
+@exam(
     "mmlu",
     hub="cais/mmlu",
     split="test",
-    shots="dev",
-    is_family=True,
     describe=about,
     archive="{set}_{split}.csv",
     columns=["question", *LETTERS, "answer"],
@@ -79,24 +79,8 @@ def about_cmmlu(subject: str) -> str:
     return f"以下是关于{name_of('cmmlu', subject)}的单项选择题，请直接给出正确答案的选项。\n\n"
 
 
-@task(
-    "ceval",
-    hub="ceval/ceval-exam",
-    split="val",
-    shots="dev",
-    is_family=True,
-    describe=about_ceval,
-    archive="{set}_{split}.csv",
-)
-@task(
-    "cmmlu",
-    hub="haonan-li/cmmlu",
-    split="test",
-    shots="dev",
-    is_family=True,
-    describe=about_cmmlu,
-    archive="{split}/{set}.csv",
-)
+@exam("ceval", hub="ceval/ceval-exam", split="val", describe=about_ceval, archive="{set}_{split}.csv")
+@exam("cmmlu", hub="haonan-li/cmmlu", split="test", describe=about_cmmlu, archive="{split}/{set}.csv")
 def chinese_exam(row: Row) -> Item:
     """School, university and profession, in Chinese."""
     question = row["Question"] if "Question" in row else row["question"]
