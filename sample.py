@@ -173,15 +173,13 @@ def decode(
     check_prompts(prompts, block_size, model.cfg.vocab_size)
     stop_ids = set(stops)
     ended = set() if ended is None else ended
-    greedy = filters.get("temperature") == 0 or filters.get("top_k") == 1
 
-    # Prompts, without what is known of them: padded on the left, so that all end together.
+    # Prompts, without what is known of them.
     known = max(0 if held is None else held.used for held in (cache, prefix))
     lengths = [len(prompt) for prompt in prompts]
     longest = max(lengths)
     padding = [longest - length for length in lengths]
-    padded = [[0] * pad + list(prompt[known:]) for pad, prompt in zip(padding, prompts, strict=True)]
-    tokens = torch.tensor(padded, device=device)  # (B, T)
+    tokens = pad_left([prompt[known:] for prompt in prompts], padding).to(device)  # (B, T)
 
     # Room and random numbers for all steps; the shortest prompt has the most of them before it.
     steps = min(max_new_tokens, block_size - min(lengths))
@@ -196,17 +194,13 @@ def decode(
         logits = forward(tokens, cache=cache, last=True)  # (B, 1, V)
         logits = logits[:, -1, :vocab_size]  # (B, vocab_size)
 
-        if greedy:
-            next_ids = logits.argmax(1)  # (B,)
-        else:
-            next_ids = draw(probabilities(logits, **filters), uniform[:, step])
-        finite = logits.isfinite().all(1)  # (B,)
-        next_ids = next_ids.masked_fill(~finite, NOT_FINITE)
+        next_ids = choose(logits, uniform[:, step], **filters)  # (B,)
         tokens = next_ids[:, None]  # (B, 1)
-
         ids = next_ids.tolist()  # waits for the device, once a step
         if NOT_FINITE in ids:
             raise ValueError("the logits are not finite (NaN or infinity): training diverged, or weights are damaged")
+
+        # What each text goes on with; it ends at a stop id and where the context is full.
         drawn: list[int | None] = [None] * len(prompts)
         for row, token in zip(rows, ids, strict=True):
             is_full = lengths[row] + step >= block_size
@@ -231,6 +225,27 @@ def decode(
 
 
 generate = torch.inference_mode()(decode)  # decode itself, under no_grad, for models whose buffers training needs again
+
+
+def pad_left(prompts: Sequence[Sequence[int]], padding: Sequence[int]) -> torch.Tensor:
+    """The prompts as rows that end together, (B, T): before each as many zeros as `padding` says."""
+    rows = [[0] * pad + list(prompt) for pad, prompt in zip(padding, prompts, strict=True)]
+    return torch.tensor(rows)
+
+
+def choose(logits: torch.Tensor, u: torch.Tensor, **filters: float | None) -> torch.Tensor:
+    """The next id of each text, (B,): drawn, or with temperature=0 or top_k=1 the likeliest.
+
+    logits: (B, V); u: (B,) random numbers in [0, 1). NOT_FINITE where logits are NaN or infinite.
+    """
+    greedy = filters.get("temperature") == 0 or filters.get("top_k") == 1
+    if greedy:
+        next_ids = logits.argmax(1)  # (B,)
+    else:
+        next_ids = draw(probabilities(logits, **filters), u)  # (B,)
+    finite = logits.isfinite().all(1)  # (B,)
+    next_ids = next_ids.masked_fill(~finite, NOT_FINITE)
+    return next_ids
 
 
 def uniform_numbers(seeds: Iterable[int], steps: int) -> torch.Tensor:
