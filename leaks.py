@@ -389,7 +389,7 @@ def name_of(corpus: str) -> str:
 def main(cfg: LeaksConfig) -> None:
     """Look for the items, and print how many of each task are found and the strongest leaks."""
     cfg.check()
-    against = Against.read(cfg.tasks, cfg.task_dir)
+    against = Against.read(cfg.tasks, cfg.task_dir, "--tasks")
     corpus = open_corpus(cfg)
     print_now(f"{cfg.corpus}: {corpus.description}")
 

@@ -37,11 +37,14 @@ class Against:
     states: dict[str, list[int]]  # of the files on this disk: what documents.changed_file looks at again
 
     @classmethod
-    def read(cls, against: str, task_dir: str | None) -> "Against":
-        """Read the tasks, and find the files. Raises ValueError, in one line, for what is not there."""
+    def read(cls, against: str, task_dir: str | None, setting: str = "--against") -> "Against":
+        """Read the tasks, and find the files. Raises ValueError, in one line, for what is not there.
+
+        setting: what a user gave it as.
+        """
         names = names_in(against)
         if not names:
-            raise ValueError("--against names no task and no file; try --against='eval/*.jsonl'")
+            raise ValueError(f"{setting} names no task and no file; try {setting}='eval/*.jsonl'")
         patterns = [name for name in names if is_pattern(name)]
         task_names = [name for name in names if name not in patterns]
 

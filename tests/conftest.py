@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import hypothesis
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -59,6 +61,20 @@ def examples(count: int, **options) -> hypothesis.settings:
 def flags(settings: dict) -> list[str]:
     """--key=value arguments."""
     return [f"--{key}={value}" for key, value in settings.items()]
+
+
+def write_rows(path: Path, rows: list) -> Path:
+    """A .jsonl file of these rows, in a folder that may not be there yet."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def write_documents(path: Path, texts: dict[str, str]) -> Path:
+    """A parquet file of documents: {id: text}."""
+    columns = {"id": pa.array(texts, pa.string()), "text": pa.array(texts.values(), pa.string())}
+    pq.write_table(pa.table(columns), path)
+    return path
 
 
 def pytest_collection_modifyitems(items):

@@ -5,9 +5,9 @@ import json
 import random
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import write_documents, write_rows
 
 import dedup
 import prepare_chat
@@ -22,18 +22,6 @@ pytestmark = pytest.mark.usefixtures("no_plot")
 def some_words(seed: str, count: int) -> str:
     draw = random.Random(seed)
     return " ".join("".join(draw.choices("abcdefghij", k=6)) for _ in range(count))
-
-
-def write_rows(path: Path, rows: list[dict]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
-def write_documents(path: Path, texts: dict[str, str]) -> Path:
-    columns = {"id": pa.array(texts, pa.string()), "text": pa.array(texts.values(), pa.string())}
-    pq.write_table(pa.table(columns), path)
-    return path
 
 
 def texts_of(against: str, task_dir: Path | None = None) -> dict[str, dict[int, str]]:

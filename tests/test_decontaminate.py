@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import SHARED, examples
+from conftest import SHARED, examples, write_documents, write_rows
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
@@ -27,18 +27,6 @@ LETTERS = string.ascii_lowercase
 
 def some_words(draw: random.Random, count: int) -> list[str]:
     return ["".join(draw.choices(LETTERS, k=6)) for _ in range(count)]
-
-
-def write_rows(path: Path, rows: list) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
-def write_documents(path: Path, texts: dict[str, str]) -> Path:
-    columns = {"id": pa.array(texts, pa.string()), "text": pa.array(texts.values(), pa.string())}
-    pq.write_table(pa.table(columns), path)
-    return path
 
 
 def evaluation_of(folder: Path, *files: list) -> Evaluation:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_against import some_words, write_rows
+from conftest import write_rows
+from test_against import some_words
 
 import configurator
 import leaks
@@ -270,6 +271,7 @@ def test_what_is_printed(task_dir, corpus, tmp_path, capsys):
     [
         ("--tasks=arc_easy", "--corpus names nothing to look through"),
         ("--corpus={data}", "--tasks names no task"),
+        ("--corpus={data} --tasks=,", "--tasks names no task and no file; try --tasks='eval/*.jsonl'"),
         ("--corpus={data} --tasks=arc_esy --task_dir={eval}", "no task is called 'arc_esy'; did you mean 'arc_easy'?"),
         ("--corpus={data} --tasks=piqa --task_dir={eval}", "has no file for piqa"),
         ("--corpus={dir}/none --tasks=arc_easy --task_dir={eval}", "none: no such file"),
