@@ -33,6 +33,7 @@ from corpus.conversations import CHAT_FORMATS, REASONS, Conversation, Dropped, r
 from corpus.documents import DocumentWriter, unchanged_source
 from corpus.manifest import fixed_settings, provenance, read_manifest, refuse_changes, write_manifest
 from corpus.pool import ORPHANS_S, map_parts, print_now, read_cached, stage
+from corpus.report import count_line
 from corpus.sources import (
     FORMATS,
     Piece,
@@ -508,8 +509,7 @@ def summary(folder: Path) -> str:
     lines: list[str] = []
 
     def add(name: str, value: int, whole: int | None = None) -> None:
-        share = f"{100 * value / whole:>8.1f} %" if whole else ""
-        lines.append(f"{name:<36}{value:>14,}{share}")
+        lines.append(count_line(name, value, whole))
 
     if counts["damaged"]:
         add("damaged files", counts["damaged"])

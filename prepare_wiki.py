@@ -30,6 +30,7 @@ from corpus.documents import Document, DocumentWriter, read_counts, unchanged_so
 from corpus.manifest import fixed_settings, provenance, read_manifest, refuse_changes, write_manifest
 from corpus.pages import make_pages
 from corpus.pool import ORPHANS_S, map_parts, print_now, read_cached, stage
+from corpus.report import count_line
 from corpus.sources import (
     Piece,
     TemplateSettings,
@@ -536,9 +537,7 @@ def summary(folder: Path) -> str:
     lines: list[str] = []
 
     def add(name: str, value: int, whole: int | None = None) -> None:
-        share = f"{100 * value / whole:>8.1f} %" if whole else ""
-        label = name if len(name) <= 36 else name[:33] + "..."
-        lines.append(f"{label:<36}{value:>14,}{share}")
+        lines.append(count_line(name, value, whole))
 
     for name in SKIPPED:
         if counts[name]:

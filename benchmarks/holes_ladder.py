@@ -39,7 +39,7 @@ from tqdm import tqdm
 
 import atomic
 import checkpoint
-from benchmarks.ladder import BATCH_TOKENS, train, write_tokens
+from benchmarks.ladder import BATCH_TOKENS, NOTE, made_before, train, write_tokens
 from corpus.clean import normalise, reason_to_drop
 from corpus.documents import read_documents
 from corpus.pages import make_pages
@@ -220,12 +220,9 @@ def prepare(cfg: HolesLadderConfig, out: Path) -> dict[str, Any]:
     """
     keys = ("source", "held_out", "min_chars", "vocab_size")
     settings = {key: getattr(cfg, key) for key in keys} | {"template_tables": tables_hash(None)}
-    note = out / "data.json"
-    if note.is_file():
-        data = json.loads(note.read_text(encoding="utf-8"))
-        if data["settings"] != settings:
-            raise ValueError(f"{out} was made with {data['settings']}; give another --out, or delete it")
-        return data
+    made = made_before(out, settings)
+    if made is not None:
+        return made
 
     texts = make_texts(cfg, out / "work")
     missing = [name for name in SETS if not texts.val[name]]
@@ -244,7 +241,7 @@ def prepare(cfg: HolesLadderConfig, out: Path) -> dict[str, Any]:
         "rungs": of_rungs,
         "sets": {name: entries[0] for name, entries in of_sets.items()},
     }
-    atomic.write_json(note, data)
+    atomic.write_json(out / NOTE, data)
     return data
 
 

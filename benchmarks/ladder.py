@@ -46,6 +46,7 @@ from tokenizer import Tokenizer, train_bpe
 RUNGS = ("raw", "cleaned", "exact", "MinHash")
 PLANTED_WORDS = 60  # of a near copy, one in so many is another: an exact Jaccard similarity of about 0.85
 BATCH_TOKENS = 12 * 128  # config/demo.py
+NOTE = "data.json"  # in a folder: what its data is made of
 # Of these the data folders are made: with others, another folder is asked for.
 DATA_SETTINGS = ("source", "split_by", "held_out", "min_chars", "plant", "threshold", "vocab_size")
 
@@ -232,12 +233,9 @@ def write_tokens(folder: Path, tokenizer: Tokenizer, texts: dict[str, list[str]]
 def prepare(cfg: LadderConfig, out: Path) -> dict[str, Any]:
     """Make the data folder of each rung; returns what they hold. What is there with these settings stays."""
     settings = {key: getattr(cfg, key) for key in DATA_SETTINGS}
-    note = out / "data.json"
-    if note.is_file():
-        data = json.loads(note.read_text(encoding="utf-8"))
-        if data["settings"] != settings:
-            raise ValueError(f"{out} was made with {data['settings']}; give another --out, or delete it")
-        return data
+    made = made_before(out, settings)
+    if made is not None:
+        return made
 
     (out / "work").mkdir(parents=True, exist_ok=True)
     rungs = make_rungs(cfg, out / "work")
@@ -253,7 +251,18 @@ def prepare(cfg: LadderConfig, out: Path) -> dict[str, Any]:
         "rungs": of_rungs,
         "val": splits["val"][0],  # the same in all
     }
-    atomic.write_json(note, data)
+    atomic.write_json(out / NOTE, data)
+    return data
+
+
+def made_before(out: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """What an earlier run has noted about the data in a folder. Raises ValueError if its settings were others."""
+    note = out / NOTE
+    if not note.is_file():
+        return None
+    data = json.loads(note.read_text(encoding="utf-8"))
+    if data["settings"] != settings:
+        raise ValueError(f"{out} was made with {data['settings']}; give another --out, or delete it")
     return data
 
 

@@ -1,4 +1,4 @@
-"""What dedup.py leaves to be looked at: report.json (equal runs have equal bytes) and report.png."""
+"""What dedup.py leaves to be looked at: report.json (equal runs have equal bytes) and report.png; lines of counts."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,13 @@ AGAINST, EXACT, NEAR = range(1, 4)
 def found_probability(similarity: np.ndarray) -> np.ndarray:
     """The S-curve: the chance that LSH finds a pair (Leskovec et al., Mining of Massive Datasets, 3.4.2)."""
     return 1 - (1 - similarity**ROWS) ** BANDS
+
+
+def count_line(name: str, value: int, whole: int | None = None) -> str:
+    """A line of the table after preparation: a name, which may be cut, a number, and its share of the whole."""
+    label = name if len(name) <= 36 else name[:33] + "..."
+    share = f"{100 * value / whole:>8.1f} %" if whole else ""
+    return f"{label:<36}{value:>14,}{share}"
 
 
 # --- report.json ---
