@@ -81,9 +81,12 @@ class CompactItems(Sequence[Item]):
         if not 0 <= number < len(self):
             raise IndexError(number)
         item = []
+        unpacked = None  # the place of the context
         for request in range(self._requests[number], self._requests[number + 1]):
             context_begin, context_end, begin, end = self._places[4 * request : 4 * request + 4]
-            context = self._ids[context_begin:context_end].tolist()
+            if unpacked != (context_begin, context_end):
+                unpacked = (context_begin, context_end)
+                context = self._ids[context_begin:context_end].tolist()
             continuation = self._ids[begin:end].tolist()
             item.append(Request(context, continuation))
         return item
@@ -144,8 +147,9 @@ class Plan:
 
     def __init__(self, items: Sequence[Item], block_size: int, batch_tokens: int):
         """batch_tokens: tokens of a batch at most, unless one item has more."""
-        some = [items[number] for number in range(0, len(items), 1 + len(items) // LOOKED_AT)]
-        prefix = Prefix(common_beginning_of_most([in_windows(item, block_size)[0][0].context for item in some]))
+        some = range(0, len(items), 1 + len(items) // LOOKED_AT)
+        contexts = [in_windows(items[number], block_size)[0][0].context for number in some]
+        prefix = Prefix(common_beginning_of_most(contexts))
 
         behind_prefix: dict[int, int] = {}  # the number of an item: the tokens that the model reads for it
         others: dict[int, int] = {}

@@ -120,6 +120,7 @@ def test_compact_items_are_the_same_items(items):
 
     shared = CompactItems([[Request(list(range(100)), [choice]) for choice in range(4)]])
     assert len(shared._ids) == 100 + 4 and shared._ids.itemsize == 4
+    assert len({id(request.context) for request in shared[0]}) == 1
 
 
 def test_a_plan_holds_no_trees(model, items):
