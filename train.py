@@ -46,6 +46,7 @@ from mixture import Corpus, Mixture
 from model import Llama, ModelConfig
 from optim import SCHEDULES, Optimizer, learning_rate
 from parallel import World, accumulating, copy_full, full_tensor, replicate, shard
+from profiling import StepProfiler, parse_steps
 from resume import RunState, Start, find_start
 from sample import decode, generate
 from tasks import in_training
@@ -140,6 +141,7 @@ class TrainConfig:
     recompute: bool = False  # compute blocks again for the gradient: a third more work, much less memory
     compile: bool = False  # torch.compile (needs a C++ compiler; the first step takes 10-60 s)
     num_threads: int | None = None  # CPU threads of a process; None: torch's choice
+    profile_steps: str | None = None  # trace these steps and print what takes their time: 10:15 are the steps 10 to 14
 
     def check(self) -> None:
         """Raise ValueError for settings that cannot work."""
@@ -150,6 +152,8 @@ class TrainConfig:
         self._check_at_least(0, "warmup_iters", "decay_iters", "checkpoint_minutes")
         self._check_at_least(0, "eval_shots")
         self._check_at_least(1, "eval_limit")
+        if self.profile_steps is not None:
+            parse_steps(self.profile_steps, self.max_iters)
 
         self._check_at_least(0, "lora_rank")
         if self.lora_rank:
@@ -286,6 +290,7 @@ class Run:
     tasks: list[Job]  # of eval_tasks
     log: journal.Journal | journal.NoJournal = field(default_factory=journal.NoJournal)
     bar: tqdm | None = None
+    profiler: StepProfiler | None = None  # of process 0, where profile_steps says so
     pace: Pace = field(default_factory=Pace)
     stop_signal: StopSignal = field(default_factory=StopSignal)
     saved_s: float = 0.0  # time.monotonic() when the last checkpoint was written, or the loop began
@@ -300,6 +305,10 @@ class Run:
     def precision(self) -> contextlib.AbstractContextManager:
         """Around a forward pass: matrix products in `dtype`."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def traced(self) -> contextlib.AbstractContextManager:
+        """Around an optimizer step: a trace of it, if profile_steps asks for one."""
+        return contextlib.nullcontext() if self.profiler is None else self.profiler.around(self.state.step)
 
     def say(self, line: str) -> None:
         """Print a line, above the progress bar; process 0 only."""
@@ -377,7 +386,7 @@ def read_tasks(cfg: TrainConfig, data: Mixture, start: Start) -> list[Job]:
     return tasks
 
 
-def prepare_loop(run: Run, start: Start) -> None:
+def prepare_loop(run: Run, start: Start, on_exit: contextlib.ExitStack) -> None:
     """Wrap the model for several processes, open the journal, say what is going to happen."""
     cfg = run.cfg
     run.saved_s = time.monotonic()
@@ -389,6 +398,18 @@ def prepare_loop(run: Run, start: Start) -> None:
     run.world.all_succeed(open_journal, run, start)
     no_bar = True if run.world.rank > 0 else None  # None: no bar where the output is not a terminal
     run.bar = tqdm(total=cfg.max_iters, initial=run.state.step, unit=" steps", desc="train", disable=no_bar)
+    if cfg.profile_steps is not None and run.world.rank == 0:
+        prepare_profiler(run, on_exit)
+
+
+def prepare_profiler(run: Run, on_exit: contextlib.ExitStack) -> None:
+    """A run that goes on after these steps says that there will be no trace."""
+    steps = parse_steps(run.cfg.profile_steps, run.cfg.max_iters)
+    if run.state.step > steps.start:
+        run.say(f"note: step {steps.start} has been taken already: profile_steps={run.cfg.profile_steps} has no effect")
+        return
+    run.profiler = StepProfiler(steps, Path(run.cfg.out_dir), run.device)
+    on_exit.callback(run.profiler.close)
 
 
 def choose_device(cfg: TrainConfig, world: World) -> torch.device:
@@ -924,7 +945,7 @@ def main(cfg: TrainConfig) -> None:
         if state.step >= cfg.max_iters:
             show_finished(run, start)
             return
-        prepare_loop(run, start)
+        prepare_loop(run, start, on_exit)
         on_exit.enter_context(run.stop_signal)
 
         while True:
@@ -939,7 +960,7 @@ def main(cfg: TrainConfig) -> None:
 
             # One optimizer step
             numbers = None
-            with run.pace.timed_step():
+            with run.traced(), run.pace.timed_step():
                 result = take_step(run)
                 if state.step % cfg.log_interval == 0 or state.step == cfg.max_iters:
                     numbers = read_numbers(run, result)
