@@ -30,7 +30,6 @@ max_iters = 19000
 learning_rate = 1e-3
 warmup_iters = 700
 schedule = "linear"
-compile = True
 eval_interval = 500
 checkpoint_interval = 500
 checkpoint_minutes = 15
