@@ -4,8 +4,10 @@ mixture.py says which rows; packing.py and shards.py make them.
 """
 
 import dataclasses
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -22,17 +24,61 @@ class Batch:
 
     count: int  # scored tokens, or pairs; counted on the host, so that nobody waits for the device
 
+    def pinned(self) -> Self:
+        """The batch in memory that the system never moves, from which a CUDA device copies by itself."""
+        return self._map(torch.Tensor.pin_memory)
+
     def to(self, device: torch.device) -> Self:
-        """The batch with its tensors on `device`. The host does not wait for the copy to a CUDA device."""
-        moved = {}
+        """The batch with its tensors on `device`. The host does not wait for the copy of a pinned batch."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=device.type == "cuda"))
+
+    def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Self:
+        """The batch with each tensor changed."""
+        changed = {}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if not isinstance(value, torch.Tensor):
-                continue
-            if device.type == "cuda":
-                value = value.pin_memory()
-            moved[field.name] = value.to(device, non_blocking=device.type == "cuda")
-        return dataclasses.replace(self, **moved)
+            if isinstance(value, torch.Tensor):
+                changed[field.name] = change(value)
+        return dataclasses.replace(self, **changed)
+
+
+class ReadAhead:
+    """What each step needs, read by a thread while the loop computes the step before.
+
+    read(step) must follow from the step alone: then nothing depends on how far the thread is, and a run that stops and
+    goes on reads the same. stop: the step that is no longer read. The device is the thread's, which pins memory for it.
+    """
+
+    def __init__(self, read: Callable[[int], Any], stop: int, device: torch.device):
+        self.read = read
+        self.stop = stop
+        self.thread = ThreadPoolExecutor(1, "read-ahead", initializer=use_device, initargs=(device,))
+        self.coming: tuple[int, Future] | None = None  # the step that is being read
+
+    def take(self, step: int) -> Any:
+        """read(step); the next step's is begun. An error of the thread is raised here, in the step that it is of."""
+        if self.coming is None or self.coming[0] != step:
+            self._begin(step)
+        _, future = self.coming
+        result = future.result()
+
+        self.coming = None
+        if step + 1 < self.stop:
+            self._begin(step + 1)
+        return result
+
+    def _begin(self, step: int) -> None:
+        self.coming = step, self.thread.submit(self.read, step)
+
+    def close(self) -> None:
+        """End the thread."""
+        self.thread.shutdown(cancel_futures=True)
+
+
+def use_device(device: torch.device) -> None:
+    """The CUDA device of a thread; a new one would begin with the first of the machine."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,7 @@ def split_argument(cls: type, argument: str) -> tuple[str, str]:
     key = key.replace("-", "_")
     if equals:
         return key, value
-    if typing.get_type_hints(cls).get(key) is bool:
+    if bool in kinds_of(typing.get_type_hints(cls).get(key)):
         return key, "True"
     raise ValueError(f"{argument}: write --{key}=VALUE (python {sys.argv[0]} --help lists the keys)")
 
@@ -123,7 +123,7 @@ def assign(cfg: Config, key: str, text: str, origin: str) -> Config:
         hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(fields)}"
         raise ValueError(f"{origin}: unknown key '{key}'; {hint}")
 
-    kinds = typing.get_args(fields[key]) or (fields[key],)  # int | None has two, Literal["a", "b"] its values
+    kinds = kinds_of(fields[key])
     text = spell_for_tyro(text, kinds)
     complaint = io.StringIO()
     try:
@@ -132,6 +132,14 @@ def assign(cfg: Config, key: str, text: str, origin: str) -> Config:
     except SystemExit:
         names = [getattr(kind, "__name__", repr(kind)).replace("NoneType", "None") for kind in kinds]
         raise ValueError(f"{origin}: {key} wants {' or '.join(names)}, not {text!r}") from None
+
+
+def kinds_of(hint: typing.Any) -> tuple:
+    """What a field may be: int | None has two kinds, Literal["a", "b"] its two values, Literal["a"] | bool both."""
+    kinds = []
+    for kind in typing.get_args(hint) or (hint,):
+        kinds += typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else [kind]
+    return tuple(kinds)
 
 
 def spell_for_tyro(text: str, kinds: tuple) -> str:

@@ -68,17 +68,19 @@ def weight_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """bfloat16 on a device that multiplies it in hardware, else float32."""
+    """bfloat16 on a device that multiplies it in hardware; float16 on GPUs that have that alone; else float32."""
     if name != "auto":
         return getattr(torch, name)
     if device.type == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    elif device.type == "cpu":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return torch.bfloat16
+        has_tensor_cores = torch.cuda.get_device_capability(device) >= (7, 0)  # Volta and Turing: V100, T4
+        return torch.float16 if has_tensor_cores else torch.float32
+    if device.type == "cpu":
         features = torch.cpu.get_capabilities()
-        fast = features.get("avx512_bf16") or features.get("amx_bf16")
-    else:
-        fast = False
-    return torch.bfloat16 if fast else torch.float32
+        if features.get("avx512_bf16") or features.get("amx_bf16"):
+            return torch.bfloat16
+    return torch.float32
 
 
 def peak_flops(device: torch.device) -> float | None:

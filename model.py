@@ -136,6 +136,44 @@ def at_least_float32(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
+class NormOnCPU(torch.autograd.Function):
+    """The norm of RMSNorm, in half the passes over memory that autograd's steps take.
+
+    torch has one fused kernel for it on a GPU and none on a CPU, where forward and backward are 14 operations on arrays
+    of x's size. Here they are 9, most of them in place (docs/LOG.md: half of the norms' time, 3 % of a step).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gain: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+        """x: (..., width); gain: (width,); the same dtype, float32 at least. Returns (..., width) in `dtype`."""
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)  # (..., 1)
+        mean_square = length.square_() / x.shape[-1]
+        scale = (mean_square + eps).rsqrt_()  # (..., 1): 1 / root mean square
+        ctx.save_for_backward(x, gain, scale)
+        y = (x * scale).mul_(gain)
+        return y.to(dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+        """grad: (..., width). Returns the gradients of x and gain.
+
+        With u = x scale, which is as long for each x: d u / d x = scale (1 - u u' / width), for a longer x gives the
+        same u. So of the gradient of u what points along u is taken away, and the rest is scaled.
+        """
+        x, gain, scale = ctx.saved_tensors
+        grad = grad.to(x.dtype)
+        unit = x * scale  # u, (..., width)
+
+        grad_gain = None
+        if ctx.needs_input_grad[1]:
+            grad_gain = (grad * unit).flatten(0, -2).sum(0)  # (width,)
+
+        grad_unit = grad * gain
+        along = torch.linalg.vecdot(grad_unit, unit).unsqueeze(-1) / x.shape[-1]  # (..., 1)
+        grad_x = grad_unit.addcmul_(unit, along, value=-1).mul_(scale)
+        return grad_x, grad_gain, None, None
+
+
 class RMSNorm(nn.RMSNorm):
     """Features over their root mean square, times a gain (Zhang and Sennrich 2019, arXiv 1910.07467, eq. 4)."""
 
@@ -146,6 +184,9 @@ class RMSNorm(nn.RMSNorm):
         """
         wide = at_least_float32(x.dtype)
         gain = self.weight.to(wide)
+        if x.device.type == "cpu" and not torch.compiler.is_compiling():
+            return NormOnCPU.apply(x.to(wide), gain, self.eps, product_dtype(x))
+
         y = F.rms_norm(x.to(wide), self.normalized_shape, gain, self.eps)
         return y.to(product_dtype(x))
 
@@ -601,7 +642,7 @@ class GatedSilu(torch.autograd.Function):
         With s = sigmoid(gate): d silu(gate) / d gate = s (1 + gate (1 - s)).
         """
         gate, up = ctx.saved_tensors
-        grad_up = grad * F.silu(gate)
+        grad_up = F.silu(gate).mul_(grad)
         grad_gate = torch.ops.aten.silu_backward(grad * up, gate)
         return grad_gate, grad_up
 

@@ -36,16 +36,20 @@ from tqdm import tqdm
 
 import atomic
 import checkpoint
+import compiling
+import float8
 import journal
 import lora
-from batches import Batch, TokenBatch
+from batches import Batch, ReadAhead, TokenBatch
 from chat_template import ChatTemplate
 from device import keep_freed_memory, memory_advice, peak_flops, peak_memory, pick_device, pick_dtype
 from errors import one_line, read_json
+from loss_scale import LossScale
 from mixture import Corpus, Mixture
 from model import Llama, ModelConfig
 from optim import SCHEDULES, Optimizer, learning_rate
 from parallel import World, accumulating, copy_full, full_tensor, replicate, shard
+from profiling import StepProfiler, parse_steps
 from resume import RunState, Start, find_start
 from sample import decode, generate
 from tasks import in_training
@@ -135,11 +139,13 @@ class TrainConfig:
     wandb_project: str = "nonllama"  # project's name there
     # machine
     device: str = "auto"  # cpu, cuda, mps; auto: cuda if there is one
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of matrix products; auto: bfloat16 if the device has it
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of products; auto: the fastest of the device
+    float8: bool = False  # products of the blocks in float8, twice as fast on an RTX 4090, H100 or later
     parallel: Literal["ddp", "fsdp"] = "ddp"  # ddp: each process has the whole model; fsdp: its share of the model
     recompute: bool = False  # compute blocks again for the gradient: a third more work, much less memory
-    compile: bool = False  # torch.compile (needs a C++ compiler; the first step takes 10-60 s)
+    compile: compiling.Setting = "auto"  # torch.compile: faster steps after a slow first; auto: where it pays
     num_threads: int | None = None  # CPU threads of a process; None: torch's choice
+    profile_steps: str | None = None  # trace these steps and print what takes their time: 10:15 are the steps 10 to 14
 
     def check(self) -> None:
         """Raise ValueError for settings that cannot work."""
@@ -150,10 +156,14 @@ class TrainConfig:
         self._check_at_least(0, "warmup_iters", "decay_iters", "checkpoint_minutes")
         self._check_at_least(0, "eval_shots")
         self._check_at_least(1, "eval_limit")
+        if self.profile_steps is not None:
+            parse_steps(self.profile_steps, self.max_iters)
 
         self._check_at_least(0, "lora_rank")
         if self.lora_rank:
             self._check_lora()
+        if self.lora_rank and self.float8:
+            raise ValueError("--float8 is for training all weights, not for LoRA; leave one of them out")
 
         if self.optimizer == "muon" and not self.learning_rate:
             raise ValueError("optimizer=muon follows the schedule of learning_rate, which must be above 0")
@@ -277,15 +287,19 @@ class Run:
     tokenizer: Tokenizer
     objective: Objective
     model: Llama
-    compiled: torch.nn.Module  # the model, or torch.compile of it: evaluation calls it
-    parallel: torch.nn.Module  # DDP around that where there are several processes: training calls it
+    compiled: bool  # whether torch.compile is at work
+    evaluated: torch.nn.Module  # the model, on a GPU torch.compile of it: evaluation calls it
+    parallel: torch.nn.Module  # the model, or torch.compile of it, or DDP around that: training calls it
     optimizer: Optimizer
     files: checkpoint.Files  # of each checkpoint, besides weights and training state
     state: RunState
     skips: Skips
     tasks: list[Job]  # of eval_tasks
+    loss_scale: LossScale | None = None  # in float16
+    ahead: ReadAhead | None = None  # the host's micro-batches of each step
     log: journal.Journal | journal.NoJournal = field(default_factory=journal.NoJournal)
     bar: tqdm | None = None
+    profiler: StepProfiler | None = None  # of process 0, where profile_steps says so
     pace: Pace = field(default_factory=Pace)
     stop_signal: StopSignal = field(default_factory=StopSignal)
     saved_s: float = 0.0  # time.monotonic() when the last checkpoint was written, or the loop began
@@ -300,6 +314,10 @@ class Run:
     def precision(self) -> contextlib.AbstractContextManager:
         """Around a forward pass: matrix products in `dtype`."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def traced(self) -> contextlib.AbstractContextManager:
+        """Around an optimizer step: a trace of it, if profile_steps asks for one."""
+        return contextlib.nullcontext() if self.profiler is None else self.profiler.around(self.state.step)
 
     def say(self, line: str) -> None:
         """Print a line, above the progress bar; process 0 only."""
@@ -330,18 +348,21 @@ def setup(cfg: TrainConfig, on_exit: contextlib.ExitStack) -> tuple[Run, Start]:
     cfg = start.cfg
 
     dtype = pick_dtype(cfg.dtype, device)
+    if cfg.float8:
+        float8.check_device(device, dtype)
     keep_freed_memory(device)
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
     if cfg.num_threads is not None:
         torch.set_num_threads(cfg.num_threads)
-    model = build_model(cfg, start.shape, world, device, dtype)
+    divided = is_divided(cfg, world)
+    compiled = choose_compiling(cfg, start, data, world, device)
+    model = build_model(cfg, start.shape, world, device, dtype, compiled)
     optimizer = Optimizer(model, cfg, device)
     files = files_of_checkpoints(model, start)
     fill_model(model, optimizer, start)
 
-    divided = is_divided(cfg, world)
-    compiled = torch.compile(model) if cfg.compile and not divided else model
+    trained = torch.compile(model) if compiled and not divided else model  # fsdp compiles block by block
     run = Run(
         cfg=cfg,
         world=world,
@@ -352,14 +373,54 @@ def setup(cfg: TrainConfig, on_exit: contextlib.ExitStack) -> tuple[Run, Start]:
         objective=OBJECTIVES[cfg.objective],
         model=model,
         compiled=compiled,
-        parallel=compiled,
+        # on a CPU compiling the passes of evaluation, with their other shapes, would take longer than it saves
+        evaluated=model if device.type == "cpu" else trained,
+        parallel=trained,
         optimizer=optimizer,
         files=files,
         state=start.state,
         skips=Skips.none(device),
         tasks=tasks,
+        loss_scale=make_loss_scale(dtype, device, start),
     )
     return run, start
+
+
+def choose_compiling(cfg: TrainConfig, start: Start, data: Mixture, world: World, device: torch.device) -> bool:
+    """Whether the run is compiled: in all processes, or in none. What was chosen is said among the notes."""
+    if start.state.step >= cfg.max_iters:  # it is finished
+        return False
+    before = None
+    if start.resumed:
+        saved = checkpoint.read_state(start.checkpoint)
+        before = saved.get("compiled", saved["settings"].get("compile", False) is True)
+    with torch.device("meta"):
+        flops_per_token = Llama(start.shape).flops_per_token(cfg.block_size)
+    flops = flops_per_token * cfg.max_iters * cfg.batch_tokens / world.size
+    packed = data.template is not None
+    choice = compiling.choose(cfg.compile, before, flops, device, packed, is_divided(cfg, world))
+    if not choice.on:
+        start.notes.append(f"torch.compile: no ({choice.why})")
+        return False
+
+    failure = compiling.compiler_error(device)
+    (failures,) = world.sum_numbers(failure is not None)
+    if failures:
+        start.notes.append(f"torch.compile: no, for it fails here: {failure or 'in another process'}")
+        return False
+    start.notes.append(f"torch.compile: yes ({choice.why})")
+    return True
+
+
+def make_loss_scale(dtype: torch.dtype, device: torch.device, start: Start) -> LossScale | None:
+    """In float16 the loss' factor, as the checkpoint says; else None."""
+    if dtype != torch.float16:
+        return None
+    loss_scale = LossScale(device)
+    saved = checkpoint.read_state(start.checkpoint).get("loss_scale") if start.checkpoint is not None else None
+    if saved is not None:
+        loss_scale.load(saved)
+    return loss_scale
 
 
 def read_tasks(cfg: TrainConfig, data: Mixture, start: Start) -> list[Job]:
@@ -377,18 +438,32 @@ def read_tasks(cfg: TrainConfig, data: Mixture, start: Start) -> list[Job]:
     return tasks
 
 
-def prepare_loop(run: Run, start: Start) -> None:
+def prepare_loop(run: Run, start: Start, on_exit: contextlib.ExitStack) -> None:
     """Wrap the model for several processes, open the journal, say what is going to happen."""
     cfg = run.cfg
     run.saved_s = time.monotonic()
     if run.world.size > 1 and not is_divided(cfg, run.world):
         zeros = torch.zeros((cfg.batch_size, cfg.block_size), dtype=torch.int64, device=run.device)
         with advice_for_full_memory(cfg):
-            run.parallel = replicate(run.compiled, zeros, run.precision)
+            run.parallel = replicate(run.parallel, zeros, run.precision)
 
+    run.ahead = ReadAhead(functools.partial(read_batches, run), cfg.max_iters, run.device)
+    on_exit.callback(run.ahead.close)
     run.world.all_succeed(open_journal, run, start)
     no_bar = True if run.world.rank > 0 else None  # None: no bar where the output is not a terminal
     run.bar = tqdm(total=cfg.max_iters, initial=run.state.step, unit=" steps", desc="train", disable=no_bar)
+    if cfg.profile_steps is not None and run.world.rank == 0:
+        prepare_profiler(run, on_exit)
+
+
+def prepare_profiler(run: Run, on_exit: contextlib.ExitStack) -> None:
+    """A run that goes on after these steps says that there will be no trace."""
+    steps = parse_steps(run.cfg.profile_steps, run.cfg.max_iters)
+    if run.state.step > steps.start:
+        run.say(f"note: step {steps.start} has been taken already: profile_steps={run.cfg.profile_steps} has no effect")
+        return
+    run.profiler = StepProfiler(steps, Path(run.cfg.out_dir), run.device)
+    on_exit.callback(run.profiler.close)
 
 
 def choose_device(cfg: TrainConfig, world: World) -> torch.device:
@@ -414,7 +489,9 @@ def is_divided(cfg: TrainConfig, world: World) -> bool:
     return cfg.parallel == "fsdp" and world.size > 1
 
 
-def build_model(cfg: TrainConfig, shape: ModelConfig, world: World, device: torch.device, dtype: torch.dtype) -> Llama:
+def build_model(
+    cfg: TrainConfig, shape: ModelConfig, world: World, device: torch.device, dtype: torch.dtype, compiled: bool
+) -> Llama:
     """The model on its device, its weights not yet filled in; divided before it takes memory."""
     with torch.device("meta"):
         model = Llama(shape)
@@ -422,9 +499,11 @@ def build_model(cfg: TrainConfig, shape: ModelConfig, world: World, device: torc
     if adapters is not None:
         lora.add_adapters(model, adapters)
         lora.narrow_frozen(model, dtype)
+    if cfg.float8:
+        float8.use_float8(model.model)
     model.model.recompute_blocks = cfg.recompute
     if is_divided(cfg, world):
-        if cfg.compile:
+        if compiled:
             for layer in model.model.layers:
                 layer.compile()
         shard(model, device, dtype)
@@ -524,13 +603,13 @@ def mean_loss(run: Run, corpus: Corpus) -> float:
     wide = torch.float32 if run.device.type == "mps" else torch.float64
     loss = torch.zeros((), dtype=wide, device=run.device)
     count = 0
-    run.compiled.eval()
+    run.evaluated.eval()
     for batch in corpus.val_batches(run.cfg.batch_size, run.world.rank, run.world.size):
         with run.precision():
-            batch_loss, _ = run.objective(run.compiled, batch.to(run.device))
+            batch_loss, _ = run.objective(run.evaluated, batch.to(run.device))
         loss += batch_loss
         count += batch.count
-    run.compiled.train()
+    run.evaluated.train()
 
     total = torch.stack([loss, torch.tensor(count, dtype=wide, device=run.device)])
     run.world.sum(total)
@@ -563,7 +642,7 @@ def score_tasks(run: Run) -> str:
 
     batch_tokens = run.cfg.batch_size * run.cfg.block_size  # what training has memory for
     run.model.eval()
-    with run.precision(), without_compiling(run.cfg), advice_for_full_memory(run.cfg):
+    with run.precision(), without_compiling(run), advice_for_full_memory(run.cfg):
         try:
             run.results = in_training.do_jobs(run.model, run.tasks, batch_tokens, run.world)
         except ValueError as error:  # logits that are not numbers
@@ -573,13 +652,13 @@ def score_tasks(run: Run) -> str:
     return in_training.line_of(run.results)
 
 
-def without_compiling(cfg: TrainConfig) -> contextlib.AbstractContextManager[None]:
+def without_compiling(run: Run) -> contextlib.AbstractContextManager[None]:
     """Around passes whose shapes differ each time: blocks that fsdp has compiled run uncompiled.
 
     torch compiles a function for eight kinds of input and no more: text and tasks would take the places that training
     needs, and the time.
     """
-    if not cfg.compile:
+    if not run.compiled:
         return contextlib.nullcontext()
     return torch.compiler.set_stance("force_eager")
 
@@ -637,7 +716,7 @@ def continuation(run: Run, max_new_tokens: int) -> str:
     sample_tokens = torch.no_grad()(decode) if cfg.parallel == "fsdp" else generate
     run.model.eval()
     try:
-        with run.precision(), without_compiling(cfg):
+        with run.precision(), without_compiling(run):
             arguments = (max_new_tokens, tokenizer.vocab_size, stops, [cfg.seed])
             new = [token for (token,) in sample_tokens(run.model, [ids], *arguments, temperature=0.8)]
     except (ValueError, IndexError) as error:  # logits that are not numbers
@@ -713,27 +792,28 @@ class StepResult:
     figures: dict[str, Tensor]  # the objective's, divided like the loss
 
 
-def next_batches(run: Run) -> list[Batch]:
-    """This process' micro-batches of the step, of batch_size windows each.
+def read_batches(run: Run, step: int) -> list[Batch]:
+    """This process' micro-batches of a step, of batch_size windows each, on the host; for a GPU in pinned memory.
 
     All processes together read the windows at positions [step * step_windows, (step + 1) * step_windows). With 2
     processes and 2 micro-batches of 3 windows, step 0 reads 0-11: process 0 has 0-2 and 6-8, process 1 3-5 and 9-11.
     """
     size = run.cfg.batch_size
-    first = run.state.step * run.step_windows + run.world.rank * size
+    first = step * run.step_windows + run.world.rank * size
     stride = run.world.size * size
     batches = []
     for i in range(micro_steps(run.cfg, run.world.size)):
         begin = first + i * stride
         positions = np.arange(begin, begin + size)
-        batches.append(run.data.batch(positions).to(run.device))
+        batch = run.data.batch(positions)
+        batches.append(batch.pinned() if run.device.type == "cuda" else batch)
     return batches
 
 
 def take_step(run: Run) -> StepResult:
     """One optimizer step: gradients of all micro-batches and processes summed, clipped, applied if they are finite."""
     cfg, world = run.cfg, run.world
-    batches = next_batches(run)
+    batches = [batch.to(run.device) for batch in run.ahead.take(run.state.step)]
     own_count = sum(batch.count for batch in batches)
     (all_counts,) = world.sum_numbers(own_count)
     count = max(1, all_counts)  # a step may have no scored token
@@ -746,9 +826,10 @@ def take_step(run: Run) -> StepResult:
                 with run.precision():
                     batch_loss, batch_figures = run.objective(run.parallel, batch)
                     part = batch_loss / count
-                (
-                    part * world.size
-                ).backward()  # DDP and FSDP average gradients over processes; x size makes the average a sum
+                whole = part * world.size  # DDP and FSDP average gradients over processes: this makes it a sum
+                if run.loss_scale is not None:
+                    whole = run.loss_scale.apply(whole)
+                whole.backward()
             loss += part.detach()
             for name, value in batch_figures.items():
                 figures[name] = figures.get(name, 0) + value.detach() / count
@@ -757,11 +838,16 @@ def take_step(run: Run) -> StepResult:
         world.sum(loss)
         for name in figures:
             world.sum(figures[name])
+        if run.loss_scale is not None:
+            run.loss_scale.remove(run.model.parameters())
         grad_norm = full_tensor(torch.nn.utils.clip_grad_norm_(run.model.parameters(), cfg.grad_clip or math.inf))
 
         rate = learning_rate(run.state.step, cfg)
         finite = loss.isfinite() & grad_norm.isfinite()
         run.optimizer.step(rate, finite)
+        if run.loss_scale is not None:
+            figures["loss_scale"] = run.loss_scale.factor.clone()
+            run.loss_scale.update(finite)
 
     run.skips.count(finite, own_finite)
     run.state.step += 1
@@ -821,7 +907,7 @@ def log_line(run: Run, numbers: StepNumbers) -> None:
     seconds_per_step = run.pace.take()
     tokens_per_s = cfg.batch_tokens / seconds_per_step
     speed = {"tokens_per_s": round(tokens_per_s, 1), "dt_ms": round(1000 * seconds_per_step, 3)}
-    peak = peak_flops(run.device) if run.dtype == torch.bfloat16 else None
+    peak = peak_flops(run.device) if run.dtype.itemsize == 2 else None
     if peak is not None:
         flops = run.model.flops_per_token(cfg.block_size) * tokens_per_s
         speed["mfu"] = flops / (peak * run.world.size)
@@ -875,6 +961,9 @@ def save(run: Run) -> None:
     saved["settings"] = asdict(cfg)
     saved["threads"] = torch.get_num_threads()
     saved["data"] = run.data.content()
+    saved["compiled"] = run.compiled
+    if run.loss_scale is not None:
+        saved["loss_scale"] = run.loss_scale.state()
     skipped = int(run.skips.in_a_row.item())
     if skipped > 0:
         saved["skipped_in_a_row"] = skipped  # marks this checkpoint as unhealthy: pruning keeps the newest healthy one
@@ -924,7 +1013,7 @@ def main(cfg: TrainConfig) -> None:
         if state.step >= cfg.max_iters:
             show_finished(run, start)
             return
-        prepare_loop(run, start)
+        prepare_loop(run, start, on_exit)
         on_exit.enter_context(run.stop_signal)
 
         while True:
@@ -939,7 +1028,7 @@ def main(cfg: TrainConfig) -> None:
 
             # One optimizer step
             numbers = None
-            with run.pace.timed_step():
+            with run.traced(), run.pace.timed_step():
                 result = take_step(run)
                 if state.step % cfg.log_interval == 0 or state.step == cfg.max_iters:
                     numbers = read_numbers(run, result)

@@ -4,9 +4,9 @@ python prepare_wiki.py config/data_wiki_en.py
 torchrun --standalone --nproc_per_node=8 train.py config/wiki_124m.py
 python train.py config/wiki_124m.py --batch_size=16                       one card of 24 GB, bfloat16
 python train.py config/wiki_124m.py --batch_size=8                        one card of 12 GB, bfloat16
-python train.py config/wiki_124m.py --batch_size=2 --dtype=float32        cards with fp16 only (T4, V100), 16 GB
+python train.py config/wiki_124m.py --batch_size=8                        cards with fp16 only (T4, V100), 16 GB
 
-Cards that have fp16 and no bfloat16 compute in float32 here (--dtype=auto does so by itself): there is no loss scaling.
+Cards that have fp16 and no bfloat16 compute in float16, with a factor on the loss (docs/training.md); not tried.
 
 What to expect. Not measured: estimates from 6 FLOPs for each parameter and token, and attention's, 855 MFLOPs a token.
 19,000 steps of 524,288 tokens are 10.0B tokens, about two epochs: 8.5e18 FLOPs. At 40 % of the data sheet's bfloat16:
@@ -30,7 +30,6 @@ max_iters = 19000
 learning_rate = 1e-3
 warmup_iters = 700
 schedule = "linear"
-compile = True
 eval_interval = 500
 checkpoint_interval = 500
 checkpoint_minutes = 15

@@ -22,7 +22,6 @@ block_size = 2048
 rope_theta = 500000.0
 
 parallel = "fsdp"
-compile = True
 
 batch_tokens = 512 * 2048
 batch_size = 8

@@ -61,7 +61,10 @@ def test_processes_killed_and_resumed_as_others_read_each_index_once(data_dir, t
         for position in range(begun * STEP_WINDOWS, step * STEP_WINDOWS):
             trained[position] = read.pop(position)
         # what a killed run did after its last checkpoint is lost with it
-        assert kill is kill_all or not read, "a run that was asked to stop reads nothing it does not train on"
+        next_step = range(step * STEP_WINDOWS, (step + 1) * STEP_WINDOWS)
+        ahead = set() if kill is kill_all else set(read)
+        assert ahead <= set(next_step), "a run that was asked to stop has read one step more, and no further"
+        assert not (kill is None and read), "a run that ends reads nothing it does not train on"
         assert not kept.keys() & trained.keys()
         kept |= trained
 

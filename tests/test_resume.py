@@ -226,6 +226,6 @@ def test_every_setting_of_the_model_and_the_step_is_compared():
     may_change |= {"warmup_iters", "lr_decay_iters", "schedule", "decay_iters", "weight_decay", "beta1", "beta2"}
     may_change |= {"grad_clip", "max_skipped", "eval_interval", "log_interval", "checkpoint_interval"}
     may_change |= {"checkpoint_minutes", "keep_checkpoints", "sample_prompt", "wandb", "wandb_project"}
-    may_change |= {"device", "dtype", "parallel", "recompute", "compile", "num_threads"}
+    may_change |= {"device", "dtype", "parallel", "recompute", "compile", "num_threads", "profile_steps", "float8"}
     may_change |= {"eval_tasks", "eval_task_dir", "eval_limit", "eval_shots"}
     assert set(train.TrainConfig.__annotations__) == may_change | set(resume.RESUME_FIXED)

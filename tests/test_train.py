@@ -27,11 +27,12 @@ from transformers import Qwen3ForCausalLM
 import checkpoint
 import configurator
 import journal
+import loss_scale
 import mixture
 import prepare_wiki
 import sample
 import train
-from batches import Batch
+from batches import Batch, ReadAhead
 from mixture import Mixture, TextCorpus
 from model import Llama
 from sampler import permute
@@ -86,15 +87,27 @@ def press_ctrl_c() -> None:
 # --- resumed runs ---
 
 
+@pytest.fixture
+def quick_loss_scale():
+    """In float16 the first steps are skipped, and the factor of the loss grows every third step."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loss_scale, "FIRST", 2.0**24)
+        patch.setattr(loss_scale, "GROWTH_STEPS", 3)
+        yield
+
+
 @pytest.mark.parametrize(
     ("changes", "stops"),
     [
         ({"batch_tokens": 32 * 32, "max_iters": 42, "learning_rate": 1e-2}, (10, 33)),
         ({"optimizer": "muon", "dtype": "bfloat16", "max_iters": 12}, (6,)),
+        ({"dtype": "float16", "max_iters": 16}, (5, 9)),
     ],
-    ids=["over an epoch's end", "muon"],
+    ids=["over an epoch's end", "muon", "float16"],
 )
-def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(data_dir, tmp_path, monkeypatch, changes, stops):
+def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(
+    data_dir, tmp_path, monkeypatch, quick_loss_scale, changes, stops
+):
     """At a checkpoint, and off the checkpoint interval; with several micro-batches in a step."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train.main(config(data_dir, whole, **changes))
@@ -324,8 +337,17 @@ def test_nothing_is_kept_of_a_step(data_dir, tmp_path, monkeypatch):
         seen[row["step"]] = tensors, tracemalloc.get_traced_memory()[0]
         return log(self, row, speed)
 
+    take = ReadAhead.take
+
+    def take_and_wait(self, step):
+        batches = take(self, step)
+        if self.coming is not None:
+            self.coming[1].result()  # so that what the thread holds is the same each time
+        return batches
+
     monkeypatch.setattr(journal.Journal, "log", note)
-    changes = {"eval_interval": 1000, "checkpoint_interval": 1000, "log_interval": 20, "max_iters": 40}
+    monkeypatch.setattr(ReadAhead, "take", take_and_wait)
+    changes = {"eval_interval": 1000, "checkpoint_interval": 1000, "log_interval": 20, "max_iters": 60}
     changes |= {"block_size": 128, "batch_tokens": 8 * 128}  # windows that are large beside what a log line leaves
     tracemalloc.start()
     train.main(config(data_dir, tmp_path, **changes))

@@ -1,0 +1,89 @@
+"""--compile: when auto takes torch.compile, what is said, and what happens where the compiler fails."""
+
+import dataclasses
+import shutil
+
+import pytest
+import torch
+from conftest import TINY
+
+import checkpoint
+import compiling
+import train
+from compiling import LONG_RUN_S, choose
+
+CPU = torch.device("cpu")
+CUDA = torch.device("cuda")
+LONG = 2 * LONG_RUN_S * compiling.FLOPS_PER_THREAD
+USUAL = {"setting": "auto", "before": None, "flops": LONG, "device": CPU, "packed": False, "divided": False}
+
+
+@pytest.mark.parametrize(
+    ("changes", "on"),
+    [
+        ({}, True),
+        ({"flops": LONG / 3}, False),
+        ({"flops": LONG / 3, "device": CUDA}, True),
+        ({"device": CUDA, "divided": True}, True),
+        ({"divided": True}, False),
+        ({"packed": True}, False),
+        ({"packed": True, "setting": True}, True),
+        ({"setting": False, "device": CUDA}, False),
+        ({"before": False, "device": CUDA}, False),
+        ({"before": True, "flops": 1.0}, True),
+        ({"before": True, "setting": False}, False),
+    ],
+)
+def test_auto_takes_it_where_it_pays(changes, on, monkeypatch):
+    monkeypatch.setattr(compiling, "has_cpp_compiler", lambda: True)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert choose(**USUAL | changes).on is on
+
+
+def test_two_threads_make_a_run_half_as_long_and_a_compiler_must_be_there(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    monkeypatch.setattr(compiling, "has_cpp_compiler", lambda: True)
+    assert choose(**USUAL).why == "a run of about 8 minutes is too short"
+    assert choose(**USUAL | {"flops": 4 * LONG}).on
+
+    monkeypatch.undo()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert choose(**USUAL).why == "there is no C++ compiler"
+
+
+def test_a_compiler_that_fails_is_one_line_and_the_run_is_eager(data_dir, run_dir, tmp_path, monkeypatch, capsys):
+    def broken(function):
+        raise RuntimeError("cc1plus: out of luck\nand many more lines")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    train.main(train.TrainConfig(data=str(data_dir), out_dir=str(tmp_path), compile=True, **TINY))
+    assert "torch.compile: no, for it fails here: cc1plus: out of luck\n" in capsys.readouterr().out
+    name = "latest/model.safetensors"
+    assert (tmp_path / name).read_bytes() == (run_dir / name).read_bytes()
+
+
+def test_auto_goes_on_as_the_run_began(data_dir, tmp_path, monkeypatch, capsys):
+    """A run that is made longer is not compiled half way: its last bits would change."""
+    cfg = train.TrainConfig(data=str(data_dir), out_dir=str(tmp_path), **TINY | {"max_iters": 2})
+    train.main(cfg)
+    assert "torch.compile: no (a run of about 0 minutes is too short)" in capsys.readouterr().out
+    assert checkpoint.read_state(tmp_path / "latest")["compiled"] is False
+
+    monkeypatch.setattr(compiling, "LONG_RUN_S", 0)
+    train.main(dataclasses.replace(cfg, max_iters=3))
+    assert "torch.compile: no (as before it was resumed)" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_compiled_resumes_bit_for_bit(data_dir, tmp_path):
+    if not compiling.has_cpp_compiler():
+        pytest.skip("torch.compile on a CPU needs a C++ compiler")
+    settings = TINY | {"compile": True, "max_iters": 8, "lr_decay_iters": 8, "n_layer": 1}
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train.main(train.TrainConfig(data=str(data_dir), out_dir=str(whole), **settings))
+    for steps in (3, 8):
+        train.main(train.TrainConfig(data=str(data_dir), out_dir=str(parts), **settings | {"max_iters": steps}))
+    assert checkpoint.read_state(parts / "latest")["compiled"] is True
+    for name in ("latest/model.safetensors", "latest/training/optimizer.safetensors"):
+        assert (whole / name).read_bytes() == (parts / name).read_bytes(), name
