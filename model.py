@@ -491,7 +491,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """F.linear: x @ weight.T + bias. Many rows of float32 go to oneDNN on a CPU, where no gradient is wanted.
 
     x: (..., in); weight: (out, in); bias: (out,). Returns (..., out). torch gives such a product to MKL, which takes
-    longer (docs/LOG.md): a quarter more for a head of 49,152 rows. Both are float32 throughout, and add in another
+    longer (docs/LOG.md): a third more for a head of 49,152 rows. Both are float32 throughout, and add in another
     order.
     """
     if not suits_onednn(x, weight):
