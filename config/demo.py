@@ -12,10 +12,13 @@ n_kv_head = 2
 n_embd = 128
 ffn_hidden = 384
 block_size = 128
+qk_norm = True
 
 batch_tokens = 12 * 128
 batch_size = 12
 max_iters = 2000
+optimizer = "muon"
+muon_lr = 0.02
 learning_rate = 5e-3
 warmup_iters = 100
 schedule = "linear"

@@ -13,10 +13,13 @@ n_kv_head = 2
 n_embd = 128
 ffn_hidden = 384
 block_size = 64
+qk_norm = True
 
 batch_tokens = 12 * 64
 batch_size = 12
 max_iters = 2000
+optimizer = "muon"
+muon_lr = 0.02
 learning_rate = 3e-3
 warmup_iters = 100
 beta2 = 0.99
