@@ -140,7 +140,7 @@ class NormOnCPU(torch.autograd.Function):
     """The norm of RMSNorm, in half the passes over memory that autograd's steps take.
 
     torch has one fused kernel for it on a GPU and none on a CPU, where forward and backward are 14 operations on arrays
-    of x's size. Here they are 9, most of them in place (docs/LOG.md: half of the norms' time, 3 % of a step).
+    of x's size. Here they are 9, most of them in place (docs/LOG.md: half of the norms' time, 1 to 4 % of a step).
     """
 
     @staticmethod

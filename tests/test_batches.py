@@ -24,6 +24,7 @@ def test_the_next_step_is_read_while_this_one_computes_and_no_further():
     assert ahead.take(5) == 50
     assert done.wait(60), "step 6 is read before it is asked for"
     assert [ahead.take(step) for step in (6, 7)] == [60, 70]
+    assert ahead.coming is None
     ahead.close()
     assert read == [5, 6, 7], "each once, and nothing after the last"
 

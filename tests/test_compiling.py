@@ -76,6 +76,7 @@ def test_auto_goes_on_as_the_run_began(data_dir, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # torch.compile, several times
 def test_compiled_resumes_bit_for_bit(data_dir, tmp_path):
     if not compiling.has_cpp_compiler():
         pytest.skip("torch.compile on a CPU needs a C++ compiler")

@@ -54,6 +54,9 @@ def test_float16_trains_as_float32_and_skips_what_overflows(data_dir, run_dir, t
     assert "skipped" in rows[0] and n_skipped < 10
     assert rows[1]["loss"] == pytest.approx(rows[0]["loss"], rel=0.02), "the first step changed no weight"
     assert rows[-1]["loss"] < rows[0]["loss"] - 0.3
+    taken = next(row for row in rows if "skipped" not in row)
+    in_float32 = metrics(run_dir)[1]  # AdamW would not see a factor: the norm does
+    assert taken["grad_norm"] == pytest.approx(in_float32["grad_norm"], rel=0.5)
     assert checkpoint.read_state(tmp_path / "latest")["loss_scale"]["factor"] == factor
 
 
