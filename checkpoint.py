@@ -35,7 +35,7 @@ import optim
 from chat_template import CONFIG_FILE, TEMPLATE_FILE, ChatTemplate
 from errors import one_line, read_json, refuse_lfs_pointer
 from hf_config import hf_config, read_config
-from model import Llama, ModelConfig
+from model import Llama, ModelConfig, on_meta
 from muon import Muon
 from parallel import copy_full, gather
 from tokenizer import Tokenizer
@@ -179,8 +179,7 @@ def load_model(
     if cfg.n_layer > len(stored):  # before that many layers are made, be they without memory
         raise ValueError(f"{folder}: config.json says {cfg.n_layer} layers, the weights are {len(stored)} tensors")
 
-    with torch.device("meta"):
-        model = Llama(cfg)
+    model = on_meta(cfg)
     sources = find_parameters(model, stored, folder, growth)
     model.to(dtype).to_empty(device=device)
     copy_weights(model, sources, growth)

@@ -30,7 +30,7 @@ import checkpoint
 from checkpoint import ADAPTER_CONFIG
 from device import memory_advice
 from errors import read_json
-from model import Linear, Llama, ModelConfig, product_dtype
+from model import Linear, Llama, ModelConfig, on_meta, product_dtype
 from tokenizer import Tokenizer
 
 BASE_FILE = "base.json"  # beside adapter_config.json, in which peft warns of keys that it does not know
@@ -129,8 +129,7 @@ def add_adapters(model: Llama, settings: LoraSettings) -> None:
 
 def without_memory(shape: ModelConfig, settings: LoraSettings) -> Llama:
     """The model with its adapters on torch's device "meta". Raises ValueError as add_adapters does."""
-    with torch.device("meta"):
-        model = Llama(shape)
+    model = on_meta(shape)
     add_adapters(model, settings)
     return model
 

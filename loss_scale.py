@@ -11,6 +11,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from parallel import own_share
+
 FIRST = 2.0**16  # factor of the first step
 LARGEST = 2.0**24
 GROWTH_STEPS = 2000  # good steps in a row, after which it is doubled
@@ -29,12 +31,7 @@ class LossScale:
 
     def remove(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """Divide the gradients by the factor, in place."""
-        grads = []
-        for parameter in parameters:
-            if parameter.grad is None:
-                continue
-            grad = parameter.grad
-            grads.append(grad.to_local() if hasattr(grad, "to_local") else grad)  # fsdp: this process' share
+        grads = [own_share(parameter.grad) for parameter in parameters if parameter.grad is not None]
         if grads:
             torch._foreach_mul_(grads, 1 / self.factor)
 

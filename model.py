@@ -249,9 +249,10 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Te
     """softmax(q k' / sqrt(D)) v: each token looks at those that it sees (Vaswani et al. 2017, arXiv 1706.03762, eq. 1).
 
     q: (B, H, T, D); k, v: (B, Hkv, S, D); mask: (B or 1, 1, T, S) bool, what each token (line) sees. None: the tokens
-    are the same, S = T, and each sees those before it and itself. Computed in the dtype that they have, also under
+    are the same, S = T, and each sees those before it and itself. Computed in the dtype of k and v, also under
     autocast. Returns (B, T, H, D).
     """
+    q = q.to(k.dtype)
     with torch.autocast(q.device.type, enabled=False):
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True)
     return y.transpose(1, 2)
@@ -390,9 +391,8 @@ class Cache:
         q: (B, H, T, D); k, v: (B, Hkv, T, D). Returns (B, T, H, D).
         """
         keys, values = self.write(layer, k, v)  # (B, Hkv, used, D)
-        q = q.to(keys.dtype)
         if q.shape[2] == 1:
-            return self._attend_one_token(q, keys, values)
+            return self._attend_one_token(q.to(keys.dtype), keys, values)
         return attention(q, keys, values, self.mask)
 
     def _attend_one_token(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -738,12 +738,15 @@ def chunks(x: Tensor, weight: Tensor, wants_weight: bool) -> Iterator[slice]:
     C rows the chunk's logits, (C, V), are as large as that gradient. (docs/LOG.md: with 21 rows, C = 576 and
     V = 49,152 it took three quarters of the time.) Where no gradient of the head is wanted, few rows are as fast.
     """
-    V, C = weight.shape
-    rows = max(CHUNK_ROWS, CHUNK_LOGITS // V)
-    if wants_weight:
-        rows = max(rows, C)
+    rows = chunk_rows(*weight.shape, wants_weight)
     for begin in range(0, len(x), rows):
         yield slice(begin, begin + rows)
+
+
+def chunk_rows(V: int, C: int, wants_weight: bool) -> int:
+    """Rows of a chunk."""
+    rows = max(CHUNK_ROWS, CHUNK_LOGITS // V)
+    return max(rows, C) if wants_weight else rows
 
 
 def product_dtype(x: Tensor) -> torch.dtype:
@@ -995,3 +998,9 @@ class Llama(nn.Module):
         products = sum(matrix.numel() * (6 if matrix.requires_grad else 4) for matrix in matrices)
         attention = 12 * self.cfg.n_layer * self.cfg.n_head * self.cfg.head_width * T
         return products + attention
+
+
+def on_meta(shape: ModelConfig) -> Llama:
+    """A model on torch's device "meta": it has no memory for its weights, which are counted, or filled in later."""
+    with torch.device("meta"):
+        return Llama(shape)

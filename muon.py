@@ -13,6 +13,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from parallel import own_share
+
 # a, b, c of a x + b x^3 + c x^5, applied to each singular value x five times: it is steep at 0 (a = 3.4445), and takes
 # what lies between 0.01 and 1 to between 0.7 and 1.2 (Jordan et al. 2024).
 COEFFICIENTS = [(3.4445, -4.7750, 2.0315)] * 5
@@ -62,13 +64,13 @@ class Muon(torch.optim.Optimizer):
                 self._update(matrices, group)
 
     def _update(self, matrices: list[Tensor], group: dict) -> None:
-        """Update matrices of one shape. What one process does to its share of a divided matrix is meant by `own`."""
+        """Update matrices of one shape: of divided ones this process' rows."""
         for matrix in matrices:
             if "momentum_buffer" not in self.state[matrix]:
                 self.state[matrix]["momentum_buffer"] = torch.zeros_like(matrix)
-        weights = [own(matrix) for matrix in matrices]
-        gradients = [own(matrix.grad) for matrix in matrices]
-        momenta = [own(self.state[matrix]["momentum_buffer"]) for matrix in matrices]
+        weights = [own_share(matrix) for matrix in matrices]
+        gradients = [own_share(matrix.grad) for matrix in matrices]
+        momenta = [own_share(self.state[matrix]["momentum_buffer"]) for matrix in matrices]
 
         # Momentum, and the gradient on the way to where it leads
         keep = group["momentum"]
@@ -106,11 +108,6 @@ def alike(parameters: Iterable[Tensor]) -> Iterator[list[Tensor]]:
 
 
 # --- matrices that FSDP divides ---
-
-
-def own(tensor: Tensor) -> Tensor:
-    """The rows that this process has of a divided matrix, of another one all; the memory is shared."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def orthogonalise_divided(shares: list[Tensor], matrix: DTensor) -> list[Tensor]:

@@ -134,6 +134,13 @@ def accumulating(model: torch.nn.Module, last: bool) -> AbstractContextManager:
     return nullcontext()
 
 
+def own_share(tensor: torch.Tensor) -> torch.Tensor:
+    """The rows that this process has of a tensor that FSDP divides, of another one all; the memory is shared."""
+    if isinstance(tensor, DTensor):
+        return tensor.to_local()
+    return tensor
+
+
 def full_tensor(tensor: torch.Tensor) -> torch.Tensor:
     """The full tensor, also where FSDP divides it; then every process must ask for it."""
     if isinstance(tensor, DTensor):

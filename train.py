@@ -46,9 +46,9 @@ from device import keep_freed_memory, memory_advice, peak_flops, peak_memory, pi
 from errors import one_line, read_json
 from loss_scale import LossScale
 from mixture import Corpus, Mixture
-from model import Llama, ModelConfig
+from model import Llama, ModelConfig, on_meta
 from optim import SCHEDULES, Optimizer, learning_rate
-from parallel import World, accumulating, copy_full, full_tensor, replicate, shard
+from parallel import World, accumulating, copy_full, full_tensor, own_share, replicate, shard
 from profiling import StepProfiler, parse_steps
 from resume import RunState, Start, find_start
 from sample import decode, generate
@@ -394,8 +394,7 @@ def choose_compiling(cfg: TrainConfig, start: Start, data: Mixture, world: World
     if start.resumed:
         saved = checkpoint.read_state(start.checkpoint)
         before = saved.get("compiled", saved["settings"].get("compile", False) is True)
-    with torch.device("meta"):
-        flops_per_token = Llama(start.shape).flops_per_token(cfg.block_size)
+    flops_per_token = on_meta(start.shape).flops_per_token(cfg.block_size)
     flops = flops_per_token * cfg.max_iters * cfg.batch_tokens / world.size
     packed = data.template is not None
     choice = compiling.choose(cfg.compile, before, flops, device, packed, is_divided(cfg, world))
@@ -493,8 +492,7 @@ def build_model(
     cfg: TrainConfig, shape: ModelConfig, world: World, device: torch.device, dtype: torch.dtype, compiled: bool
 ) -> Llama:
     """The model on its device, its weights not yet filled in; divided before it takes memory."""
-    with torch.device("meta"):
-        model = Llama(shape)
+    model = on_meta(shape)
     adapters = lora.settings_of(cfg)
     if adapters is not None:
         lora.add_adapters(model, adapters)
@@ -977,8 +975,7 @@ def all_finite(model: Llama, world: World) -> bool:
     with torch.no_grad():
         flags = []
         for parameter in model.parameters():
-            local = parameter.to_local() if hasattr(parameter, "to_local") else parameter  # fsdp: this process' share
-            flags.append(local.isfinite().all())
+            flags.append(own_share(parameter).isfinite().all())
     broken = not torch.stack(flags).all()
     return not any(world.sum_numbers(broken))
 

@@ -199,7 +199,7 @@ class Forest:
         outputs = []
         for mask, q_tree, k_tree, v_tree in zip(self.masks, *pieces, strict=True):
             keys, values = self._behind_prefix(layer, k_tree, v_tree)
-            y = attention(q_tree.to(keys.dtype), keys, values, mask)  # (1, n, H, D)
+            y = attention(q_tree, keys, values, mask)  # (1, n, H, D)
             outputs.append(y)
         return torch.cat(outputs, dim=1)
 
@@ -248,7 +248,6 @@ class Forest:
 
     def _attend_padded(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         keys, values = self._behind_prefix(layer, self._padded(k), self._padded(v))
-        queries = self._padded(q).to(keys.dtype)
-        y = attention(queries, keys, values, self.mask)  # (B, T, H, D)
+        y = attention(self._padded(q), keys, values, self.mask)  # (B, T, H, D)
         rows = y.flatten(0, 1)  # (B * T, H, D)
         return rows[self.places][None]

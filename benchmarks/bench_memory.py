@@ -19,7 +19,7 @@ from benchmarks.bench_config import BenchConfig, Figures, Record, TakeTurns
 from benchmarks.bench_figures import ratios, scaled, shown, summary, target, target_lines
 from benchmarks.bench_model import optimizer_step, start
 from device import keep_freed_memory, pick_dtype
-from model import Llama, ModelConfig
+from model import Llama, ModelConfig, on_meta
 
 SHAPE = ModelConfig(
     vocab_size=128256,
@@ -89,7 +89,7 @@ def record(cfg: BenchConfig, take_turns: TakeTurns) -> Record:
         results[name] = {**summary(rows), "over_full": ratios(rows, samples[FULL], ["peak_bytes", "cpu_s"])}
 
     short = str(dtype).removeprefix("torch.")
-    parameters = number_of_parameters()
+    parameters = on_meta(SHAPE).num_parameters()
     title = f"a step of {ROWS} x {T} tokens, 12 x 768, V = {SHAPE.vocab_size:,}, {parameters:,} parameters, {short}"
     over = results[OURS]["over_full"]["peak_bytes"]
     return {
@@ -99,12 +99,6 @@ def record(cfg: BenchConfig, take_turns: TakeTurns) -> Record:
         "targets": [target(f"at most {100 * MOST:.0f} % of the memory of full logits", over, MOST)],
         "samples": samples,
     }
-
-
-def number_of_parameters() -> int:
-    """Parameters of the shape."""
-    with torch.device("meta"):
-        return Llama(SHAPE).num_parameters()
 
 
 def table(record: Record) -> list[str]:

@@ -164,85 +164,95 @@ def size_of(cfg: BenchConfig) -> Size:
     return Size(dataclasses.replace(shape, block_size=int(tokens)), int(windows))
 
 
+class Training:
+    """What the variants of the part train share, and how each is built: a callable that takes one optimizer step."""
+
+    def __init__(self, cfg: BenchConfig):
+        self.cfg = cfg
+        self.device = pick_device(cfg.device)
+        self.dtype = pick_dtype(cfg.dtype, self.device)  # of matrix products
+        self.shape, self.batch_size = size_of(cfg)
+        self.counts: dict[str, Parameters] = {}  # of what has been built
+
+        random = torch.Generator().manual_seed(0)
+        size = (8, self.batch_size, self.shape.block_size + 1)
+        self.batches = torch.randint(self.shape.vocab_size, size, generator=random)
+        if self.device.type == "cuda":
+            self.batches = self.batches.pin_memory()
+
+    def called(self, name: str, model: torch.nn.Module) -> torch.nn.Module:
+        """What a step calls of a model."""
+        self.counts[name] = count_parameters(model)
+        return torch.compile(model) if self.cfg.compile else model
+
+    def ours(self) -> Callable[[], torch.Tensor]:
+        """Our model with fused AdamW."""
+        model = start(self.shape).to(self.device)
+        call = self.called("NonLlama", model)
+        return optimizer_step(model, lambda x, y: call(x, y) / y.numel(), self.batches, self.device, self.dtype)
+
+    def transformers(self) -> Callable[[], torch.Tensor]:
+        """transformers' Llama with the same weights and optimizer."""
+        library = need("transformers")
+        config = library.LlamaConfig(**hf_config(self.shape, 0), use_cache=False)
+        model = library.LlamaForCausalLM(config)
+        model.load_state_dict(start(self.shape).state_dict())
+        model.to(self.device).train()
+        call = self.called("transformers", model)
+
+        def loss_of(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            # shift_labels: targets that are shifted already, so that both score the same B * T tokens
+            return call(x, labels=y, shift_labels=y.contiguous()).loss
+
+        return optimizer_step(model, loss_of, self.batches, self.device, self.dtype)
+
+    def checkout(self, row: bench_peers.Row) -> Callable[[], torch.Tensor]:
+        """A peer with weights and an optimizer of its own."""
+        torch.manual_seed(0)
+        trainer = row.build(self.shape)
+        model = trainer.model.to(self.device).train()
+        call = self.called(row.name, model)
+
+        def loss_of(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return trainer.loss_of(call, x, y)
+
+        dtype = row.dtype if row.autocast else torch.float32
+        own = (trainer.optimizer, trainer.max_norm)
+        return optimizer_step(model, loss_of, self.batches, self.device, dtype, *own)
+
+
 def train_part(cfg: BenchConfig) -> Part:
     """One full optimizer step: batch from memory, forward, backward, clipping, optimizer, zero_grad.
 
     Ours and transformers' have the same weights and fused AdamW. Peers that are checkouts (bench_peers.py) have weights
     and optimizers of their own: of them it is checked that they have as many parameters and learn.
     """
-    transformers = need("transformers")
+    need("transformers")
     importlib.import_module("torch._dynamo")  # 75 MB that the first optimizer imports: not the memory of a variant
-    device = pick_device(cfg.device)
-    dtype = pick_dtype(cfg.dtype, device)
-    if device.type == "cuda":
-        torch.set_float32_matmul_precision("high")  # as train.py does, for both
-    shape, batch_size = size_of(cfg)
+    training = Training(cfg)
+    shape, batch_size, dtype = training.shape, training.batch_size, training.dtype
+    if training.device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # as train.py does, for all
 
-    random = torch.Generator().manual_seed(0)
-    batches = torch.randint(shape.vocab_size, (8, batch_size, shape.block_size + 1), generator=random)
-    if device.type == "cuda":
-        batches = batches.pin_memory()
-    counts: dict[str, Parameters] = {}  # of what has been built
-
-    def called(name: str, model: torch.nn.Module) -> torch.nn.Module:
-        """What a step calls of a model."""
-        counts[name] = count_parameters(model)
-        return torch.compile(model) if cfg.compile else model
-
-    def ours() -> Callable[[], torch.Tensor]:
-        model = start(shape).to(device)
-        call = called("NonLlama", model)
-        return optimizer_step(model, lambda x, y: call(x, y) / y.numel(), batches, device, dtype)
-
-    def theirs() -> Callable[[], torch.Tensor]:
-        config = transformers.LlamaConfig(**hf_config(shape, 0), use_cache=False)
-        model = transformers.LlamaForCausalLM(config)
-        model.load_state_dict(start(shape).state_dict())
-        model.to(device).train()
-        call = called("transformers", model)
-
-        def loss_of(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-            # shift_labels: targets that are shifted already, so that both score the same B * T tokens
-            return call(x, labels=y, shift_labels=y.contiguous()).loss
-
-        return optimizer_step(model, loss_of, batches, device, dtype)
-
-    def checkout(row: bench_peers.Row) -> Callable[[], torch.Tensor]:
-        torch.manual_seed(0)
-        trainer = row.build(shape)
-        model = trainer.model.to(device).train()
-        call = called(row.name, model)
-        step = optimizer_step(
-            model,
-            lambda x, y: trainer.loss_of(call, x, y),
-            batches,
-            device,
-            row.dtype if row.autocast else torch.float32,
-            trainer.optimizer,
-            trainer.max_norm,
-        )
-        return step
-
-    variants = {"NonLlama": ours, f"transformers {version('transformers')}": theirs}
+    variants = {"NonLlama": training.ours, f"transformers {version('transformers')}": training.transformers}
     own_mathematics = list(variants)  # these two compute the same
     for row in bench_peers.rows(cfg, dtype):
-        variants[row.name] = functools.partial(checkout, row)
+        variants[row.name] = functools.partial(training.checkout, row)
 
     def check(built: dict[str, Callable[..., torch.Tensor]]) -> str:
         agreement = same_losses({name: built[name] for name in own_mathematics}, dtype)
         others = {name: step for name, step in built.items() if name not in own_mathematics}
         if not others:
             return agreement
-        return f"{agreement}; {all_learn(others, shape.vocab_size)}; {compare_parameters(counts)}"
+        return f"{agreement}; {all_learn(others, shape.vocab_size)}; {compare_parameters(training.counts)}"
 
-    tokens = batch_size * shape.block_size
     name = str(dtype).removeprefix("torch.")
     compiled = ", compiled" if cfg.compile else ""
     return Part(
         variants=variants,
         title=f"one optimizer step, {batch_size} x {shape.block_size} tokens, size {cfg.size}, {name}{compiled}",
         unit="tokens",
-        units_per_call=tokens,
+        units_per_call=batch_size * shape.block_size,
         check=check,
     )
 

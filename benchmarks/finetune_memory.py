@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs 
 import lora
 import model
 from benchmarks.bench_finetune import SMOLLM2_135M
-from model import Llama, ModelConfig
+from model import Llama, ModelConfig, on_meta
 
 GB = 2**30
 USABLE = 0.9  # of a card
@@ -156,9 +156,8 @@ class Memory:
 
 def memory_of(shape: ModelConfig, with_lora: bool) -> Memory:
     """The memory of fine-tuning a model in bfloat16 autocast, all its weights or LoRA of rank 16 on all matrices."""
-    with torch.device("meta"):
-        llama = Llama(shape)
-        blocks = sum(parameter.numel() for parameter in llama.model.layers.parameters() if parameter.dim() == 2)
+    llama = on_meta(shape)
+    blocks = sum(parameter.numel() for parameter in llama.model.layers.parameters() if parameter.dim() == 2)
     if with_lora:
         lora.add_adapters(llama, ADAPTERS)
         lora.narrow_frozen(llama, torch.bfloat16)
@@ -169,9 +168,7 @@ def memory_of(shape: ModelConfig, with_lora: bool) -> Memory:
 
     # The loss: the head rounded, a chunk of rows of logits, twice in float32 and once rounded, and the sum of gradients
     V, C = shape.vocab_size, shape.n_embd
-    rows = max(model.CHUNK_ROWS, model.CHUNK_LOGITS // V)
-    if not with_lora:
-        rows = max(rows, C)
+    rows = model.chunk_rows(V, C, wants_weight=not with_lora)
     loss = 2 * V * C + rows * V * (4 + 4 + 2)
     if not with_lora:
         loss += 4 * V * C

@@ -11,17 +11,14 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # so that it runs from any folder
 
 import configurator
-import model
 from benchmarks.bench_finetune import SMOLLM2_135M
 from benchmarks.finetune_memory import GB, bytes_per_token
 from device import PEAK_TFLOPS
-from model import Llama, ModelConfig
+from model import ModelConfig, chunk_rows, on_meta
 from train import TrainConfig
 
 MFU = 0.4  # of the data sheet, in the estimates of hours
@@ -34,7 +31,7 @@ CASES = (
     ("wiki_124m", "80 GB", 1, ()),
     ("wiki_124m", "24 GB", 1, ("--batch_size=16",)),
     ("wiki_124m", "12 GB", 1, ("--batch_size=8",)),
-    ("wiki_124m", "16 GB, float32", 1, ("--batch_size=2", "--dtype=float32")),
+    ("wiki_124m", "16 GB, float16", 1, ("--batch_size=8", "--dtype=float16")),
     ("continue_pretrain", "24 GB", 1, ()),
     ("continue_pretrain", "12 GB", 1, ("--batch_size=4",)),
     ("wiki_1b_fsdp", "8 x 80 GB", 8, ()),
@@ -76,8 +73,7 @@ def shape_of(cfg: TrainConfig) -> ModelConfig:
 def parts_of(cfg: TrainConfig, processes: int) -> Parts:
     """The memory of a step in each of the processes that share the model."""
     shape = shape_of(cfg)
-    with torch.device("meta"):
-        llama = Llama(shape)
+    llama = on_meta(shape)
     parameters = llama.num_parameters()
     in_blocks = sum(parameter.numel() for parameter in llama.model.layers.parameters() if parameter.dim() == 2)
     own = 4 * parameters / processes
@@ -95,17 +91,14 @@ def parts_of(cfg: TrainConfig, processes: int) -> Parts:
     activations = tokens * (kept + per_block + 4 * stream)
 
     V, C = shape.vocab_size, shape.n_embd
-    rows = min(tokens, max(model.CHUNK_ROWS, model.CHUNK_LOGITS // V, C))
+    rows = min(tokens, chunk_rows(V, C, wants_weight=True))
     loss = rows * V * (4 + 4 + 2) + (0 if wide else 2 * V * C) + 4 * V * C
     return Parts(own, own, 2 * own, rounded, activations, loss)
 
 
-def hours(cfg: TrainConfig, tflops: float) -> float:
-    """An estimate: all steps at MFU of a rate."""
-    shape = shape_of(cfg)
-    with torch.device("meta"):
-        per_token = Llama(shape).flops_per_token(cfg.block_size)
-    return per_token * cfg.batch_tokens * cfg.max_iters / (MFU * tflops * 1e12) / 3600
+def hours(flops: float, tflops: float) -> float:
+    """An estimate: so many FLOPs at MFU of a rate."""
+    return flops / (MFU * tflops * 1e12) / 3600
 
 
 def main() -> None:
@@ -123,14 +116,14 @@ def main() -> None:
     print("|---|--:|--:|--:|--:|--:|--:|--:|")
     for name in dict.fromkeys(case[0] for case in CASES):
         cfg, _ = configurator.load(TrainConfig, [str(ROOT / f"config/{name}.py")])
-        with torch.device("meta"):
-            llama = Llama(shape_of(cfg))
+        llama = on_meta(shape_of(cfg))
         tokens = cfg.batch_tokens * cfg.max_iters
         per_token = llama.flops_per_token(cfg.block_size)
+        flops = per_token * tokens
         cards = (PEAK_TFLOPS["A100"], PEAK_TFLOPS["RTX 4090"], 8 * PEAK_TFLOPS["H100"])
-        times = [f"{hours(cfg, tflops):.1f}" for tflops in cards]
+        times = [f"{hours(flops, tflops):.1f}" for tflops in cards]
         cells = [name, f"{llama.num_parameters():,}", f"{tokens / 1e9:.2f}B", f"{per_token / 1e6:,.0f}"]
-        print(f"| {' | '.join([*cells, f'{per_token * tokens:.1e}', *times])} |")
+        print(f"| {' | '.join([*cells, f'{flops:.1e}', *times])} |")
 
 
 if __name__ == "__main__":
