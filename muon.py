@@ -68,6 +68,7 @@ class Muon(torch.optim.Optimizer):
         for matrix in matrices:
             if "momentum_buffer" not in self.state[matrix]:
                 self.state[matrix]["momentum_buffer"] = torch.zeros_like(matrix)
+
         weights = [own_share(matrix) for matrix in matrices]
         gradients = [own_share(matrix.grad) for matrix in matrices]
         momenta = [own_share(self.state[matrix]["momentum_buffer"]) for matrix in matrices]
@@ -85,13 +86,15 @@ class Muon(torch.optim.Optimizer):
         if isinstance(first, DTensor):
             updates = orthogonalise_divided(directions, first)
         else:
-            updates = orthogonalise(torch.stack(directions)).unbind()
+            stack = torch.stack(directions)  # (n, R, C)
+            updates = orthogonalise(stack).unbind()
         updates = [update.to(wide) for update in updates]
 
         # An orthogonal (R, C) has min(R, C) ones among its R C numbers' squares: its rms is 1 / sqrt(max(R, C))
         size = UPDATE_RMS * math.sqrt(max(first.shape))
-        torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
-        torch._foreach_add_(weights, updates, alpha=-group["lr"] * size)
+        rate = group["lr"]
+        torch._foreach_mul_(weights, 1 - rate * group["weight_decay"])
+        torch._foreach_add_(weights, updates, alpha=-rate * size)
 
 
 def alike(parameters: Iterable[Tensor]) -> Iterator[list[Tensor]]:

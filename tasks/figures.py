@@ -54,16 +54,13 @@ def is_right(source: Questions, item: Item, tokens: list[int], scores: list[Scor
     if not source.has_choices:
         return {"acc": scores[0].greedy}  # it is what the model would write
     if source.protocol is not None:
-        return {"acc_tokens": likeliest(scores, tokens) == item.answer}
-
-    one = [1] * len(scores)
-    right = {"acc": likeliest(scores, one) == item.answer}
-    if not item.ending:  # else what is scored is the same for all choices
-        characters = [len(choice) for choice in item.choices]
-        n_bytes = [len(choice.encode()) for choice in item.choices]
-        right["acc_norm"] = likeliest(scores, characters) == item.answer
-        right["acc_bytes"] = likeliest(scores, n_bytes) == item.answer
-    return right
+        lengths = {"acc_tokens": tokens}
+    else:
+        lengths = {"acc": [1] * len(scores)}
+        if not item.ending:  # else what is scored is the same for all choices
+            lengths["acc_norm"] = [len(choice) for choice in item.choices]
+            lengths["acc_bytes"] = [len(choice.encode()) for choice in item.choices]
+    return {name: likeliest(scores, of_choices) == item.answer for name, of_choices in lengths.items()}
 
 
 def likeliest(scores: Sequence[Score], lengths: Sequence[int]) -> int:

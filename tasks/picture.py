@@ -94,26 +94,26 @@ def draw_rows(axes: "Axes", all_scores: Sequence[Scores], labels: Sequence[str])
     scale = 1 if headlines[0] in NO_SHARES else 100
     room = 0.8 / len(all_scores)
     for number, scores in enumerate(all_scores):
-        places = []
-        values = []
-        bars = []
-        for row, label in enumerate(labels):
-            figure = scores.figure(label)
-            if figure is not None:
-                places.append(row - 0.4 + room * (number + 0.5))
-                values.append(scale * figure.value)
-                bars.append([scale * reach for reach in bar_of(figure)])
-        if values:
-            reaches = np.array(bars).T  # (2, tasks)
-            axes.errorbar(values, places, xerr=reaches, fmt="o", ms=4, lw=1, color=f"C{number}", label=scores.name)
+        shift = room * (number + 0.5) - 0.4
+        figures = {row: scores.figure(label) for row, label in enumerate(labels)}
+        scored = [row for row, figure in figures.items() if figure is not None]
+        if not scored:
+            continue
 
-    chances = [chance_of(label, all_scores) for label in labels]
-    known = [(row, scale * chance) for row, chance in enumerate(chances) if chance is not None]
-    if known:
-        rows, values = np.array(known).T
+        places = [row + shift for row in scored]
+        values = [scale * figures[row].value for row in scored]
+        reaches = scale * np.array([bar_of(figures[row]) for row in scored]).T  # (2, tasks)
+        style = {"fmt": "o", "ms": 4, "lw": 1, "color": f"C{number}"}
+        axes.errorbar(values, places, xerr=reaches, label=scores.name, **style)
+
+    chances = {row: chance_of(label, all_scores) for row, label in enumerate(labels)}
+    rows = np.array([row for row, chance in chances.items() if chance is not None])
+    if len(rows):
+        values = [scale * chances[row] for row in rows]
         axes.vlines(values, rows - 0.4, rows + 0.4, color="black", lw=1, ls=":", label="chance")
 
-    axes.set_yticks(range(len(labels)), [f"{label}  {name}" for label, name in zip(labels, headlines, strict=True)])
+    titles = [f"{label}  {headline}" for label, headline in zip(labels, headlines, strict=True)]
+    axes.set_yticks(range(len(labels)), titles)
     axes.set_ylim(len(labels) - 0.5, -0.5)
     axes.set_xlabel("per cent, with intervals of 95 %" if scale == 100 else "bits per byte (lower is better)")
 
@@ -128,8 +128,8 @@ def draw_curves(axes: "Axes", all_scores: Sequence[Scores], labels: Sequence[str
         having = [scores for scores in all_scores if scores.figure(label) is not None]
         having.sort(key=step_of)
 
-        steps = [step_of(scores) + number * shift for scores in having]
         figures = [scores.figure(label) for scores in having]
+        steps = [step_of(scores) + number * shift for scores in having]
         values = [scale * figure.value for figure in figures]
         reaches = scale * np.array([bar_of(figure) for figure in figures]).T  # (2, steps)
         style = {"color": f"C{number}", "marker": "o", "ms": 4, "lw": 1, "elinewidth": 0.7}

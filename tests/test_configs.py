@@ -17,7 +17,7 @@ from transformers import LlamaConfig
 
 import configurator
 import train
-from benchmarks import pretrain_memory
+from benchmarks import finetune_memory, pretrain_memory
 from model import Llama
 from optim import Optimizer
 from prepare_chat import ChatConfig
@@ -120,10 +120,11 @@ def test_a_config_trains_two_steps(path, data_dir, base, chats, tmp_path, monkey
 
 
 @pytest.mark.slow
-def test_the_tables_of_the_docs_are_what_the_program_computes(capsys):
-    pretrain_memory.main()
+@pytest.mark.parametrize("program, page", [(pretrain_memory, "pretraining"), (finetune_memory, "finetuning")])
+def test_the_tables_of_the_docs_are_what_the_programs_compute(capsys, program, page):
+    program.main()
     printed = [line for line in capsys.readouterr().out.splitlines() if line]
-    text = (REPO / "docs/pretraining.md").read_text(encoding="utf-8")
+    text = (REPO / f"docs/{page}.md").read_text(encoding="utf-8")
     assert [line for line in printed if line not in text.splitlines()] == []
 
 
