@@ -735,8 +735,9 @@ def chunks(x: Tensor, weight: Tensor, wants_weight: bool) -> Iterator[slice]:
 
     All logits at once would be the largest array of a step: 4 GB in float32 for 32,768 tokens and V = 32,768. A chunk
     shall fit into the cache of a CPU, but each chunk also reads and writes the whole gradient of the head, (V, C). With
-    C rows the chunk's logits, (C, V), are as large as that gradient. (docs/LOG.md: with 21 rows, C = 576 and
-    V = 49,152 it took three quarters of the time.) Where no gradient of the head is wanted, few rows are as fast.
+    C / 2 rows the chunk's logits and their softmax, (C / 2, V) each, are together as large as that gradient.
+    (docs/LOG.md: with 21 rows, C = 576 and V = 49,152 it took three quarters of the time.) Where no gradient of the
+    head is wanted, few rows are as fast.
     """
     rows = chunk_rows(*weight.shape, wants_weight)
     for begin in range(0, len(x), rows):
@@ -746,7 +747,7 @@ def chunks(x: Tensor, weight: Tensor, wants_weight: bool) -> Iterator[slice]:
 def chunk_rows(V: int, C: int, wants_weight: bool) -> int:
     """Rows of a chunk."""
     rows = max(CHUNK_ROWS, CHUNK_LOGITS // V)
-    return max(rows, C) if wants_weight else rows
+    return max(rows, C // 2) if wants_weight else rows
 
 
 def product_dtype(x: Tensor) -> torch.dtype:
@@ -798,7 +799,8 @@ def add_gradients(
 class LinearCrossEntropy(torch.autograd.Function):
     """Summed cross-entropy of x @ weight.T, a chunk of rows at a time: the (N, V) logits never exist as a whole.
 
-    Forward computes the gradients as well, so that no logits are kept or computed twice.
+    Forward computes the gradients as well, so that no logits are kept or computed twice. Backward scales them where
+    they lie, which spares a second array as large as the head: it can be asked once, and says so the second time.
     """
 
     @staticmethod
@@ -826,11 +828,11 @@ class LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         """grad: scalar. Returns the gradients of x and weight."""
-        grad_x, grad_weight = ctx.saved_tensors
+        grad_x, grad_weight = ctx.saved_tensors  # RuntimeError if they were scaled before
         if grad_x is not None:
-            grad_x = grad_x * grad.to(grad_x.dtype)
+            grad_x.mul_(grad)
         if grad_weight is not None:
-            grad_weight = grad_weight * grad
+            grad_weight.mul_(grad)
         return grad_x, grad_weight, None
 
 
