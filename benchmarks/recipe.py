@@ -1,0 +1,308 @@
+"""The recipe by experiment: what one setting changed does to the loss, chosen blind.
+
+    python benchmarks/recipe.py --text=data/tinyshakespeare.txt                          every change, two seeds
+    python benchmarks/recipe.py --text=data/tinyshakespeare.txt --only=muon_lr --seeds=5
+    python benchmarks/recipe.py --data=pydocs --only=borders --seeds=5        may documents in a window see each other?
+
+Each run is train.py itself, on config/shakespeare_char.py (with --data: config/demo.py) cut to --max_iters steps, and
+one change of CHANGES. All runs see as many tokens. The last tenth of the *training* text is held out, and decides: the
+validation text of the config is not read. (With --data the folder's own validation split decides.) The table has each
+change's difference to the recipe within each seed, for a seed moves all of them alike.
+
+A run that is there is not made again: the same command continues, and more --seeds are added.
+"""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # so that it runs from any folder
+
+import configurator  # before torch and the others: Ctrl-C during their import is one line too
+
+# isort: split
+import contextlib
+import dataclasses
+import io
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from statistics import mean, stdev
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import atomic
+import batches
+import lora
+import train
+from benchmarks.gpt_to_llama import ClimbConfig, prepare
+from mixture import Mixture
+from model import Llama
+from tokenizer import Tokenizer
+
+RECIPES = {"shakespeare": "config/shakespeare_char.py", "data": "config/demo.py"}
+RECIPE = "the recipe"
+CLOSED = "closed borders between documents"
+VAL_ROWS = 12  # windows of validation that are computed together
+
+
+@dataclass(frozen=True)
+class RecipeConfig:
+    """Settings of `python benchmarks/recipe.py`."""
+
+    text: str = "data/tinyshakespeare.txt"  # a text file, also .gz; its characters are the tokens
+    data: str = ""  # instead of the text, a folder of prepare_wiki.py; its own validation split is what is held out
+    out: str = "out/recipe"  # folder for data, runs and results.json
+    only: str = ""  # changes whose name holds this word; the recipe itself is always there
+    max_iters: int = 400  # steps of a run; warm-up and decay of the recipe shrink alike
+    seeds: int = 2  # runs of each change
+    num_threads: int = 1  # CPU threads of a run
+
+    def check(self) -> None:
+        """Raise ValueError for settings that cannot work."""
+        for key in ("max_iters", "seeds", "num_threads"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"{key} ({getattr(self, key)}) must be at least 1")
+        if not self.data and not Path(self.text).is_file():
+            raise ValueError(f"{self.text} is no file; put a text there (config/data_shakespeare_char.py says which)")
+        if not self.names():
+            raise ValueError(f"no change has a name with {self.only!r}; there are: {', '.join(CHANGES)}")
+
+    def names(self) -> list[str]:
+        """The changes that are asked for. The text is one document, without borders."""
+        asked = [name for name in CHANGES if self.only in name]
+        return [name for name in asked if self.data or name != CLOSED]
+
+
+# --- changes ---
+
+
+@dataclass(frozen=True)
+class Change:
+    """One thing that is not as in the recipe."""
+
+    factors: dict[str, float] = field(default_factory=dict)  # settings that are multiplied
+    settings: dict[str, Any] = field(default_factory=dict)  # settings that have another value
+    patch: Callable[[int], contextlib.AbstractContextManager] = contextlib.nullcontext  # of the id that ends a text
+
+
+def first_weights(change: Callable[[str, Tensor, Llama], None]) -> Callable[[int], contextlib.AbstractContextManager]:
+    """A patch: change(name, value, model) rewrites each weight's first value in place."""
+    usual = Llama.initial_weights
+
+    def changed(model: Llama) -> Iterator[tuple[nn.Parameter, Tensor]]:
+        names = {parameter: name for name, parameter in model.named_parameters()}
+        for parameter, value in usual(model):
+            change(names[parameter], value, model)
+            yield parameter, value
+
+    return lambda end_of_text: mock.patch.object(Llama, "initial_weights", changed)
+
+
+def outputs_begin_at_zero(name: str, value: Tensor, model: Llama) -> None:
+    """A block adds nothing to the stream at first (the speedrun records of modded-nanogpt do so)."""
+    if name.endswith(("o_proj.weight", "down_proj.weight")):
+        value.zero_()
+
+
+def wide_begin(name: str, value: Tensor, model: Llama) -> None:
+    """A standard deviation of 1 / sqrt(width) for the blocks' matrices: 0.088 at a width of 128; GPT-2's is 0.02."""
+    if value.dim() == 2 and "embed" not in name:
+        value.mul_(1 / math.sqrt(model.cfg.n_embd) / 0.02)
+
+
+def embedding_of_one(name: str, value: Tensor, model: Llama) -> None:
+    """Embeddings of standard deviation 1, for an untied head."""
+    if "embed_tokens" in name:
+        value.mul_(1 / 0.02)
+
+
+def closed_borders(end_of_text: int) -> contextlib.AbstractContextManager:
+    """A patch: no token sees a document before its own, in training and in validation (model.Documents).
+
+    Positions begin anew behind each end of text, here 9:
+
+        inputs      7 8 9 5 6
+        positions   0 1 2 0 1
+    """
+    usual = batches.TokenRows
+
+    def with_positions(inputs: np.ndarray, targets: np.ndarray, positions: np.ndarray | None = None) -> Any:
+        if positions is None:
+            places = np.broadcast_to(np.arange(inputs.shape[1]), inputs.shape)
+            behind_an_end = np.zeros(inputs.shape, bool)
+            behind_an_end[:, 1:] = inputs[:, :-1] == end_of_text
+            begins = np.where(behind_an_end, places, 0)
+            positions = places - np.maximum.accumulate(begins, axis=1)
+        return usual(inputs, targets, positions)
+
+    with_positions.windows = lambda tokens: with_positions(tokens[:, :-1], tokens[:, 1:])
+    return mock.patch("mixture.TokenRows", with_positions)
+
+
+CHANGES: dict[str, Change] = {
+    RECIPE: Change(),
+    "learning_rate / 2": Change({"learning_rate": 0.5}),
+    "learning_rate x 2": Change({"learning_rate": 2}),
+    "muon_lr / 2": Change({"muon_lr": 0.5}),
+    "muon_lr x 2": Change({"muon_lr": 2}),
+    "AdamW for all": Change(settings={"optimizer": "adamw"}),
+    "AdamW for all, learning_rate x 2": Change({"learning_rate": 2}, {"optimizer": "adamw"}),
+    "no warm-up": Change({"warmup_iters": 0}),
+    "warm-up x 3": Change({"warmup_iters": 3}),
+    "schedule=cosine": Change(settings={"schedule": "cosine"}),
+    "schedule=wsd, the last 40 %": Change({"decay_iters": 0.4}, {"schedule": "wsd"}),
+    "min_lr, a tenth of the peak": Change(settings={"min_lr": 3e-4}),
+    "weight_decay=0": Change(settings={"weight_decay": 0.0}),
+    "weight_decay=0.3": Change(settings={"weight_decay": 0.3}),
+    "beta2=0.95": Change(settings={"beta2": 0.95}),
+    "beta2=0.999": Change(settings={"beta2": 0.999}),
+    "grad_clip=0": Change(settings={"grad_clip": 0.0}),
+    "no qk-norm": Change(settings={"qk_norm": False}),
+    "an untied head": Change(settings={"tie_embeddings": False}),
+    "an untied head, embeddings of 1": Change(
+        settings={"tie_embeddings": False}, patch=first_weights(embedding_of_one)
+    ),
+    "first weights: outputs 0": Change(patch=first_weights(outputs_begin_at_zero)),
+    "first weights: 1 / sqrt(width)": Change(patch=first_weights(wide_begin)),
+    "half the batch, twice the steps": Change(
+        {"batch_tokens": 0.5, "batch_size": 0.5, "max_iters": 2, "warmup_iters": 2}
+    ),
+    "twice the batch, half the steps": Change(
+        {"batch_tokens": 2, "batch_size": 2, "max_iters": 0.5, "warmup_iters": 0.5}
+    ),
+    "six layers of 104": Change(settings={"n_layer": 6, "n_embd": 104, "ffn_hidden": 312}),
+    "two heads": Change(settings={"n_head": 2, "n_kv_head": 1}),
+    "one key/value head": Change({"ffn_hidden": 400 / 384}, {"n_kv_head": 1}),
+    CLOSED: Change(patch=closed_borders),
+}
+
+
+# --- runs ---
+
+
+def usual_settings(cfg: RecipeConfig, folder: Path) -> dict[str, Any]:
+    """The recipe's config file, its times shrunk to max_iters steps."""
+    path = ROOT / RECIPES["data" if cfg.data else "shakespeare"]
+    recipe, _ = configurator.load(train.TrainConfig, [str(path)])
+    settings = dataclasses.asdict(recipe)
+    shrunk = cfg.max_iters / settings["max_iters"]
+    return settings | {
+        "data": str(folder),
+        "max_iters": cfg.max_iters,
+        "warmup_iters": settings["warmup_iters"] * shrunk,
+        "decay_iters": cfg.max_iters,
+        "log_interval": cfg.max_iters,
+        "num_threads": cfg.num_threads,
+    }
+
+
+def settings_of(change: Change, usual: dict[str, Any], seed: int, out_dir: Path) -> train.TrainConfig:
+    """The settings of a run."""
+    settings = dict(usual)
+    for key, factor in change.factors.items():
+        settings[key] = settings[key] * factor
+    settings |= change.settings
+
+    for key in ("max_iters", "warmup_iters", "decay_iters", "batch_tokens", "batch_size", "ffn_hidden"):
+        settings[key] = round(settings[key])
+    steps = settings["max_iters"]
+    times = {"eval_interval": steps, "checkpoint_interval": steps}
+    return train.TrainConfig(**settings | times | {"seed": seed, "out_dir": str(out_dir)})
+
+
+@torch.no_grad()
+def loss_behind_borders(out_dir: Path, folder: Path, block_size: int) -> float:
+    """Nats a token of a trained model when no token sees a document before its own, however it was trained."""
+    model = lora.find_source(str(out_dir), None).load().eval()
+    corpus = Mixture(f"{folder}:1", block_size, seed=0).corpora[0]
+    loss, count = 0.0, 0
+    for batch in corpus.val_batches(VAL_ROWS, 0, 1):
+        loss += model(batch.inputs, batch.targets, cu_seqlens=batch.cu_seqlens).item()
+        count += batch.count
+    return loss / count
+
+
+def run(name: str, cfg: RecipeConfig, folder: Path, seed: int) -> dict[str, float]:
+    """What a run reached, in nats a token: val_loss and, with several documents, closed_val_loss.
+
+    Trained if it is not there yet.
+    """
+    kind = Path(cfg.data or "text").name
+    plain_name = "".join(letter if letter.isalnum() else "-" for letter in name)
+    out_dir = Path(cfg.out, "runs", f"{kind}-{plain_name}-{cfg.max_iters}-{seed}")
+    note = out_dir / "result.json"
+    if note.is_file():
+        return json.loads(note.read_text(encoding="utf-8"))
+
+    change = CHANGES[name]
+    settings = settings_of(change, usual_settings(cfg, folder), seed, out_dir)
+    end_of_text = Tokenizer.load(folder).end_of_text
+    with change.patch(end_of_text), contextlib.redirect_stdout(io.StringIO()):
+        train.main(settings)
+
+    lines = (out_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    losses = [json.loads(line)["val_loss"] for line in lines if "val_loss" in json.loads(line)]
+    reached = {"val_loss": losses[-1]}
+    if cfg.data:
+        with closed_borders(end_of_text):
+            reached["closed_val_loss"] = loss_behind_borders(out_dir, folder, settings.block_size)
+    atomic.write_json(note, reached)
+    return reached
+
+
+def held_out(cfg: RecipeConfig) -> Path:
+    """The folder of data whose validation split is the last tenth of the training text."""
+    if cfg.data:
+        return Path(cfg.data) if Path(cfg.data).is_dir() else ROOT / "data" / cfg.data
+    choice, _ = prepare(ClimbConfig(text=cfg.text), Path(cfg.out))
+    return choice
+
+
+# --- what came out ---
+
+
+def table(reached: dict[str, list[dict[str, float]]]) -> str:
+    """Markdown: the losses of each change, the best first, and their differences to the recipe within each seed."""
+    keys = list(reached[RECIPE][0])
+    titles = {"val_loss": "nats a token, held out", "closed_val_loss": "behind closed borders"}
+    header = " | ".join(f"{titles[key]} | against the recipe" for key in keys)
+    lines = [f"| | {header} |", "|---" + "|--:|--:" * len(keys) + "|"]
+
+    by_loss = sorted(reached, key=lambda name: mean(run["val_loss"] for run in reached[name]))
+    for name in by_loss:
+        cells = [name]
+        for key in keys:
+            own = [run[key] for run in reached[name]]
+            usual = [run[key] for run in reached[RECIPE]]
+            differences = [loss - other for loss, other in zip(own, usual, strict=True)]
+            spread = f" ±{stdev(differences):.4f}" if len(differences) > 1 else ""
+            cells += [f"{mean(own):.4f}", "" if name == RECIPE else f"{mean(differences):+.4f}{spread}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main(cfg: RecipeConfig) -> None:
+    """Train what is missing, a seed after the other, and print the table."""
+    cfg.check()
+    folder = held_out(cfg)
+    names = [RECIPE, *(name for name in cfg.names() if name != RECIPE)]
+
+    reached: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    for seed in range(cfg.seeds):
+        for name in names:
+            losses = run(name, cfg, folder, seed)
+            reached[name].append(losses)
+            print(f"seed {seed} | {name} | {losses['val_loss']:.4f}", flush=True)
+
+    atomic.write_json(Path(cfg.out, "results.json"), reached)
+    print(table(reached))
+
+
+if __name__ == "__main__":
+    configurator.run(main, RecipeConfig)

@@ -1,0 +1,116 @@
+"""benchmarks/recipe.py: what a change changes, borders between documents, runs that are not made twice, the table."""
+
+import json
+
+import pytest
+import torch
+from conftest import TINY
+
+import train
+from benchmarks import recipe
+from benchmarks.recipe import CHANGES, CLOSED, RECIPE, Change, RecipeConfig, closed_borders, main, settings_of, table
+from mixture import Mixture
+from model import Llama, ModelConfig
+from tokenizer import Tokenizer
+
+pytestmark = [pytest.mark.usefixtures("no_plot"), pytest.mark.bench]
+
+
+@pytest.fixture
+def small(monkeypatch, data_dir, tmp_path) -> RecipeConfig:
+    """Runs of the small model of all tests, instead of the demo's."""
+    usual = {key: value for key, value in TINY.items() if key not in ("max_iters", "eval_interval")}
+    monkeypatch.setattr(recipe.train, "TrainConfig", lambda **settings: TrainConfig(**settings | usual))
+    return RecipeConfig(data=str(data_dir), out=str(tmp_path / "out"), only="borders", max_iters=3, seeds=1)
+
+
+TrainConfig = train.TrainConfig
+
+
+def test_a_change_is_one_thing_and_all_runs_see_as_many_tokens(tmp_path):
+    cfg = RecipeConfig(max_iters=400)
+    usual = recipe.usual_settings(cfg, tmp_path)
+    unchanged = settings_of(CHANGES[RECIPE], usual, 1, tmp_path)
+    assert (unchanged.max_iters, unchanged.warmup_iters, unchanged.muon_lr) == (400, 20, 0.02)
+    assert unchanged.eval_interval == 400 and unchanged.qk_norm and unchanged.optimizer == "muon"
+
+    for name, change in CHANGES.items():
+        settings = settings_of(change, usual, 1, tmp_path)
+        settings.check()
+        assert settings.max_iters * settings.batch_tokens == unchanged.max_iters * unchanged.batch_tokens, name
+        differs = {key for key, value in vars(settings).items() if value != vars(unchanged)[key]}
+        assert differs or change.patch is not Change().patch or name == RECIPE, name
+    halved = settings_of(CHANGES["half the batch, twice the steps"], usual, 1, tmp_path)
+    assert (halved.batch_tokens, halved.batch_size, halved.max_iters, halved.warmup_iters) == (384, 6, 800, 40)
+
+
+def test_behind_closed_borders_a_window_has_the_loss_of_its_documents_alone(data_dir):
+    end = Tokenizer.load(data_dir).end_of_text
+    torch.manual_seed(0)
+    model = Llama(ModelConfig(320, 32, 2, 4, 2, 32, 64))
+    with closed_borders(end):
+        data = Mixture(f"{data_dir}:1", 32, seed=0)
+        batches = [data.batch(torch.arange(8).numpy()), next(data.corpora[0].val_batches(8, 0, 1))]
+
+    for batch in batches:
+        alone = torch.zeros(())
+        documents = 0
+        for inputs, targets in zip(batch.inputs, batch.targets, strict=True):
+            ends = [place + 1 for place in range(31) if inputs[place] == end]
+            for begin, stop in zip([0, *ends], [*ends, 32], strict=True):
+                alone = alone + model(inputs[None, begin:stop], targets[None, begin:stop])
+                documents += 1
+        assert documents > 8, "some windows have a border"
+        together = model(batch.inputs, batch.targets, cu_seqlens=batch.cu_seqlens)
+        torch.testing.assert_close(together, alone)
+
+
+def test_first_weights_are_changed_for_a_run_only():
+    model = Llama(ModelConfig(320, 32, 2, 4, 2, 32, 64))
+    name = "model.layers.1.mlp.down_proj.weight"
+
+    def weights() -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        names = {parameter: name for name, parameter in model.named_parameters()}
+        return {names[parameter]: value for parameter, value in model.initial_weights()}
+
+    usual = weights()
+    with CHANGES["first weights: outputs 0"].patch(0):
+        changed = weights()
+    assert changed[name].abs().max() == 0 and torch.equal(weights()[name], usual[name])
+    assert torch.equal(changed["model.embed_tokens.weight"], usual["model.embed_tokens.weight"])
+    with CHANGES["first weights: 1 / sqrt(width)"].patch(0):
+        torch.testing.assert_close(weights()[name], usual[name] / 0.02 / 32**0.5)
+
+
+def test_runs_are_made_once_and_the_table_compares_within_a_seed(small, monkeypatch, capsys):
+    main(small)
+    first = json.loads((recipe.Path(small.out) / "results.json").read_text())
+    assert set(first) == {RECIPE, CLOSED}
+    open_run, closed_run = first[RECIPE][0], first[CLOSED][0]
+    assert closed_run["val_loss"] == pytest.approx(closed_run["closed_val_loss"], rel=1e-6)  # train.py's and its own
+    assert open_run["val_loss"] != pytest.approx(open_run["closed_val_loss"], rel=1e-6)
+
+    trained = []
+    real_main = train.main
+    monkeypatch.setattr(recipe.train, "main", lambda cfg: trained.append(cfg.seed) or real_main(cfg))
+    main(recipe.dataclasses.replace(small, seeds=2))
+    assert trained == [1, 1]
+    assert "seed 1 | the recipe" in capsys.readouterr().out
+
+    reached = {RECIPE: [{"val_loss": 2.0}, {"val_loss": 3.0}], "other": [{"val_loss": 1.5}, {"val_loss": 2.7}]}
+    lines = table(reached).splitlines()
+    assert lines[2] == "| other | 2.1000 | -0.4000 ±0.1414 |" and lines[3] == "| the recipe | 2.5000 |  |"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"seeds": 0}, "seeds .0. must be at least 1"),
+        ({"text": "no/such.txt"}, "no/such.txt is no file; put a text there"),
+        ({"data": "pydocs", "only": "warmup"}, "no change has a name with 'warmup'; there are: the recipe, "),
+    ],
+)
+def test_bad_settings(settings, message):
+    with pytest.raises(ValueError, match=message):
+        main(RecipeConfig(**settings))
