@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.nn.attention.varlen import varlen_attn
 from torch.utils.checkpoint import checkpoint as recompute
 
+import attention_cpu
+
 IGNORE = -100  # a target that is not scored
 LARGEST = 1 << 24  # of each size of a model: the elements of a matrix can still be counted in int64
 
@@ -592,13 +594,36 @@ class Attention(nn.Module):
         q = self.q_norm(q)
         k = self.k_norm(k)
 
-        # Heads first: attention works on (T, D) matrices.
+        # Attend: softmax(q k' / sqrt(D)) v with rotated q and k, each token over those before it and itself: with a
+        # cache all tokens so far, in a packed row those of its document.
+        if cache is None and attention_cpu.suits(q):
+            begins = torch.arange(B + 1) * T if documents is None else documents.cu_seqlens
+            y = attention_cpu.attention(q, k, v, cos, sin, begins)  # (B, T, H, D)
+        else:
+            y = self.attend(q, k, v, cos, sin, cache, documents)  # (B, T, H, D)
+
+        # Merge the heads and write the result back to the stream.
+        y = y.reshape(B, T, self.H * self.D)  # (B, T, H * D)
+        return self.o_proj(y.to(x.dtype))  # (B, T, C)
+
+    def attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        cache: Cache | None,
+        documents: Documents | None,
+    ) -> Tensor:
+        """Attention by torch's operators; q: (B, T, H, D); k, v: (B, T, Hkv, D). Returns (B, T, H, D)."""
+        # Heads first: torch's attention works on (T, D) matrices.
         q = q.transpose(1, 2)  # (B, H, T, D)
         k = k.transpose(1, 2)  # (B, Hkv, T, D)
         v = v.transpose(1, 2)  # (B, Hkv, T, D)
 
         # Widen: torch's CPU attention is 7 times slower in bf16 than in fp32 (docs/LOG.md).
-        if x.device.type == "cpu":
+        if q.device.type == "cpu":
             wide = at_least_float32(q.dtype)
             q = q.to(wide)
             k = k.to(wide)
@@ -608,18 +633,11 @@ class Attention(nn.Module):
         q = apply_rope(q, cos, sin)
         k = apply_rope(k, cos, sin)
 
-        # Attend: softmax(q k' / sqrt(D)) v, each token over those before it and itself: with a cache all tokens so far,
-        # in a packed row those of its document.
         if cache is not None:
-            y = cache.attend(self.layer, q, k, v)  # (B, T, H, D)
-        elif documents is not None:
-            y = documents.attend(q, k, v)  # (B, T, H, D)
-        else:
-            y = attention(q, k, v)  # (B, T, H, D)
-
-        # Merge the heads and write the result back to the stream.
-        y = y.reshape(B, T, self.H * self.D)  # (B, T, H * D)
-        return self.o_proj(y.to(x.dtype))  # (B, T, C)
+            return cache.attend(self.layer, q, k, v)
+        if documents is not None:
+            return documents.attend(q, k, v)
+        return attention(q, k, v)
 
 
 class GatedSilu(torch.autograd.Function):

@@ -20,6 +20,7 @@ sys.path.insert(0, str(ROOT))  # so that it runs from any folder
 import configurator  # before torch and the others: Ctrl-C during their import is one line too
 
 # isort: split
+import dataclasses
 import gzip
 import json
 import time
@@ -38,7 +39,7 @@ import atomic
 import prepare_wiki
 from device import keep_freed_memory, pick_dtype
 from mixture import Mixture
-from model import Linear, Llama, ModelConfig, apply_rope, at_least_float32, attention, product_dtype
+from model import Attention, Linear, Llama, ModelConfig, at_least_float32, product_dtype
 from optim import Optimizer, learning_rate
 from train import TrainConfig
 
@@ -104,34 +105,21 @@ class PositionedEmbedding(nn.Embedding):
         return super().forward(idx) + self.positions[:T]
 
 
-class BiasedAttention(nn.Module):
+class BiasedAttention(Attention):
     """Multi-head attention with biases: every query head has a key/value head of its own (GPT-2)."""
 
-    def __init__(self, shape: ModelConfig, rotates: bool):
-        super().__init__()
+    def __init__(self, shape: ModelConfig, layer: int, rotates: bool):
+        super().__init__(dataclasses.replace(shape, qkv_bias=True), layer)
         C = shape.n_embd
-        self.H = shape.n_head
-        self.rotates = rotates
-        self.q_proj = Linear(C, C)
-        self.k_proj = Linear(C, C)
-        self.v_proj = Linear(C, C)
         self.o_proj = Linear(C, C)
+        self.rotates = rotates
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: None = None, documents: None = None) -> Tensor:
         """x: (B, T, C); cos, sin: (T, D), used on rungs with RoPE. Returns (B, T, C)."""
-        B, T, C = x.shape
-        q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)  # (B, T, C) each
-
-        # Heads first, and in float32, as model.Attention on a CPU.
-        wide = at_least_float32(x.dtype)
-        q, k, v = (each.view(B, T, self.H, -1).transpose(1, 2).to(wide) for each in (q, k, v))  # (B, H, T, D)
-
-        if self.rotates:
-            q = apply_rope(q, cos, sin)
-            k = apply_rope(k, cos, sin)
-
-        y = attention(q, k, v)  # (B, T, H, D)
-        return self.o_proj(y.reshape(B, T, C).to(x.dtype))  # (B, T, C)
+        if not self.rotates:  # by no angle
+            cos = torch.ones_like(cos)
+            sin = torch.zeros_like(sin)
+        return super().forward(x, cos, sin)
 
 
 class GeluMLP(nn.Module):
@@ -173,9 +161,9 @@ def build(rung: str, vocab_size: int, ffn_hidden: int) -> Llama:
     llama = Llama(shape)
     decoder = llama.model
 
-    for block in decoder.layers:
+    for layer, block in enumerate(decoder.layers):
         if not has(rung, "GQA"):
-            block.self_attn = BiasedAttention(shape, rotates=has(rung, "RoPE"))
+            block.self_attn = BiasedAttention(shape, layer, rotates=has(rung, "RoPE"))
         if not has(rung, "SwiGLU"):
             block.mlp = GeluMLP(shape)
         if not has(rung, "RMSNorm"):

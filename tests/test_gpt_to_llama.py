@@ -70,7 +70,8 @@ def test_the_lowest_rung_is_pytorchs_gpt2_block():
 
     x = torch.randn(2, 9, 128)
     mask = nn.Transformer.generate_square_subsequent_mask(9)
-    torch.testing.assert_close(block(x, None, None), peer(x, src_mask=mask, is_causal=True), rtol=1e-4, atol=1e-5)
+    no_turn = torch.full((2, 9, 32), torch.nan)  # what a rung without RoPE does not look at
+    torch.testing.assert_close(block(x, *no_turn), peer(x, src_mask=mask, is_causal=True), rtol=1e-4, atol=1e-5)
 
     ids = torch.randint(V, (2, 9))
     embedded = llama.model.embed_tokens(ids)
@@ -84,7 +85,9 @@ def test_the_upper_rungs_are_llamas_and_the_check_sees_a_difference(monkeypatch)
         }
     assert isinstance(build("RoPE", V, 64).model.norm, RMSNorm)
     gpt_to_llama.check_that_the_parts_are_llamas(V)
-    monkeypatch.setattr(gpt_to_llama, "apply_rope", lambda x, cos, sin: x)
+    real_init = gpt_to_llama.BiasedAttention.__init__
+    never = lambda self, shape, layer, rotates: real_init(self, shape, layer, rotates=False)  # noqa: E731
+    monkeypatch.setattr(gpt_to_llama.BiasedAttention, "__init__", never)
     with pytest.raises(AssertionError):
         gpt_to_llama.check_that_the_parts_are_llamas(V)
 

@@ -1,0 +1,470 @@
+// Causal attention with rotary positions on a CPU, forward and backward: softmax(q k' / sqrt(D)) v.
+//
+// attention_cpu.py compiles this file at first use and calls the two functions at its end. They are several times as
+// fast as torch's, because they
+//   - compute the lower triangle only: of T x T scores half are of tokens that nobody sees,
+//   - rotate queries and keys while they are copied to where the products want them,
+//   - read and write the arrays as the projections left them, token after token, (N, H, D),
+//   - add the gradients of all query heads that share a key/value head on the spot.
+//
+// Names: N tokens of all rows; H query heads on Hkv key/value heads; D features a head. A segment is a run of tokens
+// that see each other, a row or a document of a packed row. All work on a segment and a key/value head is done by one
+// thread, always in the same order: results do not depend on the number of threads.
+//
+// Forward, for BLOCK queries at a time against the T keys up to the last of them:
+//
+//     S = q k' / sqrt(D)                       scores, (BLOCK, T)
+//     P = exp(S - max of the line)             0 for the keys behind the query
+//     o = P v / sum of the line                and L = max + log(sum of the line) is kept for the backward pass
+//
+// Backward (Dao et al. 2022, arXiv 2205.14135, algorithm 4, with whole lines instead of tiles):
+//
+//     P  = exp(S - L)                          the probabilities once more
+//     dv += P' do
+//     dP = do v'
+//     dS = P * (dP - sum of do * o)            the softmax' derivative
+//     dq = dS k / sqrt(D)     dk += dS' q / sqrt(D)
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+namespace {
+
+// --- vectors of W floats: what one register of this processor holds ---
+
+#if defined(__AVX512F__)
+constexpr int W = 16;
+constexpr int TILE_ROWS = 12;  // rows of a product that are computed together: 24 sums fit into 32 registers
+#else
+constexpr int W = 8;
+constexpr int TILE_ROWS = 6;  // 12 sums fit into 16 registers
+#endif
+constexpr int TILE_COLUMNS = 2 * W;
+
+typedef float Floats __attribute__((vector_size(4 * W)));
+typedef int32_t Integers __attribute__((vector_size(4 * W)));
+
+inline Floats load(const float *from) {
+    Floats x;
+    std::memcpy(&x, from, sizeof x);
+    return x;
+}
+
+inline void store(float *to, Floats x) { std::memcpy(to, &x, sizeof x); }
+
+// exp of each number, to 2 units in the last place: 2^n * exp(r) with x = n ln 2 + r and |r| <= ln 2 / 2.
+inline Floats exp(Floats x) {
+    const Floats lowest = Floats{} - 87.0f;  // exp(-87) = 1.6e-38; below it numbers have no full precision
+    x = x < lowest ? lowest : x;  // NaN stays
+
+    const Floats shift = Floats{} + 12582912.0f;  // 1.5 * 2^23: what is added to it is rounded to an integer
+    Floats n = (x * 1.44269504f + shift) - shift;
+    Floats r = x - n * 0.693359375f;  // ln 2 in two parts, so that n * ln 2 loses no digits
+    r = r - n * -2.12194440e-4f;
+
+    // Taylor's series up to r^7 / 7!, whose next term is below 1e-8
+    Floats y = r * (1.0f / 5040) + (1.0f / 720);
+    y = y * r + (1.0f / 120);
+    y = y * r + (1.0f / 24);
+    y = y * r + (1.0f / 6);
+    y = y * r + 0.5f;
+    y = y * r + 1.0f;
+    y = y * r + 1.0f;
+
+    // The bits of 2^n: n + 127 in the place of the exponent.
+    Integers exponent = (__builtin_convertvector(n, Integers) + 127) << 23;
+    Floats power;
+    std::memcpy(&power, &exponent, sizeof power);
+    return y * power;
+}
+
+inline float sum(Floats x) {
+    float total = 0;
+    for (int lane = 0; lane < W; lane++) total += x[lane];
+    return total;
+}
+
+inline float largest(Floats x) {
+    float found = x[0];
+    for (int lane = 1; lane < W; lane++) found = std::max(found, x[lane]);
+    return found;
+}
+
+// --- products of matrices ---
+
+int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+// A matrix whose element (i, k) is at data[i * row + k * column]: a transposed one has the two strides swapped.
+struct Matrix {
+    const float *data;
+    int64_t row;
+    int64_t column;
+};
+
+// ROWS x TILE_COLUMNS of c = a b, or of c += a b. b and c: line after line, `line` numbers apart.
+template <int ROWS, bool ADD>
+inline void product_tile(Matrix a, const float *b, int64_t b_line, float *c, int64_t c_line, int64_t inner) {
+    Floats left[ROWS], right[ROWS];  // the sums
+    for (int i = 0; i < ROWS; i++) {
+        left[i] = ADD ? load(c + i * c_line) : Floats{};
+        right[i] = ADD ? load(c + i * c_line + W) : Floats{};
+    }
+    for (int64_t k = 0; k < inner; k++) {
+        Floats b_left = load(b + k * b_line);
+        Floats b_right = load(b + k * b_line + W);
+        const float *a_k = a.data + k * a.column;
+#pragma GCC unroll 16
+        for (int i = 0; i < ROWS; i++) {
+            float factor = a_k[i * a.row];
+            left[i] += factor * b_left;
+            right[i] += factor * b_right;
+        }
+    }
+    for (int i = 0; i < ROWS; i++) {
+        store(c + i * c_line, left[i]);
+        store(c + i * c_line + W, right[i]);
+    }
+}
+
+template <int ROWS, bool ADD>
+void product_rows(Matrix a, const float *b, int64_t b_line, float *c, int64_t c_line, int64_t columns, int64_t inner) {
+    for (int64_t j = 0; j < columns; j += TILE_COLUMNS)
+        product_tile<ROWS, ADD>(a, b + j, b_line, c + j, c_line, inner);
+}
+
+// As product_rows for the rows that are left, fewer than TILE_ROWS: the compiler makes one loop for each number.
+template <int ROWS, bool ADD>
+void product_rest(int64_t rows, Matrix a, const float *b, int64_t b_line, float *c, int64_t c_line, int64_t columns,
+                  int64_t inner) {
+    if constexpr (ROWS > 0) {
+        if (rows == ROWS)
+            product_rows<ROWS, ADD>(a, b, b_line, c, c_line, columns, inner);
+        else
+            product_rest<ROWS - 1, ADD>(rows, a, b, b_line, c, c_line, columns, inner);
+    }
+}
+
+// c = a b, or c += a b: a (rows, inner), b (inner, columns), c (rows, columns); columns: a multiple of TILE_COLUMNS.
+template <bool ADD>
+void product(Matrix a, const float *b, int64_t b_line, float *c, int64_t c_line, int64_t rows, int64_t columns,
+             int64_t inner) {
+    int64_t i = 0;
+    for (; i + TILE_ROWS <= rows; i += TILE_ROWS) {
+        Matrix part{a.data + i * a.row, a.row, a.column};
+        product_rows<TILE_ROWS, ADD>(part, b, b_line, c + i * c_line, c_line, columns, inner);
+    }
+    Matrix part{a.data + i * a.row, a.row, a.column};
+    product_rest<TILE_ROWS - 1, ADD>(rows - i, part, b, b_line, c + i * c_line, c_line, columns, inner);
+}
+
+// --- numbers as the arrays have them: float32, or bfloat16, which is the upper half of a float32 ---
+
+struct BFloat16 {
+    uint16_t bits;
+};
+
+inline float widen(float x) { return x; }
+
+inline float widen(BFloat16 x) {
+    uint32_t bits = uint32_t(x.bits) << 16;
+    float y;
+    std::memcpy(&y, &bits, sizeof y);
+    return y;
+}
+
+inline void narrow(float x, float *to) { *to = x; }
+
+// To the nearest, ties to even, as torch; NaN stays NaN.
+inline void narrow(float x, BFloat16 *to) {
+    uint32_t bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    uint32_t rounded = bits + 0x7fff + ((bits >> 16) & 1);
+    to->bits = x == x ? uint16_t(rounded >> 16) : uint16_t(0x7fc0);
+}
+
+// --- the task ---
+
+struct Task {
+    int64_t H, Hkv, D;
+    const float *cos, *sin;     // (table_rows, D)
+    int64_t table_rows;         // token n has row n % table_rows
+    const int64_t *segments;    // (n_segments + 1): where each begins in the N tokens, and N
+    int64_t n_segments;
+};
+
+constexpr int64_t BLOCK = 48;  // queries at a time: a multiple of TILE_ROWS
+
+// The queries of a block from line `i` on that are computed together, and what the last of them sees.
+struct Tile {
+    int64_t rows, keys, columns;  // columns: keys, rounded up to whole tiles
+
+    Tile(int64_t first, int64_t i, int64_t rows_of_block) {
+        rows = std::min<int64_t>(TILE_ROWS, rows_of_block - i);
+        keys = first + i + rows;
+        columns = round_up(keys, TILE_COLUMNS);
+    }
+};
+
+// What a thread works with, for one segment of T tokens: heads as matrices of padded lines.
+struct Room {
+    int64_t T, Tp, D, Dp;             // Tp, Dp: rounded up, so that lines are whole tiles
+    std::vector<float> q, k, v;       // (T, Dp): rotated queries / sqrt(D), rotated keys, values
+    std::vector<float> kt, vt;        // (D, Tp): keys, values turned
+    std::vector<float> grad_o, grad_q, grad_k, grad_v;  // (T, Dp)
+    std::vector<float> scores, grad_scores;             // (BLOCK, Tp)
+
+    void fit(int64_t tokens, int64_t features, bool backward) {
+        T = tokens;
+        D = features;
+        Tp = round_up(T, TILE_COLUMNS);
+        Dp = round_up(D, TILE_COLUMNS);
+        for (auto *each : {&q, &k, &v}) each->assign(T * Dp, 0.0f);
+        kt.assign(D * Tp, 0.0f);
+        scores.resize(BLOCK * Tp);
+        if (backward) {
+            vt.assign(D * Tp, 0.0f);
+            for (auto *each : {&grad_o, &grad_q, &grad_k, &grad_v}) each->assign(T * Dp, 0.0f);
+            grad_scores.resize(BLOCK * Tp);
+        }
+    }
+};
+
+// Copy head `head` of the tokens from `begin` on, (N, heads, D), into lines of `to`, (T, Dp).
+template <typename Number>
+void copy_head(const Number *from, int64_t heads, int64_t head, int64_t begin, const Room &room, float *to) {
+    for (int64_t t = 0; t < room.T; t++) {
+        const Number *x = from + ((begin + t) * heads + head) * room.D;
+        for (int64_t d = 0; d < room.D; d++) to[t * room.Dp + d] = widen(x[d]);
+    }
+}
+
+template <typename Number>
+void write_head(const float *from, int64_t heads, int64_t head, int64_t begin, const Room &room, Number *to) {
+    for (int64_t t = 0; t < room.T; t++) {
+        Number *y = to + ((begin + t) * heads + head) * room.D;
+        for (int64_t d = 0; d < room.D; d++) narrow(from[t * room.Dp + d], y + d);
+    }
+}
+
+// Turn each pair of features by its position (model.apply_rope), and multiply by `factor`. back: by minus the angle.
+void rotate(float *x, const Task &task, int64_t begin, const Room &room, float factor, bool back) {
+    int64_t half = room.D / 2;
+    float direction = back ? -1.0f : 1.0f;
+    for (int64_t t = 0; t < room.T; t++) {
+        int64_t place = (begin + t) % task.table_rows * room.D;
+        const float *cos = task.cos + place, *sin = task.sin + place + half;  // the left half has -sin
+        float *left = x + t * room.Dp, *right = left + half;
+        for (int64_t d = 0; d < half; d++) {
+            float l = left[d], r = right[d], c = cos[d] * factor, s = sin[d] * factor * direction;
+            left[d] = l * c - r * s;
+            right[d] = r * c + l * s;
+        }
+    }
+}
+
+void turn(const std::vector<float> &x, const Room &room, std::vector<float> &to) {
+    for (int64_t t = 0; t < room.T; t++)
+        for (int64_t d = 0; d < room.D; d++) to[d * room.Tp + t] = x[t * room.Dp + d];
+}
+
+// P of BLOCK queries from `first` on, without the division: exp(S - base of the line); the keys behind a query get 0.
+// base: given (the log-sum-exp of the forward pass), or found (the largest score), then its sums are written too.
+void softmax_lines(float *scores, int64_t line, int64_t first, int64_t rows, int64_t keys, float *base, float *sums) {
+    for (int64_t i = 0; i < rows; i++) {
+        float *s = scores + i * line;
+        int64_t seen = first + i + 1;
+        int64_t whole = round_up(seen, W);
+        std::fill(s + seen, s + std::max(keys, whole), -INFINITY);
+
+        if (sums) {
+            Floats most = load(s);
+            for (int64_t j = W; j < whole; j += W) {
+                Floats x = load(s + j);
+                most = x > most ? x : most;
+            }
+            base[i] = largest(most);
+        }
+        Floats from = Floats{} + base[i];
+        Floats total{};
+        for (int64_t j = 0; j < whole; j += W) {
+            Floats p = exp(load(s + j) - from);
+            store(s + j, p);
+            total += p;
+        }
+        std::fill(s + seen, s + std::max(keys, whole), 0.0f);
+        if (sums) sums[i] = sum(total);
+    }
+}
+
+template <typename Number>
+void forward_head(const Task &task, int64_t segment, int64_t head, const Number *q, const Number *k, const Number *v,
+                  Number *o, float *logsumexp, Room &room) {
+    int64_t begin = task.segments[segment], T = task.segments[segment + 1] - begin;
+    int64_t shared = head / (task.H / task.Hkv);  // its key/value head
+    room.fit(T, task.D, false);
+    const int64_t Tp = room.Tp, Dp = room.Dp, D = room.D;
+
+    copy_head(q, task.H, head, begin, room, room.q.data());
+    copy_head(k, task.Hkv, shared, begin, room, room.k.data());
+    copy_head(v, task.Hkv, shared, begin, room, room.v.data());
+    rotate(room.q.data(), task, begin, room, 1 / std::sqrt(float(D)), false);
+    rotate(room.k.data(), task, begin, room, 1, false);
+    turn(room.k, room, room.kt);
+
+    std::vector<float> &out = room.k;  // (T, Dp): the keys are in kt
+    float base[BLOCK], sums[BLOCK];
+    for (int64_t first = 0; first < T; first += BLOCK) {
+        int64_t rows = std::min(BLOCK, T - first);
+        int64_t keys = first + rows;
+        float *scores = room.scores.data(), *lines = out.data() + first * Dp;
+
+        for (int64_t i = 0; i < rows; i += TILE_ROWS) {
+            Tile tile(first, i, rows);
+            Matrix queries{room.q.data() + (first + i) * Dp, Dp, 1};
+            product<false>(queries, room.kt.data(), Tp, scores + i * Tp, Tp, tile.rows, tile.columns, D);
+        }
+        softmax_lines(scores, Tp, first, rows, keys, base, sums);
+        for (int64_t i = 0; i < rows; i += TILE_ROWS) {
+            Tile tile(first, i, rows);
+            Matrix p{scores + i * Tp, Tp, 1};
+            product<false>(p, room.v.data(), Dp, lines + i * Dp, Dp, tile.rows, Dp, tile.keys);
+        }
+
+        for (int64_t i = 0; i < rows; i++) {
+            float share = 1 / sums[i];
+            for (int64_t d = 0; d < D; d++) lines[i * Dp + d] *= share;
+            logsumexp[(begin + first + i) * task.H + head] = base[i] + std::log(sums[i]);
+        }
+    }
+    write_head(out.data(), task.H, head, begin, room, o);
+}
+
+template <typename Number>
+void backward_group(const Task &task, int64_t segment, int64_t shared, const Number *q, const Number *k,
+                    const Number *v, const Number *o, const float *logsumexp, const Number *grad_o, Number *grad_q,
+                    Number *grad_k, Number *grad_v, Room &room) {
+    int64_t begin = task.segments[segment], T = task.segments[segment + 1] - begin;
+    int64_t sharers = task.H / task.Hkv;  // query heads of this key/value head
+    room.fit(T, task.D, true);
+    const int64_t Tp = room.Tp, Dp = room.Dp, D = room.D;
+    const float scale = 1 / std::sqrt(float(D));
+
+    copy_head(k, task.Hkv, shared, begin, room, room.k.data());
+    copy_head(v, task.Hkv, shared, begin, room, room.v.data());
+    rotate(room.k.data(), task, begin, room, 1, false);
+    turn(room.k, room, room.kt);
+    turn(room.v, room, room.vt);
+
+    float base[BLOCK], along[BLOCK];
+    for (int64_t head = shared * sharers; head < (shared + 1) * sharers; head++) {
+        copy_head(q, task.H, head, begin, room, room.q.data());
+        rotate(room.q.data(), task, begin, room, scale, false);
+        copy_head(grad_o, task.H, head, begin, room, room.grad_o.data());
+
+        for (int64_t first = 0; first < T; first += BLOCK) {
+            int64_t rows = std::min(BLOCK, T - first);
+            int64_t keys = first + rows;
+            float *p = room.scores.data(), *ds = room.grad_scores.data();
+            const float *q_lines = room.q.data() + first * Dp, *do_lines = room.grad_o.data() + first * Dp;
+
+            for (int64_t i = 0; i < rows; i++) {
+                int64_t token = (begin + first + i) * task.H + head;
+                base[i] = logsumexp[token];
+                along[i] = 0;
+                for (int64_t d = 0; d < D; d++) along[i] += do_lines[i * Dp + d] * widen(o[token * D + d]);
+            }
+
+            // P and dP
+            for (int64_t i = 0; i < rows; i += TILE_ROWS) {
+                Tile tile(first, i, rows);
+                Matrix queries{q_lines + i * Dp, Dp, 1}, grads{do_lines + i * Dp, Dp, 1};
+                product<false>(queries, room.kt.data(), Tp, p + i * Tp, Tp, tile.rows, tile.columns, D);
+                product<false>(grads, room.vt.data(), Tp, ds + i * Tp, Tp, tile.rows, tile.columns, D);
+            }
+            softmax_lines(p, Tp, first, rows, keys, base, nullptr);
+
+            // dS in the place of dP
+            for (int64_t i = 0; i < rows; i++) {
+                Floats away = Floats{} + along[i];
+                int64_t whole = round_up(first + i + 1, W);
+                for (int64_t j = 0; j < whole; j += W) {
+                    float *place = ds + i * Tp + j;
+                    store(place, load(p + i * Tp + j) * (load(place) - away));
+                }
+                std::fill(ds + i * Tp + whole, ds + i * Tp + std::max(keys, whole), 0.0f);
+            }
+
+            for (int64_t i = 0; i < rows; i += TILE_ROWS) {
+                Tile tile(first, i, rows);
+                float *lines = room.grad_q.data() + (first + i) * Dp;
+                product<false>(Matrix{ds + i * Tp, Tp, 1}, room.k.data(), Dp, lines, Dp, tile.rows, Dp, tile.keys);
+            }
+
+            // Keys j and those after it are seen by the queries from line j - first on.
+            for (int64_t j = 0; j < keys; j += TILE_ROWS) {
+                int64_t n = std::min<int64_t>(TILE_ROWS, keys - j);
+                int64_t i = std::max<int64_t>(0, j - first);
+                Matrix p_turned{p + i * Tp + j, 1, Tp}, ds_turned{ds + i * Tp + j, 1, Tp};
+                product<true>(p_turned, do_lines + i * Dp, Dp, room.grad_v.data() + j * Dp, Dp, n, Dp, rows - i);
+                product<true>(ds_turned, q_lines + i * Dp, Dp, room.grad_k.data() + j * Dp, Dp, n, Dp, rows - i);
+            }
+        }
+        rotate(room.grad_q.data(), task, begin, room, scale, true);
+        write_head(room.grad_q.data(), task.H, head, begin, room, grad_q);
+    }
+    rotate(room.grad_k.data(), task, begin, room, 1, true);
+    write_head(room.grad_k.data(), task.Hkv, shared, begin, room, grad_k);
+    write_head(room.grad_v.data(), task.Hkv, shared, begin, room, grad_v);
+}
+
+template <typename Number>
+void forward(const Task &task, const void *q, const void *k, const void *v, void *o, float *logsumexp, int threads) {
+#pragma omp parallel num_threads(threads)
+    {
+        static thread_local Room room;
+#pragma omp for collapse(2) schedule(dynamic)
+        for (int64_t segment = 0; segment < task.n_segments; segment++)
+            for (int64_t head = 0; head < task.H; head++)
+                forward_head(task, segment, head, (const Number *)q, (const Number *)k, (const Number *)v, (Number *)o,
+                             logsumexp, room);
+    }
+}
+
+template <typename Number>
+void backward(const Task &task, const void *q, const void *k, const void *v, const void *o, const float *logsumexp,
+              const void *grad_o, void *grad_q, void *grad_k, void *grad_v, int threads) {
+#pragma omp parallel num_threads(threads)
+    {
+        static thread_local Room room;
+#pragma omp for collapse(2) schedule(dynamic)
+        for (int64_t segment = 0; segment < task.n_segments; segment++)
+            for (int64_t shared = 0; shared < task.Hkv; shared++)
+                backward_group(task, segment, shared, (const Number *)q, (const Number *)k, (const Number *)v,
+                               (const Number *)o, logsumexp, (const Number *)grad_o, (Number *)grad_q,
+                               (Number *)grad_k, (Number *)grad_v, room);
+    }
+}
+
+}  // namespace
+
+// --- what attention_cpu.py calls; q, o, grad_q, grad_o: (N, H, D); k, v: (N, Hkv, D); logsumexp: (N, H) ---
+
+extern "C" void attention_forward(bool half, const int64_t *sizes, const float *cos, const float *sin,
+                                  const int64_t *segments, const void *q, const void *k, const void *v, void *o,
+                                  float *logsumexp) {
+    Task task{sizes[0], sizes[1], sizes[2], cos, sin, sizes[3], segments, sizes[4]};
+    auto function = half ? forward<BFloat16> : forward<float>;
+    function(task, q, k, v, o, logsumexp, int(sizes[5]));
+}
+
+extern "C" void attention_backward(bool half, const int64_t *sizes, const float *cos, const float *sin,
+                                   const int64_t *segments, const void *q, const void *k, const void *v, const void *o,
+                                   const float *logsumexp, const void *grad_o, void *grad_q, void *grad_k,
+                                   void *grad_v) {
+    Task task{sizes[0], sizes[1], sizes[2], cos, sin, sizes[3], segments, sizes[4]};
+    auto function = half ? backward<BFloat16> : backward<float>;
+    function(task, q, k, v, o, logsumexp, grad_o, grad_q, grad_k, grad_v, int(sizes[5]));
+}
