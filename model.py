@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.attention.varlen import varlen_attn
 from torch.utils.checkpoint import checkpoint as recompute
 
-import attention_cpu
+import cpu_ops
 
 IGNORE = -100  # a target that is not scored
 LARGEST = 1 << 24  # of each size of a model: the elements of a matrix can still be counted in int64
@@ -138,44 +138,6 @@ def at_least_float32(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-class NormOnCPU(torch.autograd.Function):
-    """The norm of RMSNorm, in half the passes over memory that autograd's steps take.
-
-    torch has one fused kernel for it on a GPU and none on a CPU, where forward and backward are 14 operations on arrays
-    of x's size. Here they are 9, most of them in place (docs/LOG.md: half of the norms' time, 1 to 4 % of a step).
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, gain: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
-        """x: (..., width); gain: (width,); the same dtype, float32 at least. Returns (..., width) in `dtype`."""
-        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)  # (..., 1)
-        mean_square = length.square_() / x.shape[-1]
-        scale = (mean_square + eps).rsqrt_()  # (..., 1): 1 / root mean square
-        ctx.save_for_backward(x, gain, scale)
-        y = (x * scale).mul_(gain)
-        return y.to(dtype)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
-        """grad: (..., width). Returns the gradients of x and gain.
-
-        With u = x scale, which is as long for each x: d u / d x = scale (1 - u u' / width), for a longer x gives the
-        same u. So of the gradient of u what points along u is taken away, and the rest is scaled.
-        """
-        x, gain, scale = ctx.saved_tensors
-        grad = grad.to(x.dtype)
-        unit = x * scale  # u, (..., width)
-
-        grad_gain = None
-        if ctx.needs_input_grad[1]:
-            grad_gain = (grad * unit).flatten(0, -2).sum(0)  # (width,)
-
-        grad_unit = grad * gain
-        along = torch.linalg.vecdot(grad_unit, unit).unsqueeze(-1) / x.shape[-1]  # (..., 1)
-        grad_x = grad_unit.addcmul_(unit, along, value=-1).mul_(scale)
-        return grad_x, grad_gain, None, None
-
-
 class RMSNorm(nn.RMSNorm):
     """Features over their root mean square, times a gain (Zhang and Sennrich 2019, arXiv 1910.07467, eq. 4)."""
 
@@ -186,11 +148,12 @@ class RMSNorm(nn.RMSNorm):
         """
         wide = at_least_float32(x.dtype)
         gain = self.weight.to(wide)
-        if x.device.type == "cpu" and not torch.compiler.is_compiling():
-            return NormOnCPU.apply(x.to(wide), gain, self.eps, product_dtype(x))
+        dtype = product_dtype(x)
+        if cpu_ops.suits_eager(x) and dtype in cpu_ops.DTYPES:
+            return cpu_ops.rms_norm(x, gain, self.eps, dtype)
 
         y = F.rms_norm(x.to(wide), self.normalized_shape, gain, self.eps)
-        return y.to(product_dtype(x))
+        return y.to(dtype)
 
 
 def rope_frequencies(D: int, theta: float, scaling: RopeScaling | None = None) -> Tensor:
@@ -596,9 +559,9 @@ class Attention(nn.Module):
 
         # Attend: softmax(q k' / sqrt(D)) v with rotated q and k, each token over those before it and itself: with a
         # cache all tokens so far, in a packed row those of its document.
-        if cache is None and attention_cpu.suits(q):
+        if cache is None and cpu_ops.suits(q):
             begins = torch.arange(B + 1) * T if documents is None else documents.cu_seqlens
-            y = attention_cpu.attention(q, k, v, cos, sin, begins)  # (B, T, H, D)
+            y = cpu_ops.attention(q, k, v, cos, sin, begins)  # (B, T, H, D)
         else:
             y = self.attend(q, k, v, cos, sin, cache, documents)  # (B, T, H, D)
 
@@ -678,7 +641,8 @@ class MLP(nn.Module):
         """x: (B, T, C). Returns (B, T, C)."""
         gate = self.gate_proj(x)  # (B, T, F)
         up = self.up_proj(x)  # (B, T, F)
-        hidden = GatedSilu.apply(gate, up)  # (B, T, F)
+        gated_silu = cpu_ops.gated_silu if cpu_ops.suits_eager(gate) else GatedSilu.apply
+        hidden = gated_silu(gate, up)  # (B, T, F)
         return self.down_proj(hidden)  # (B, T, C)
 
 

@@ -1,6 +1,6 @@
 """C++ of this repository for Python: compiled at first use, and kept.
 
-    library = native.library("attention_cpu.cpp")      # a ctypes.CDLL, or None where it cannot be compiled
+    library = native.library("cpu_ops.cpp")      # a ctypes.CDLL, or None where it cannot be compiled
     library.attention_forward(...)
 
 The machine's own instructions are used, so a compiled file is for one processor, compiler and version of the source;

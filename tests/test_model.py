@@ -27,7 +27,6 @@ from model import (
     LinearCrossEntropy,
     Llama,
     ModelConfig,
-    NormOnCPU,
     RMSNorm,
     RopeScaling,
     TokenLogprobs,
@@ -518,30 +517,6 @@ def test_rms_norm_is_the_formula():
         assert torch.allclose(out, expected, rtol=1e-5)
     low = norm(x.bfloat16())
     assert low.dtype == torch.bfloat16 and torch.equal(low, norm(x.bfloat16().float()).bfloat16())
-
-
-def test_the_norm_on_a_cpu_is_autograds():
-    """Values and gradients in float64 are those of torch's own norm; a frozen gain gets none."""
-    draw = torch.Generator().manual_seed(0)
-    x = torch.randn(2, 5, 8, dtype=torch.float64, generator=draw)
-    grad = torch.randn(2, 5, 8, dtype=torch.float64, generator=draw)
-    gain = torch.randn(8, dtype=torch.float64, generator=draw)
-
-    results = []
-    for norm in (
-        lambda x, gain: NormOnCPU.apply(x, gain, 1e-2, torch.float64),
-        lambda x, gain: F.rms_norm(x, (8,), gain, 1e-2),
-    ):
-        leaves = [x.clone().requires_grad_(), gain.clone().requires_grad_()]
-        y = norm(*leaves)
-        y.backward(grad)
-        results.append((y, *[leaf.grad for leaf in leaves]))
-    for found, expected in zip(*results, strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
-
-    trained = x.clone().requires_grad_()
-    NormOnCPU.apply(trained, gain, 1e-2, torch.float64).backward(grad)
-    torch.testing.assert_close(trained.grad, results[0][1])
 
 
 def test_attention_keeps_the_dtype_of_its_inputs_under_autocast():

@@ -1,16 +1,18 @@
-"""attention_cpu.cpp against torch's attention in float64, and native.py: what is compiled when, and what is not."""
+"""cpu_ops.cpp against torch in float64, and native.py: what is compiled when, and what is not."""
 
+import functools
 import subprocess
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-import attention_cpu
+import cpu_ops
 import native
 from model import Llama, ModelConfig, apply_rope, attention, rope_frequencies, rope_tables
 
-compiled = pytest.mark.skipif(not attention_cpu.available(), reason="no C++ compiler")
+compiled = pytest.mark.skipif(not cpu_ops.available(), reason="no C++ compiler")
 
 # B, T, H, Hkv, D: one token; fewer than a tile; a block and a bit; several blocks; an odd width; many heads on one
 SHAPES = [
@@ -62,7 +64,7 @@ def with_gradients(function, q: Tensor, k: Tensor, v: Tensor, *rest: Tensor) -> 
 
 
 def assert_near_float64(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, begins: Tensor) -> None:
-    own = with_gradients(attention_cpu.attention, q, k, v, cos, sin, begins)
+    own = with_gradients(cpu_ops.attention, q, k, v, cos, sin, begins)
     exact = with_gradients(by_torch, *(x.double() for x in (q, k, v, cos, sin)), begins)
     for mine, reference in zip(own, exact, strict=True):
         torch.testing.assert_close(mine.double(), reference, rtol=1e-5, atol=2e-5)
@@ -87,16 +89,16 @@ def test_documents_of_packed_rows_do_not_see_each_other():
 @compiled
 def test_arrays_that_lie_otherwise_in_memory_are_read_rightly():
     q, k, v, cos, sin = arguments((2, 30, 4, 2, 16))
-    expected = attention_cpu.attention(q, k, v, cos, sin, rows(q))
+    expected = cpu_ops.attention(q, k, v, cos, sin, rows(q))
     turned = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in (q, k, v)]
-    assert torch.equal(attention_cpu.attention(*turned, cos, sin, rows(q)), expected)
+    assert torch.equal(cpu_ops.attention(*turned, cos, sin, rows(q)), expected)
 
 
 @compiled
 def test_bfloat16_is_computed_in_float32_and_rounded_once():
     q, k, v, cos, sin = arguments((2, 70, 4, 2, 32), torch.bfloat16)
-    low = with_gradients(attention_cpu.attention, q, k, v, cos, sin, rows(q))
-    y = attention_cpu.attention(q.float(), k.float(), v.float(), cos, sin, rows(q))
+    low = with_gradients(cpu_ops.attention, q, k, v, cos, sin, rows(q))
+    y = cpu_ops.attention(q.float(), k.float(), v.float(), cos, sin, rows(q))
     assert low[0].dtype == torch.bfloat16 and torch.equal(low[0], y.bfloat16())
 
     high = with_gradients(by_torch, q.double(), k.double(), v.double(), cos, sin, rows(q))
@@ -111,7 +113,7 @@ def test_the_number_of_threads_changes_no_bit():
     found = []
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
-        found.append(with_gradients(attention_cpu.attention, *arrays, rows(arrays[0])))
+        found.append(with_gradients(cpu_ops.attention, *arrays, rows(arrays[0])))
     torch.set_num_threads(before)
     for other in found[1:]:
         assert all(torch.equal(mine, first) for mine, first in zip(other, found[0], strict=True))
@@ -120,14 +122,14 @@ def test_the_number_of_threads_changes_no_bit():
 @compiled
 def test_large_scores_do_not_overflow_and_nan_is_seen_by_those_behind_it_only():
     q, k, v, cos, sin = arguments((1, 60, 2, 1, 16))
-    y = attention_cpu.attention(1e4 * q, 1e4 * k, v, cos, sin, rows(q))
+    y = cpu_ops.attention(1e4 * q, 1e4 * k, v, cos, sin, rows(q))
     torch.testing.assert_close(y, by_torch(1e4 * q, 1e4 * k, v, cos, sin, rows(q)), rtol=1e-3, atol=1e-3)
 
     for spoilt in (0, 1, 2):  # q, k, v
         for dtype in (torch.float32, torch.bfloat16):
             arrays = [x.to(dtype).clone() for x in (q, k, v)]
             arrays[spoilt][0, 50] = torch.nan
-            y = attention_cpu.attention(*arrays, cos, sin, rows(q))
+            y = cpu_ops.attention(*arrays, cos, sin, rows(q))
             found = [place for place in range(60) if y[0, place].isnan().any()]
             if spoilt == 2:  # a probability of 0 times NaN: those computed in the same tile see it as well
                 assert found[-10:] == list(range(50, 60)) and found[0] > 50 - 12
@@ -154,8 +156,12 @@ def test_a_model_takes_it_on_a_cpu_and_computes_the_same_without_it(monkeypatch)
     model = Llama(ModelConfig(96, 64, 2, 4, 2, 64, 128, qk_norm=True))
     ids = torch.randint(96, (2, 64))
     calls = []
-    real_call = attention_cpu.call
-    monkeypatch.setattr(attention_cpu, "call", lambda name, *rest: calls.append(name) or real_call(name, *rest))
+    real_call = cpu_ops.call
+    monkeypatch.setattr(cpu_ops, "call", lambda name, *rest: calls.append(name) or real_call(name, *rest))
+    for function in ("rms_norm", "gated_silu"):
+        real = getattr(cpu_ops, function)
+        noted = functools.partial(lambda real, name, *args: calls.append(name) or real(*args), real, function)
+        monkeypatch.setattr(cpu_ops, function, noted)
 
     def losses_and_gradient(cu_seqlens: Tensor | None) -> tuple[float, Tensor]:
         model.zero_grad()
@@ -166,16 +172,93 @@ def test_a_model_takes_it_on_a_cpu_and_computes_the_same_without_it(monkeypatch)
     for cu_seqlens in (None, torch.tensor([0, 10, 64, 128])):
         calls.clear()
         own = losses_and_gradient(cu_seqlens)
-        assert calls == ["attention_forward"] * 2 + ["attention_backward"] * 2
+        block = ["rms_norm"] * 3 + ["attention_forward", "rms_norm", "gated_silu"]  # of them two of qk-norm
+        assert calls == [*block, *block, "rms_norm", "attention_backward", "attention_backward"]
+        made = len(calls)
         with monkeypatch.context() as patch:
-            patch.setattr(attention_cpu, "available", lambda: False)
+            patch.setattr(cpu_ops, "available", lambda: False)
             torchs = losses_and_gradient(cu_seqlens)
-        assert len(calls) == 4
+        assert len(calls) == made
         assert own[0] == pytest.approx(torchs[0], rel=1e-6)
         torch.testing.assert_close(own[1], torchs[1], rtol=1e-4, atol=1e-5)
 
-    assert not attention_cpu.suits(torch.zeros(1, 1, 1, 8, dtype=torch.float64))
-    assert not attention_cpu.suits(torch.zeros(1, 1, 1, 8, dtype=torch.float16))
+    for dtype in (torch.float64, torch.float16):
+        x = torch.zeros(1, 1, 1, 8, dtype=dtype)
+        assert not cpu_ops.suits(x) and not cpu_ops.suits_eager(x)
+
+
+# --- silu(gate) * up, and the norm ---
+
+
+def gradients_of(function, leaves: list[Tensor], grad: Tensor) -> list[Tensor]:
+    """The result, and the gradients of the leaves."""
+    leaves = [leaf.detach().clone().requires_grad_() for leaf in leaves]
+    y = function(*leaves)
+    y.backward(grad.to(y.dtype))
+    return [y.detach(), *(leaf.grad for leaf in leaves)]
+
+
+def assert_equal_on_all_threads(function, leaves: list[Tensor], grad: Tensor) -> list[Tensor]:
+    """The same bits with one thread and with three; returns them."""
+    before = torch.get_num_threads()
+    found = []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        found.append(gradients_of(function, leaves, grad))
+    torch.set_num_threads(before)
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+    return found[0]
+
+
+@compiled
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gated_silu_is_torchs_in_float64(dtype):
+    torch.manual_seed(0)
+    gate, up, grad = (torch.randn(3, 7, 101, dtype=torch.float32).to(dtype) for _ in range(3))
+    gate[0, 0, :6] = torch.tensor([-1e4, -90.0, 0.0, 90.0, 1e4, -20.0])
+    own = assert_equal_on_all_threads(cpu_ops.gated_silu, [gate, up], grad)
+    exact = gradients_of(lambda gate, up: F.silu(gate) * up, [gate.double(), up.double()], grad.double())
+    tolerance = {torch.float32: 2e-6, torch.bfloat16: 2**-8}[dtype]
+    for mine, reference in zip(own, exact, strict=True):
+        assert mine.dtype == dtype
+        torch.testing.assert_close(mine.double(), reference, rtol=tolerance, atol=1e-6)
+
+    gate[1, 2, 3] = torch.nan
+    assert cpu_ops.gated_silu(gate, up).isnan().nonzero().tolist() == [[1, 2, 3]]
+
+
+@compiled
+@pytest.mark.parametrize("width", [1, 32, 101])
+@pytest.mark.parametrize("kept", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("given", [torch.float32, torch.bfloat16])
+def test_the_norm_is_torchs_in_float64(given, kept, width):
+    """x in one format, the result in another; 45 lines are no multiple of the shares in which gradients are summed."""
+    torch.manual_seed(0)
+    x = (3 * torch.randn(9, 5, width)).to(given)
+    gain = torch.randn(width)
+    grad = torch.randn(9, 5, width).to(kept)
+    own = assert_equal_on_all_threads(lambda x, gain: cpu_ops.rms_norm(x, gain, 1e-2, kept), [x, gain], grad)
+    exact = gradients_of(lambda x, g: F.rms_norm(x, (width,), g, 1e-2), [x.double(), gain.double()], grad.double())
+    assert [tensor.dtype for tensor in own] == [kept, given, torch.float32]
+    for mine, reference in zip(own, exact, strict=True):
+        tolerance = 2**-8 if mine.dtype == torch.bfloat16 else 1e-5
+        torch.testing.assert_close(mine.double(), reference, rtol=tolerance, atol=tolerance)
+
+
+@compiled
+def test_a_frozen_gain_gets_no_gradient_and_turned_arrays_are_read_rightly():
+    x = torch.randn(6, 4, 8)
+    gain = torch.randn(8)
+    (trained,) = [x.clone().requires_grad_()]
+    cpu_ops.rms_norm(trained.transpose(0, 1), gain, 1e-5, torch.float32).pow(2).sum().backward()
+    expected = x.clone().requires_grad_()
+    F.rms_norm(expected, (8,), gain, 1e-5).pow(2).sum().backward()
+    torch.testing.assert_close(trained.grad, expected.grad)
+    assert gain.grad is None
+
+    gate, up = torch.randn(2, 6, 4)
+    turned = cpu_ops.gated_silu(gate.t(), up.t())
+    torch.testing.assert_close(turned, (F.silu(gate) * up).t())
 
 
 # --- native.py ---

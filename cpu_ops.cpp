@@ -1,15 +1,15 @@
-// Causal attention with rotary positions on a CPU, forward and backward: softmax(q k' / sqrt(D)) v.
+// What a block computes on a CPU besides its matrix products: causal attention with rotary positions, RMSNorm, and
+// silu(gate) * up, each forward and backward. cpu_ops.py compiles this file at first use and calls what is at its end.
 //
-// attention_cpu.py compiles this file at first use and calls the two functions at its end. They are several times as
-// fast as torch's, because they
-//   - compute the lower triangle only: of T x T scores half are of tokens that nobody sees,
-//   - rotate queries and keys while they are copied to where the products want them,
-//   - read and write the arrays as the projections left them, token after token, (N, H, D),
-//   - add the gradients of all query heads that share a key/value head on the spot.
+// Attention, softmax(q k' / sqrt(D)) v, is faster than torch's, because it
+//   - computes the lower triangle only: of T x T scores half are of tokens that nobody sees,
+//   - rotates queries and keys while they are copied to where the products want them,
+//   - reads and writes the arrays as the projections left them, token after token, (N, H, D),
+//   - adds the gradients of all query heads that share a key/value head on the spot.
 //
 // Names: N tokens of all rows; H query heads on Hkv key/value heads; D features a head. A segment is a run of tokens
 // that see each other, a row or a document of a packed row. All work on a segment and a key/value head is done by one
-// thread, always in the same order: results do not depend on the number of threads.
+// thread, and sums have one order: results do not depend on the number of threads.
 //
 // Forward, for BLOCK queries at a time against the T keys up to the last of them:
 //
@@ -24,6 +24,8 @@
 //     dP = do v'
 //     dS = P * (dP - sum of do * o)            the softmax' derivative
 //     dq = dS k / sqrt(D)     dk += dS' q / sqrt(D)
+//
+// The norm and silu(gate) * up take one pass over memory each, where torch's operators take several.
 
 #include <algorithm>
 #include <cmath>
@@ -448,9 +450,146 @@ void backward(const Task &task, const void *q, const void *k, const void *v, con
     }
 }
 
+// --- what lies between the products of a block: RMSNorm, and silu(gate) * up ---
+
+constexpr int64_t PIECE = 512;  // numbers that are widened, computed and narrowed together: they stay in the cache
+
+template <typename Number>
+inline void widen_all(const Number *from, int64_t n, float *to) {
+    for (int64_t i = 0; i < n; i++) to[i] = widen(from[i]);
+}
+
+template <typename Number>
+inline void narrow_all(const float *from, int64_t n, Number *to) {
+    for (int64_t i = 0; i < n; i++) narrow(from[i], to + i);
+}
+
+// 1 / (1 + exp(-x)), from exp(-|x|), which does not overflow.
+inline Floats sigmoid(Floats x) {
+    Floats e = exp(x > 0.0f ? -x : x);
+    Floats part = x > 0.0f ? Floats{} + 1.0f : e;
+    return part / (1.0f + e);
+}
+
+// out = silu(gate) * up with silu(x) = x sigmoid(x), for n numbers.
+template <typename Number>
+void gated(const Number *gate, const Number *up, Number *out, int64_t n, int threads) {
+#pragma omp parallel for num_threads(threads)
+    for (int64_t begin = 0; begin < n; begin += PIECE) {
+        int64_t m = std::min(PIECE, n - begin);
+        float g[PIECE] = {}, u[PIECE] = {};
+        widen_all(gate + begin, m, g);
+        widen_all(up + begin, m, u);
+        for (int64_t i = 0; i < m; i += W) {
+            Floats x = load(g + i);
+            store(g + i, x * sigmoid(x) * load(u + i));
+        }
+        narrow_all(g, m, out + begin);
+    }
+}
+
+// d silu(x) / d x = s + x s (1 - s) with s = sigmoid(x).
+template <typename Number>
+void gated_backward(const Number *gate, const Number *up, const Number *grad, Number *grad_gate, Number *grad_up,
+                         int64_t n, int threads) {
+#pragma omp parallel for num_threads(threads)
+    for (int64_t begin = 0; begin < n; begin += PIECE) {
+        int64_t m = std::min(PIECE, n - begin);
+        float g[PIECE] = {}, u[PIECE] = {}, d[PIECE] = {};
+        widen_all(gate + begin, m, g);
+        widen_all(up + begin, m, u);
+        widen_all(grad + begin, m, d);
+        for (int64_t i = 0; i < m; i += W) {
+            Floats x = load(g + i), s = sigmoid(x), silu = x * s, from_above = load(d + i);
+            store(g + i, from_above * load(u + i) * (s + silu * (1.0f - s)));
+            store(u + i, from_above * silu);
+        }
+        narrow_all(g, m, grad_gate + begin);
+        narrow_all(u, m, grad_up + begin);
+    }
+}
+
+// Lines of `width` numbers, padded with zeros to whole registers.
+struct Lines {
+    std::vector<float> x, grad, gain, grad_gain;
+
+    void fit(int64_t padded) {
+        for (auto *each : {&x, &grad, &gain, &grad_gain}) each->assign(padded, 0.0f);
+    }
+};
+
+// out = x * scale * gain with scale = 1 / sqrt(mean of x^2 + eps), line after line; the scales are kept.
+template <typename In, typename Out>
+void normalise(const In *x, const float *gain, Out *out, float *scales, int64_t lines, int64_t width, float eps,
+          int threads) {
+    int64_t padded = round_up(width, W);
+#pragma omp parallel num_threads(threads)
+    {
+        static thread_local Lines room;
+        room.fit(padded);
+        std::copy(gain, gain + width, room.gain.begin());
+#pragma omp for
+        for (int64_t line = 0; line < lines; line++) {
+            float *y = room.x.data();
+            widen_all(x + line * width, width, y);
+            Floats squares{};
+            for (int64_t i = 0; i < padded; i += W) squares += load(y + i) * load(y + i);
+            float scale = 1 / std::sqrt(sum(squares) / width + eps);
+            for (int64_t i = 0; i < padded; i += W) store(y + i, load(y + i) * scale * load(room.gain.data() + i));
+            narrow_all(y, width, out + line * width);
+            scales[line] = scale;
+        }
+    }
+}
+
+constexpr int64_t SHARES = 16;  // of the lines: the gain's gradient is summed in each, then over them, in this order
+
+// With u = x scale: d u / d x = scale (1 - u u' / width), for a longer x gives the same u. So of the gradient of u what
+// points along u is taken away, and the rest is scaled. grad_gain may be null.
+template <typename In, typename Out>
+void normalise_backward(const In *x, const float *gain, const float *scales, const Out *grad, In *grad_x, float *grad_gain,
+                   int64_t lines, int64_t width, int threads) {
+    int64_t padded = round_up(width, W), share = (lines + SHARES - 1) / SHARES;
+    std::vector<float> sums(SHARES * padded, 0.0f);
+#pragma omp parallel num_threads(threads)
+    {
+        static thread_local Lines room;
+        room.fit(padded);
+        std::copy(gain, gain + width, room.gain.begin());
+#pragma omp for
+        for (int64_t part = 0; part < SHARES; part++) {
+            float *u = room.x.data(), *g = room.grad.data(), *total = sums.data() + part * padded;
+            for (int64_t line = part * share; line < std::min(lines, (part + 1) * share); line++) {
+                float scale = scales[line];
+                widen_all(x + line * width, width, u);
+                widen_all(grad + line * width, width, g);
+                Floats along{};
+                for (int64_t i = 0; i < padded; i += W) {
+                    Floats unit = load(u + i) * scale, of_out = load(g + i);
+                    store(total + i, load(total + i) + of_out * unit);
+                    Floats of_unit = of_out * load(room.gain.data() + i);
+                    along += of_unit * unit;
+                    store(u + i, unit);
+                    store(g + i, of_unit);
+                }
+                float mean = sum(along) / width;
+                for (int64_t i = 0; i < padded; i += W) store(g + i, (load(g + i) - load(u + i) * mean) * scale);
+                narrow_all(g, width, grad_x + line * width);
+            }
+        }
+    }
+    if (grad_gain)
+        for (int64_t i = 0; i < width; i++) {
+            grad_gain[i] = 0;
+            for (int64_t part = 0; part < SHARES; part++) grad_gain[i] += sums[part * padded + i];
+        }
+}
+
 }  // namespace
 
-// --- what attention_cpu.py calls; q, o, grad_q, grad_o: (N, H, D); k, v: (N, Hkv, D); logsumexp: (N, H) ---
+// --- what cpu_ops.py calls ---
+
+// q, o, grad_q, grad_o: (N, H, D); k, v: (N, Hkv, D); logsumexp: (N, H)
 
 extern "C" void attention_forward(bool half, const int64_t *sizes, const float *cos, const float *sin,
                                   const int64_t *segments, const void *q, const void *k, const void *v, void *o,
@@ -467,4 +606,53 @@ extern "C" void attention_backward(bool half, const int64_t *sizes, const float 
     Task task{sizes[0], sizes[1], sizes[2], cos, sin, sizes[3], segments, sizes[4]};
     auto function = half ? backward<BFloat16> : backward<float>;
     function(task, q, k, v, o, logsumexp, grad_o, grad_q, grad_k, grad_v, int(sizes[5]));
+}
+
+// gate, up, out, grad, grad_gate, grad_up: n numbers
+extern "C" void gated_silu_forward(bool half, int64_t n, int64_t threads, const void *gate, const void *up,
+                                   void *out) {
+    if (half)
+        gated((const BFloat16 *)gate, (const BFloat16 *)up, (BFloat16 *)out, n, int(threads));
+    else
+        gated((const float *)gate, (const float *)up, (float *)out, n, int(threads));
+}
+
+extern "C" void gated_silu_backward(bool half, int64_t n, int64_t threads, const void *gate, const void *up,
+                                    const void *grad, void *grad_gate, void *grad_up) {
+    if (half)
+        gated_backward((const BFloat16 *)gate, (const BFloat16 *)up, (const BFloat16 *)grad,
+                            (BFloat16 *)grad_gate, (BFloat16 *)grad_up, n, int(threads));
+    else
+        gated_backward((const float *)gate, (const float *)up, (const float *)grad, (float *)grad_gate,
+                            (float *)grad_up, n, int(threads));
+}
+
+// x, grad_x: (lines, width), in bfloat16 if half_in; out, grad: the same shape, in bfloat16 if half_out; scales: (lines)
+extern "C" void norm_forward(bool half_in, bool half_out, int64_t lines, int64_t width, float eps, int64_t threads,
+                             const void *x, const float *gain, void *out, float *scales) {
+    if (half_in && half_out)
+        normalise((const BFloat16 *)x, gain, (BFloat16 *)out, scales, lines, width, eps, int(threads));
+    else if (half_in)
+        normalise((const BFloat16 *)x, gain, (float *)out, scales, lines, width, eps, int(threads));
+    else if (half_out)
+        normalise((const float *)x, gain, (BFloat16 *)out, scales, lines, width, eps, int(threads));
+    else
+        normalise((const float *)x, gain, (float *)out, scales, lines, width, eps, int(threads));
+}
+
+extern "C" void norm_backward(bool half_in, bool half_out, int64_t lines, int64_t width, int64_t threads, const void *x,
+                              const float *gain, const float *scales, const void *grad, void *grad_x,
+                              float *grad_gain) {
+    if (half_in && half_out)
+        normalise_backward((const BFloat16 *)x, gain, scales, (const BFloat16 *)grad, (BFloat16 *)grad_x, grad_gain, lines,
+                      width, int(threads));
+    else if (half_in)
+        normalise_backward((const BFloat16 *)x, gain, scales, (const float *)grad, (BFloat16 *)grad_x, grad_gain, lines,
+                      width, int(threads));
+    else if (half_out)
+        normalise_backward((const float *)x, gain, scales, (const BFloat16 *)grad, (float *)grad_x, grad_gain, lines, width,
+                      int(threads));
+    else
+        normalise_backward((const float *)x, gain, scales, (const float *)grad, (float *)grad_x, grad_gain, lines, width,
+                      int(threads));
 }
