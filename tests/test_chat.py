@@ -21,6 +21,8 @@ from chat_template import TEMPLATE_FILE, chatml
 from model import Llama, ModelConfig
 from tokenizer import TURN_END, TURN_START, Tokenizer
 
+pytestmark = pytest.mark.usefixtures("unwritten_is_nan")
+
 SHAPE = ModelConfig(vocab_size=1, block_size=256, n_layer=2, n_head=4, n_kv_head=2, n_embd=32, ffn_hidden=64)
 NEW = 8  # max_new_tokens: a random model seldom ends an answer itself
 

@@ -40,6 +40,8 @@ from model import (
     suits_onednn,
 )
 
+pytestmark = pytest.mark.usefixtures("unwritten_is_nan")
+
 SHAPES = {
     "Llama 2: multi-head, untied": ModelConfig(64, 16, 2, 4, 4, n_embd=48, ffn_hidden=64, tie_embeddings=False),
     "Llama 3: grouped, theta 500000": ModelConfig(96, 40, 2, 6, 2, 48, 32, rope_theta=500000.0, tie_embeddings=False),

@@ -23,6 +23,8 @@ from model import Llama, ModelConfig
 from sample import SampleConfig, keep_top_p, probabilities
 from tokenizer import TextStream, Tokenizer
 
+pytestmark = pytest.mark.usefixtures("unwritten_is_nan")
+
 SHAPE = ModelConfig(64, 24, 1, 2, 1, 16, 16)
 
 

@@ -12,6 +12,8 @@ from model import Llama, ModelConfig
 from scoring import CompactItems, Plan, windows
 from trees import Forest, Request, Tree
 
+pytestmark = pytest.mark.usefixtures("unwritten_is_nan")
+
 SHAPE = ModelConfig(vocab_size=64, block_size=24, n_layer=2, n_head=4, n_kv_head=2, n_embd=32, ffn_hidden=32)
 
 
