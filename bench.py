@@ -7,6 +7,7 @@
     python bench.py --part=sample                 generated tokens, against transformers' generate and without a cache
     python bench.py --part=finetune               a step of fine-tuning, full and LoRA, against transformers and peft
     python bench.py --part=evaluate --task_dir=data/eval      scores of tasks, against lm-evaluation-harness
+    python bench.py --part=serve --checkpoint=out/smollm2     serve.py with one, 8 and 64 clients, against sample.py
     python bench.py --part=sampler                shuffled indices, up to n = 1e12, against torch's samplers
     python bench.py --part=reader                 random windows of a token file against np.memmap, cold and warm
     python bench.py --part=tokens --encoding=gpt2.tiktoken    documents to shards, against datasets.map
@@ -53,6 +54,7 @@ from benchmarks import (
     bench_model,
     bench_reader,
     bench_sampler,
+    bench_serve,
     bench_wiki,
 )
 from benchmarks.bench_config import BenchConfig, Figures, Record, Samples, TakeTurns
@@ -119,6 +121,15 @@ def parts() -> dict[str, Entry]:
             needs="task_dir",
             needs_what="a folder with the files of hellaswag and arc_easy",
             needs_folder=True,
+        ),
+        "serve": in_fresh_processes(
+            bench_serve.record,
+            bench_serve.table,
+            rounds=3,
+            needs="checkpoint",
+            needs_what="a Hugging Face folder, or a run",
+            needs_folder=True,
+            in_all=False,
         ),
         "sampler": in_fresh_processes(bench_sampler.record, bench_sampler.table, rounds=3),
         "reader": in_fresh_processes(bench_reader.record, bench_reader.table, rounds=5),

@@ -24,11 +24,11 @@ class BenchConfig:
     nanochat: str = ""  # train: the same for karpathy/nanochat
     litgpt: str = ""  # train: the same for Lightning-AI/litgpt
     device: str = "auto"  # train, sample: cpu, cuda, mps; auto: cuda if there is one
-    # train, memory, finetune: of matrix products (autocast); sample: of the weights; auto: as in train.py, sample.py
+    # train, memory, finetune: of matrix products (autocast); sample, serve: of the weights; auto: as the scripts do it
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     scored: float = 0.54  # finetune: share of the tokens that are learnt; of Alpaca's 54 % are answers
     data: str = ""  # finetune: folder of prepare_chat.py, to say which share of its rows packing uses
-    checkpoint: str = "out/smollm2"  # evaluate: a Hugging Face folder
+    checkpoint: str = "out/smollm2"  # evaluate, serve: a Hugging Face folder
     task_dir: str = ""  # evaluate: the folder with the files of hellaswag and arc_easy (tasks/rows.py)
     items: int = 200  # evaluate: the first ones of each task
     largest: int = 10**8  # sampler: samplers that hold a list run up to this n (1e8: 4.8 GB); whole epochs and targets
