@@ -426,7 +426,8 @@ def test_another_objective_on_another_kind_of_batch_runs_through_the_same_loop(
         train.main(config(pairs_dir, tmp_path / str(size), batch_size=size, **changes))
     ones, fours = weights(tmp_path / "8"), weights(tmp_path / "2")
     for name, tensor in ones.items():
-        assert (tensor - fours[name]).abs().max() < 1e-4 * tensor.abs().max(), name
+        # as a whole: AdamW can move one weight whose gradient is almost nothing by a step in either direction
+        assert (tensor - fours[name]).norm() < 1e-5 * tensor.norm(), name
 
     rows, others = ([row for row in metrics(tmp_path / size) if "loss" in row] for size in ("8", "2"))
     for row, other in zip(rows, others, strict=True):
