@@ -62,6 +62,7 @@ class ServeConfig:
     cors: str = ""  # origins of web pages that may ask, separated by commas: https://a.example; *: all
     rows: int = 8  # answers that are written at once
     queue: int = 64  # answers that may wait for a row; more are refused with 503
+    exact: bool = True  # each answer has the bits that it would have alone; False: faster for a few answers
     context: int | None = None  # tokens of prompt and answer together; None: the model's, at most 4096
     max_new_tokens: int = 1024  # of an answer, at most
     max_body_bytes: int = 1 << 20  # of a request
@@ -120,7 +121,7 @@ def load(cfg: ServeConfig) -> State:
 
     with memory_advice(f"give --dtype=bfloat16, fewer --rows than {cfg.rows}, or a smaller --context than {context}"):
         model = source.load(device, dtype).eval()
-        engine = Engine(model, tokenizer, cfg.rows, context, cfg.queue)
+        engine = Engine(model, tokenizer, cfg.rows, context, cfg.queue, exact=cfg.exact)
 
     served = Served(
         name=cfg.name or Path(cfg.adapter or cfg.checkpoint or "out/demo").resolve().name,
@@ -257,9 +258,8 @@ def describe(state: State, cfg: ServeConfig, address: str) -> str:
         sizes = ", ".join(map(str, engine.batch_sizes))
         lines.append(f"batch sizes with equal bits: {sizes}; each answer is what it would be alone")
     else:
-        lines.append(
-            "in no batch size all rows have equal bits here: beside others, nearly equal logits may change places"
-        )
+        reason = "in no batch size all rows have equal bits here" if cfg.exact else "--exact=False"
+        lines.append(f"{reason}: beside others, nearly equal logits may change places")
     if served.template is None:
         lines.append(f"note: {served.without_template}")
     if not is_loopback(cfg.host) and state.limits.api_key is None:

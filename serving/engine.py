@@ -231,8 +231,12 @@ class Engine:
         size: int,
         queue_size: int,
         metrics: Metrics | None = None,
+        exact: bool = True,
     ):
-        """rows: answers at once; size: tokens of prompt and answer together; queue_size: requests that may wait."""
+        """rows: answers at once; size: tokens of prompt and answer together; queue_size: requests that may wait.
+
+        exact: only batch sizes with equal bits. Without it fewer rows than these are not padded, which is faster.
+        """
         self.model = model
         self.tokenizer = tokenizer
         self.vocab_size = min(tokenizer.vocab_size, model.cfg.vocab_size)
@@ -242,7 +246,10 @@ class Engine:
         self.metrics.rows.set(rows)
 
         self.cache = RowCache(model, rows, size)
-        self.batch_sizes, self.same_bits = find_batch_sizes(model, self.cache)
+        if exact:
+            self.batch_sizes, self.same_bits = find_batch_sizes(model, self.cache)
+        else:
+            self.batch_sizes, self.same_bits = list(range(1, rows + 1)), False
 
         self.free = deque(Row(number) for number in range(rows))  # the one that has been free for longest comes first
         self.reading: deque[Answer] = deque()  # in the order of their requests

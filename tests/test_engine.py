@@ -332,3 +332,15 @@ def test_batch_sizes_whose_bits_differ_are_not_used(model, monkeypatch):
 
     monkeypatch.setattr(model, "forward", by_place)
     assert find_batch_sizes(model, RowCache(model, 8, 4)) == ([8], False)
+
+
+def test_without_exact_bits_nothing_is_padded(model, tokenizer, monkeypatch):
+    """One answer is computed in one row, and still is the same text here, where no two logits are nearly equal."""
+    engine = Engine(model, tokenizer, 4, SIZE, 100, exact=False)
+    batches = []
+    forward = model.forward
+    monkeypatch.setattr(model, "forward", lambda idx, **options: batches.append(len(idx)) or forward(idx, **options))
+    (found,) = run(engine, request([5, 9, 11], 10))
+    assert set(batches) == {1}
+    (exact,) = run(Engine(model, tokenizer, 4, SIZE, 100), request([5, 9, 11], 10))
+    assert found.tokens == exact.tokens
