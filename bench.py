@@ -7,6 +7,7 @@
     python bench.py --part=sample                 generated tokens, against transformers' generate and without a cache
     python bench.py --part=finetune               a step of fine-tuning, full and LoRA, against transformers and peft
     python bench.py --part=evaluate --task_dir=data/eval      scores of tasks, against lm-evaluation-harness
+    python bench.py --part=generate --checkpoint=out/smollm2  text by 32, 16, 8 and 4 bits, transformers and llama.cpp
     python bench.py --part=serve --checkpoint=out/smollm2     serve.py with one, 8 and 64 clients, against sample.py
     python bench.py --part=sampler                shuffled indices, up to n = 1e12, against torch's samplers
     python bench.py --part=reader                 random windows of a token file against np.memmap, cold and warm
@@ -50,6 +51,7 @@ from benchmarks import (
     bench_dedup,
     bench_evaluate,
     bench_finetune,
+    bench_generate,
     bench_memory,
     bench_model,
     bench_reader,
@@ -114,6 +116,9 @@ def parts() -> dict[str, Entry]:
             bench_memory.record, bench_memory.table, rounds=1, in_all=False
         ),
         "finetune": in_fresh_processes(bench_finetune.record, bench_finetune.table, rounds=3),
+        "generate": in_fresh_processes(  # it needs a folder: by its name only
+            bench_generate.record, bench_generate.table, rounds=3, in_all=False
+        ),
         "evaluate": in_fresh_processes(
             bench_evaluate.record,
             bench_evaluate.table,

@@ -50,6 +50,7 @@ class ChatConfig:
     seed: int = 1337  # of the random draws
     device: str = "auto"  # cpu, cuda, cuda:1, mps; auto: cuda if there is one
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of weights and cache; auto: bfloat16 on CUDA, else float32
+    bits: Literal[8, 4] | None = None  # quantize the weights while loading: faster on a CPU; None: as they are
 
     def check(self) -> None:
         """Raise ValueError for settings that cannot work."""
@@ -367,7 +368,7 @@ def load_template(folder: Path, shape: ModelConfig) -> ChatTemplate:
 def load(cfg: ChatConfig) -> Conversation:
     """The conversation that the settings name; what can be wrong is found before the weights are read."""
     cfg.check()
-    source = lora.find_source(cfg.checkpoint, cfg.adapter)
+    source = lora.find_source(cfg.checkpoint, cfg.adapter, bits=cfg.bits)
     shape = source.shape
     device = pick_device(cfg.device)
     dtype = weight_dtype(cfg.dtype, device)

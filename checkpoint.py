@@ -29,20 +29,25 @@ import safetensors
 import torch
 from huggingface_hub import save_torch_state_dict
 from safetensors.torch import save_file
+from tqdm import tqdm
 
 import atomic
 import optim
 from chat_template import CONFIG_FILE, TEMPLATE_FILE, ChatTemplate
 from errors import one_line, read_json, refuse_lfs_pointer
-from hf_config import hf_config, read_config
+from hf_config import hf_config, read_config, read_scheme
 from model import Llama, ModelConfig, on_meta
 from muon import Muon
 from parallel import copy_full, gather
+from quantized import QuantizedMatrix, Scheme, piece_shapes, put_quantized, round_matrix
 from tokenizer import Tokenizer
 from vocabulary import Growth
 
 SHARD_BYTES = 5_000_000_000  # weights in one file
+HELD_BYTES = 400_000_000  # the same, of a model that is written a tensor at a time
 WEIGHT_TYPES = ("F32", "F16", "BF16")  # safetensors' names of the types that weights may be stored as
+INTEGER_TYPES = ("I8", "U8")  # of quantized ones
+INTEGER_ENDS = (".weight_int8", ".weight_int4")  # how their names end
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 ADAPTER_FILE, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # peft's names
@@ -73,6 +78,7 @@ STATE_FIELDS = {  # what each optimizer remembers of a parameter
 
 Files = dict[str, bytes]  # content by name
 State = dict[str, Any]  # of a run, as JSON
+Tensors = dict[str, torch.Tensor]  # by name
 AnyOptimizer = optim.Optimizer | torch.optim.Optimizer  # ours consists of one or two parts
 
 
@@ -83,6 +89,7 @@ class StoredTensor:
     path: Path
     name: str  # in that file
     shape: tuple[int, ...]
+    dtype: str  # safetensors' name of it
 
 
 Stored = dict[str, StoredTensor]  # by name
@@ -165,14 +172,19 @@ def load_model(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     growth: Growth | None = None,
+    scheme: Scheme | None = None,
 ) -> Llama:
     """Build the model of a folder with its weights, float32, float16 or bfloat16 in the files, as `dtype`.
 
-    growth: give it the rows of new tokens. Takes the memory of the weights and of one tensor more. Names and shapes are
-    compared before anything is allocated.
+    growth: give it the rows of new tokens. scheme: quantize the weights while they are read. A folder of quantize.py
+    gives quantized weights; then there can be no growth and no scheme. Takes the memory of the weights and of one
+    tensor more. Names and shapes are compared before anything is allocated.
     """
     folder = Path(folder)
-    cfg = read_config(folder)
+    own_scheme = read_scheme(folder)
+    if own_scheme is not None:
+        assert growth is None and scheme is None, (growth, scheme)
+    cfg = read_config(folder, quantized=True)
     if growth is not None:
         cfg = replace(cfg, vocab_size=growth.rows)
     stored = stored_tensors(folder)
@@ -180,10 +192,78 @@ def load_model(
         raise ValueError(f"{folder}: config.json says {cfg.n_layer} layers, the weights are {len(stored)} tensors")
 
     model = on_meta(cfg)
+    if own_scheme is not None:
+        return load_quantized(model, own_scheme, stored, folder, device, dtype)
     sources = find_parameters(model, stored, folder, growth)
+    if scheme is not None:
+        return load_quantizing(model, scheme, sources, device, dtype)
     model.to(dtype).to_empty(device=device)
     copy_weights(model, sources, growth)
     return model
+
+
+def load_quantized(
+    model: Llama, scheme: Scheme, stored: Stored, folder: Path, device: str | torch.device, dtype: torch.dtype
+) -> Llama:
+    """Fill a model on "meta" from the folder of quantize.py. Raises ValueError for tensors that do not fit."""
+    matrices = put_quantized(model.to(dtype), scheme, dtype)
+    pieces = find_pieces(matrices, stored, folder)
+    others = {name: stored[name] for name in stored.keys() - {piece.name for piece in pieces.values()}}
+    sources = find_parameters(model, others, folder)
+
+    model.to_empty(device=device)
+    copy_weights(model, sources)
+    for name, matrix in matrices.items():
+        ends = piece_shapes(matrix.rows, matrix.columns, matrix.bits, matrix.group_size)
+        matrix.fill({end: read_piece(pieces[f"{name}.{end}"]) for end in ends}, device)
+    return model
+
+
+def load_quantizing(
+    model: Llama, scheme: Scheme, sources: Stored, device: str | torch.device, dtype: torch.dtype
+) -> Llama:
+    """Fill a model on "meta" from a folder of float weights, and round each matrix when it has been read."""
+    matrices = put_quantized(model.to(dtype), scheme, dtype)
+    model.to_empty(device=device)
+    copy_weights(model, {name: source for name, source in sources.items() if not is_of(name, matrices)})
+    for name, matrix in tqdm(matrices.items(), desc="quantizing", unit=" matrices", leave=False, disable=None):
+        source = sources[f"{name}.weight"]
+        with open_tensors(source.path) as file:
+            tensor = file.get_tensor(source.name)
+        refuse_non_finite(tensor, source.path, source.name)
+        matrix.fill(round_matrix(tensor, matrix.bits, matrix.group_size), device)
+    return model
+
+
+def is_of(name: str, matrices: dict[str, QuantizedMatrix]) -> bool:
+    """Whether a parameter is the weight of one of the matrices."""
+    return name.removesuffix(".weight") in matrices and name.endswith(".weight")
+
+
+def find_pieces(matrices: dict[str, QuantizedMatrix], stored: Stored, folder: Path) -> Stored:
+    """The pieces of each matrix by their names. Raises ValueError where one is absent, or of another type or shape."""
+    found: Stored = {}
+    for matrix_name, matrix in matrices.items():
+        wanted = piece_shapes(matrix.rows, matrix.columns, matrix.bits, matrix.group_size)
+        for end, (dtype, shape) in wanted.items():
+            name = f"{matrix_name}.{end}"
+            if name not in stored:
+                raise ValueError(f"{folder}: tensor {name!r:.80} is absent")
+            piece = stored[name]
+            if (piece.dtype, piece.shape) != (dtype, shape):
+                wrong = f"{name} is {piece.dtype} of shape {piece.shape}"
+                raise ValueError(f"{piece.path}: {wrong}, config.json says {dtype} of shape {shape}")
+            found[name] = piece
+    return found
+
+
+def read_piece(piece: StoredTensor) -> torch.Tensor:
+    """A piece of a quantized matrix. Raises ValueError for scales that are NaN or infinite."""
+    with open_tensors(piece.path) as file:
+        tensor = file.get_tensor(piece.name)
+    if tensor.is_floating_point():
+        refuse_non_finite(tensor, piece.path, piece.name)
+    return tensor
 
 
 def load_weights(model: Llama, folder: Path, growth: Growth | None = None) -> None:
@@ -255,10 +335,12 @@ def stored_tensors(folder: Path) -> Stored:
                 header = file.get_slice(name)
                 if name in stored:
                     raise ValueError(f"{path}: {name!r:.80} is in {stored[name].path.name} as well")
-                if header.get_dtype() not in WEIGHT_TYPES:
-                    raise ValueError(f"{path}: {name!r:.80} is stored as {header.get_dtype()}, not as F32, F16 or BF16")
+                dtype = header.get_dtype()
+                is_integer = dtype in INTEGER_TYPES and name.endswith(INTEGER_ENDS)
+                if dtype not in WEIGHT_TYPES and not is_integer:
+                    raise ValueError(f"{path}: {name!r:.80} is stored as {dtype}, not as F32, F16 or BF16")
                 if not name.endswith("rotary_emb.inv_freq"):  # in old Llama folders; follows from config.json
-                    stored[name] = StoredTensor(path, name, tuple(header.get_shape()))
+                    stored[name] = StoredTensor(path, name, tuple(header.get_shape()), dtype)
     return stored
 
 
@@ -488,6 +570,51 @@ def write_model(folder: Path, weights: dict[str, torch.Tensor], files: Files) ->
         save_torch_state_dict(weights, folder, max_shard_size=SHARD_BYTES)
     for path in folder.rglob("*.safetensors"):  # written readable by their owner alone: no folder to publish
         shutil.copymode(config, path)
+
+
+def write_one_by_one(folder: Path, tensors: Iterator[Tensors], shard_bytes: int = HELD_BYTES) -> int:
+    """Write tensors into model.safetensors, or into several files and their index. Returns the bytes of all of them.
+
+    tensors: some at a time, by their names. At most shard_bytes and the newest ones are held in memory.
+    """
+    shards: list[list[str]] = []  # the names in each file
+    held: Tensors = {}
+    written = 0
+
+    def write_held() -> None:
+        nonlocal written
+        save_file(held, part_file(folder, len(shards)), metadata={"format": "pt"})
+        written += size_of(held)
+        shards.append(list(held))
+        held.clear()
+
+    for pieces in tensors:
+        if held and size_of(held) + size_of(pieces) > shard_bytes:
+            write_held()
+        held |= pieces
+    write_held()
+
+    if len(shards) == 1:
+        part_file(folder, 0).rename(folder / "model.safetensors")
+        return written
+    weight_map = {}
+    for number, names in enumerate(shards):
+        shard = f"model-{number + 1:05}-of-{len(shards):05}.safetensors"
+        part_file(folder, number).rename(folder / shard)
+        weight_map |= dict.fromkeys(names, shard)
+    index = {"metadata": {"total_size": written}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_bytes(_json(index))
+    return written
+
+
+def part_file(folder: Path, number: int) -> Path:
+    """The name of a file while it is not known how many there will be."""
+    return folder / f"part-{number}.safetensors"
+
+
+def size_of(tensors: Tensors) -> int:
+    """Bytes of all of them."""
+    return sum(tensor.nbytes for tensor in tensors.values())
 
 
 def last_good(out_dir: Path) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 from errors import one_line, read_json
 from model import LARGEST, ModelConfig, RopeScaling
+from quantized import Scheme, parse_scheme
 
 HFConfig = dict[str, Any]  # what a config.json holds
 
@@ -50,7 +51,6 @@ COMPUTED = {  # what model.py computes: a config.json must say the same, null, o
     "layer_types": None,
     "num_experts": None,
     "num_local_experts": None,
-    "quantization_config": None,
     "attn_logit_softcapping": None,
     "final_logit_softcapping": None,
 }
@@ -111,12 +111,27 @@ def family_of(cfg: ModelConfig) -> str:
 # --- reading ---
 
 
-def read_config(folder: str | Path) -> ModelConfig:
-    """The model's shape from a folder's config.json. Raises ValueError that names what is not implemented here."""
+def read_config(folder: str | Path, quantized: bool = False) -> ModelConfig:
+    """The model's shape from a folder's config.json. Raises ValueError that names what is not implemented here.
+
+    quantized: quantize.py's folders are welcome; whoever changes weights cannot use them.
+    """
     path = Path(folder) / "config.json"
     config = read_json(path)
     with one_line(f"{path}: ", ValueError):
+        scheme = parse_scheme(config)
+        if scheme is not None and not quantized:
+            advice = "take the folder that it was made from"
+            raise ValueError(f"the weights are quantized, {scheme}: they can be read, and not changed; {advice}")
         return parse_config(config)
+
+
+def read_scheme(folder: str | Path) -> Scheme | None:
+    """How the weights of a folder are quantized; None when they are not."""
+    path = Path(folder) / "config.json"
+    config = read_json(path)
+    with one_line(f"{path}: ", ValueError):
+        return parse_scheme(config)
 
 
 def parse_config(config: HFConfig) -> ModelConfig:

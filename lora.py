@@ -30,7 +30,9 @@ import checkpoint
 from checkpoint import ADAPTER_CONFIG
 from device import memory_advice
 from errors import read_json
+from fused import fuse
 from model import Linear, Llama, ModelConfig, on_meta, product_dtype
+from quantized import Scheme
 from tokenizer import Tokenizer
 
 BASE_FILE = "base.json"  # beside adapter_config.json, in which peft warns of keys that it does not know
@@ -283,6 +285,7 @@ class Source:
     shape: ModelConfig
     adapter: Path | None = None
     settings: LoraSettings | None = None  # of the adapter
+    scheme: Scheme | None = None  # how the base is quantized, or is to be
 
     @property
     def small_files(self) -> Path:
@@ -291,23 +294,30 @@ class Source:
         return self.adapter if has_own else self.base
 
     def load(self, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Llama:
-        """The model, its adapter beside the base's matrices; all of it as `dtype`."""
-        model = checkpoint.load_model(self.base, device, dtype)
+        """The model, its adapter beside the base's matrices; all of it as `dtype`, or quantized."""
+        scheme = None if checkpoint.read_scheme(self.base) else self.scheme
+        model = checkpoint.load_model(self.base, device, dtype, scheme=scheme)
         if self.adapter is not None:
             add_adapters(model, self.settings)
             checkpoint.load_weights(model, self.adapter)
+        fuse(model)
         return model
 
 
-def find_source(base: str | None, adapter: str | None, default: str = "out/demo") -> Source:
+def find_source(base: str | None, adapter: str | None, default: str = "out/demo", bits: int | None = None) -> Source:
     """The folders that --checkpoint and --adapter mean. base None: the one that the adapter names; without an adapter,
-    `default`.
+    `default`. bits: 8 or 4: the base is quantized while it is loaded.
 
-    Raises ValueError for an adapter of another base, and when a tensor is missing, surplus, or of another shape.
+    Raises ValueError for an adapter of another base, when a tensor is missing, surplus, or of another shape, and for
+    bits that cannot be.
     """
     if adapter is None:
         folder = checkpoint.resolve(base or default)
-        return Source(folder, checkpoint.read_config(folder))
+        shape = checkpoint.read_config(folder, quantized=True)
+        return Source(folder, shape, scheme=find_scheme(folder, shape, bits))
+    if bits is not None:
+        merging = f"python lora.py --adapter={adapter}"
+        raise ValueError(f"--bits={bits} with an adapter: merge it first ({merging}), then quantize the merged model")
 
     adapter_folder = checkpoint.resolve(adapter, adapter=True)
     settings = read_settings(adapter_folder)
@@ -322,6 +332,18 @@ def find_source(base: str | None, adapter: str | None, default: str = "out/demo"
         advice = "has it another base? give that with --checkpoint=..."
         raise ValueError(f"{adapter_folder} does not fit {folder}: {error}; {advice}") from None
     return Source(folder, shape, adapter_folder, settings)
+
+
+def find_scheme(folder: Path, shape: ModelConfig, bits: int | None) -> Scheme | None:
+    """How a folder is quantized, or is to be. Raises ValueError for one that is quantized already."""
+    own = checkpoint.read_scheme(folder)
+    if bits is None:
+        return own
+    if own is not None:
+        raise ValueError(f"{folder} is quantized already, {own}; leave out --bits={bits}")
+    scheme = Scheme(bits)
+    scheme.check_model(on_meta(shape))
+    return scheme
 
 
 def find_base(adapter: Path) -> Path:

@@ -261,9 +261,8 @@ class Cache:
         prefix: "Cache | None" = None,
     ):
         cfg = model.cfg
-        weight = model.lm_head.weight
-        device = weight.device
-        dtype = torch.float32 if device.type == "cpu" else weight.dtype
+        device = model.device
+        dtype = torch.float32 if device.type == "cpu" else model.dtype
 
         # One slot more: a slice of all is contiguous, so torch.compile would compile again for the last token.
         shape = (cfg.n_layer, batch_size, cfg.n_kv_head, size + 1, cfg.head_width)
@@ -676,6 +675,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.cfg = cfg
         self.recompute_blocks = False
+        self.fused: Any = None  # fused.FusedBlocks: the same blocks, faster on a CPU
         self.embed_tokens = nn.Embedding(cfg.vocab_size, cfg.n_embd)
         self.layers = nn.ModuleList(Block(cfg, layer) for layer in range(cfg.n_layer))
         self.norm = RMSNorm(cfg.n_embd, cfg.norm_eps)
@@ -704,6 +704,10 @@ class Decoder(nn.Module):
 
         cos, sin = rope_tables(positions, self.frequencies)  # (T, D) or (B, 1, T, D)
         x = self.embed_tokens(idx)  # (B, T, C)
+        if self.fused is not None and self.fused.suits(x, documents):
+            x = self.fused(x, cos, sin, cache)
+            return self.norm(x)
+
         for layer in self.layers:
             if self.recompute_blocks:
                 x = recompute(layer, x, cos, sin, cache, documents, use_reentrant=False, preserve_rng_state=False)
@@ -875,11 +879,22 @@ class Llama(nn.Module):
     def _apply(self, *args: Any, **kwargs: Any) -> nn.Module:
         """What .to(device), .bfloat16() and .to_empty() call. Two things must not follow the parameters."""
         super()._apply(*args, **kwargs)
+        self.model.fused = None  # it knows where the parameters were
         device = self.model.frequencies.device
         self.model.frequencies = self.model.make_frequencies().to(device)
-        if self.cfg.tie_embeddings:  # to_empty() makes one new tensor for each name
+        if self.cfg.tie_embeddings and isinstance(self.lm_head, Linear):  # to_empty() makes a new tensor for each name
             self.lm_head.weight = self.model.embed_tokens.weight
         return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.norm.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the stream between blocks is held in: the dtype of the weights that are not quantized."""
+        return self.model.norm.weight.dtype
 
     def initial_weights(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
         """Each parameter with its first value, drawn on the CPU whatever the parameter's device.

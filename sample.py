@@ -54,6 +54,7 @@ class SampleConfig:
     seed: int = 1337  # of the random draws
     device: str = "auto"  # cpu, cuda, cuda:1, mps; auto: cuda if there is one
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of weights and cache; auto: bfloat16 on CUDA, else float32
+    bits: Literal[8, 4] | None = None  # quantize the weights while loading: faster on a CPU; None: as they are
     compile: bool = False  # torch.compile, for GPUs: on a CPU it was slower (docs/LOG.md)
 
     def check(self) -> None:
@@ -169,7 +170,7 @@ def decode(
     infinite.
     """
     block_size = model.cfg.block_size if cache is None else cache.size
-    device = model.lm_head.weight.device
+    device = model.device
     check_prompts(prompts, block_size, model.cfg.vocab_size)
     stop_ids = set(stops)
     ended = set() if ended is None else ended
@@ -414,7 +415,7 @@ def main(cfg: SampleConfig) -> None:
     # Settings, tokenizer, prompts: what can be wrong is found before the weights are read.
     cfg.check()
     stops = stop_strings(cfg.stop)
-    source = lora.find_source(cfg.checkpoint, cfg.adapter)
+    source = lora.find_source(cfg.checkpoint, cfg.adapter, bits=cfg.bits)
     shape = source.shape
     device = pick_device(cfg.device)
     dtype = weight_dtype(cfg.dtype, device)

@@ -21,9 +21,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from model import Llama, chunks, logprobs_of_all, product_dtype
+from model import Llama, at_least_float32, chunk_rows
 from trees import Forest, Prefix, Request, Tree
 
 SHORTEST_PREFIX = 16  # tokens that all items begin with: fewer are not worth a pass of their own
@@ -219,7 +220,7 @@ def score_batch(model: Llama, batch: Batch) -> list[tuple[int, list[Score]]]:
     Softmax in float32 at least; the sum over a continuation in float64. Raises ValueError for logits that are NaN or
     infinite.
     """
-    device = model.lm_head.weight.device
+    device = model.device
 
     # Read all nodes.
     trees = batch.trees
@@ -256,15 +257,17 @@ def predict(model: Llama, x: Tensor, nodes: np.ndarray, targets: np.ndarray) -> 
     x: (N, C), what the model found at each node; nodes: (n,), after which of them each target stands. A node that
     predicts several targets has its logits once.
     """
-    weight = model.lm_head.weight
+    head = model.lm_head
     used, which = np.unique(nodes, return_inverse=True)  # target i stands after node used[which[i]]
     x = x[torch.from_numpy(used).to(x.device)]  # (used, C)
-    w = weight.to(product_dtype(x))
 
     logprobs = np.empty(len(targets), np.float32)
     greedy = np.empty(len(targets), bool)
-    for part in chunks(x, weight, wants_weight=False):
-        of_all = logprobs_of_all(x[part].to(w.dtype), w)  # (rows, V)
+    rows = chunk_rows(head.out_features, head.in_features, wants_weight=False)
+    for begin in range(0, len(x), rows):
+        part = slice(begin, begin + rows)
+        logits = head(x[part])  # (rows, V)
+        of_all = F.log_softmax(logits, dim=1, dtype=at_least_float32(logits.dtype))  # (rows, V)
         likeliest = of_all.argmax(1)  # (rows,)
 
         here = np.flatnonzero((which >= part.start) & (which < part.stop))

@@ -131,7 +131,7 @@ class Prefix:
         """Keys and values of the ids; None where there are no ids."""
         if self.ids and self.cache is None:
             self.cache = Cache(model, 1, len(self.ids))
-            tokens = torch.tensor([self.ids], device=model.lm_head.weight.device)
+            tokens = torch.tensor([self.ids], device=model.device)
             model(tokens, cache=self.cache, hidden=True)
         return self.cache
 

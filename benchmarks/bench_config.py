@@ -28,7 +28,9 @@ class BenchConfig:
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     scored: float = 0.54  # finetune: share of the tokens that are learnt; of Alpaca's 54 % are answers
     data: str = ""  # finetune: folder of prepare_chat.py, to say which share of its rows packing uses
-    checkpoint: str = "out/smollm2"  # evaluate, serve: a Hugging Face folder
+    checkpoint: str = "out/smollm2"  # evaluate, serve, generate: a Hugging Face folder
+    new_tokens: int = 256  # generate: of a text, after 32
+    llama_cpp: str = ""  # generate: the Python of an environment with llama-cpp-python, to be compared as well
     task_dir: str = ""  # evaluate: the folder with the files of hellaswag and arc_easy (tasks/rows.py)
     items: int = 200  # evaluate: the first ones of each task
     largest: int = 10**8  # sampler: samplers that hold a list run up to this n (1e8: 4.8 GB); whole epochs and targets

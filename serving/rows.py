@@ -27,9 +27,9 @@ class RowCache:
 
     def __init__(self, model: Llama, rows: int, size: int):
         cfg = model.cfg
-        weight = model.lm_head.weight
-        self.on_cpu = weight.device.type == "cpu"
-        dtype = torch.float32 if self.on_cpu else weight.dtype
+        device = model.device
+        self.on_cpu = device.type == "cpu"
+        dtype = torch.float32 if self.on_cpu else model.dtype
 
         self.rows = rows  # R
         self.size = size  # S
@@ -37,8 +37,8 @@ class RowCache:
         # A GPU reads beyond the end of a text, and multiplies what is there by 0: it must be finite. On a CPU memory is
         # taken from the system slot by slot, as it is written.
         make = torch.empty if self.on_cpu else torch.zeros
-        self.keys = make(shape, dtype=dtype, device=weight.device)
-        self.values = make(shape, dtype=dtype, device=weight.device)
+        self.keys = make(shape, dtype=dtype, device=device)
+        self.values = make(shape, dtype=dtype, device=device)
 
     @property
     def device(self) -> torch.device:

@@ -369,7 +369,7 @@ def test_a_full_memory_is_one_line_with_advice(run_dir, run_here, monkeypatch, f
     assert done.stderr.endswith("; lower --batch_size (3) or --max_new_tokens (77)\n") and done.stderr.count("\n") == 1
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "load_model", lambda *args: fill())
+        patch.setattr(checkpoint, "load_model", lambda *args, **options: fill())
         done = run_here(*arguments)
     assert done.returncode == 1 and done.stderr.startswith("error: out of memory: ")
     assert done.stderr.endswith("; give --dtype=bfloat16, or a device with more memory\n")
