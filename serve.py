@@ -68,6 +68,7 @@ class ServeConfig:
     max_body_bytes: int = 1 << 20  # of a request
     patience_s: float = 30.0  # a client that sends or reads nothing for so long is given up
     device: str = "auto"  # cpu, cuda, cuda:1, mps; auto: cuda if there is one
+    bits: Literal[8, 4] | None = None  # quantize the weights while loading: faster on a CPU; None: as they are
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of weights and cache; auto: bfloat16 on CUDA, else float32
 
     def check(self) -> None:
@@ -107,7 +108,7 @@ def load_chat_template(folder: Path, shape: Any) -> tuple[ChatTemplate | None, s
 def load(cfg: ServeConfig) -> State:
     """The engine and what it serves; what can be wrong is found before the weights are read."""
     cfg.check()
-    source = lora.find_source(cfg.checkpoint, cfg.adapter)
+    source = lora.find_source(cfg.checkpoint, cfg.adapter, bits=cfg.bits)
     shape = source.shape
     device = pick_device(cfg.device)
     dtype = weight_dtype(cfg.dtype, device)
