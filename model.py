@@ -36,6 +36,7 @@ FLASH_WIDTHS = range(8, 257, 8)  # head widths that FlashAttention computes
 
 # torch's own operator for a product by oneDNN; torch.compile calls it for F.linear. Its name is private.
 HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+HEAD_ROWS = 8192  # it multiplies matrices of so many rows and more: heads
 
 
 @dataclass(frozen=True)
@@ -452,11 +453,12 @@ class Documents:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """F.linear: x @ weight.T + bias. Many rows of float32 go to oneDNN on a CPU, where no gradient is wanted.
+    """F.linear: x @ weight.T + bias. A head on a CPU takes many rows of float32 to oneDNN, where no gradient is wanted.
 
-    x: (..., in); weight: (out, in); bias: (out,). Returns (..., out). torch gives such a product to MKL, which takes
-    longer (docs/LOG.md): a third more for a head of 49,152 rows. Both are float32 throughout, and add in another
-    order.
+    x: (..., in); weight: (out, in); bias: (out,). Returns (..., out). torch gives such a product to MKL, which takes a
+    third longer for a head of 49,152 rows. Both are float32 throughout, and add in another order. Inside the blocks
+    that order matters: where a feature of the stream is 24,800, oneDNN's sums were 7 times as far from the exact ones
+    as MKL's (docs/LOG.md).
     """
     if not suits_onednn(x, weight):
         return F.linear(x, weight, bias)
@@ -465,7 +467,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def suits_onednn(x: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN computes x @ weight.T faster, and as F.linear would: in float32, for no gradient."""
+    """Whether oneDNN computes x @ weight.T faster, and as F.linear would: a head's, in float32, for no gradient."""
     if not HAS_ONEDNN or torch.is_grad_enabled() or torch.compiler.is_compiling():
         return False
     if torch.is_autocast_enabled(x.device.type) or torch.get_float32_matmul_precision() != "highest":
@@ -473,7 +475,8 @@ def suits_onednn(x: Tensor, weight: Tensor) -> bool:
     on_cpu = x.device.type == weight.device.type == "cpu"
     in_float32 = x.dtype == weight.dtype == torch.float32
     many_rows = x.numel() > FEW_ROWS * x.shape[-1]
-    return on_cpu and in_float32 and many_rows
+    is_head = weight.shape[0] >= HEAD_ROWS
+    return on_cpu and in_float32 and many_rows and is_head
 
 
 class Linear(nn.Linear):

@@ -454,8 +454,9 @@ def test_a_few_rows_times_a_cut_weight_equal_the_whole_product(bias, monkeypatch
 
 @pytest.mark.parametrize("bias", [None, torch.linspace(-1, 1, 96)], ids=["plain", "bias"])
 @pytest.mark.parametrize("rows", [(40,), (2, 20), (1, 33)])
-def test_a_product_by_onednn_is_the_float32_one(rows, bias):
+def test_a_product_by_onednn_is_the_float32_one(rows, bias, monkeypatch):
     """Also of rows and weights that do not lie one behind the other, and of a parameter."""
+    monkeypatch.setattr("model.HEAD_ROWS", 96)
     x = torch.randn(2, *rows, 128)[1, ..., :64]
     for weight in (nn.Parameter(torch.randn(96, 64)), torch.randn(64, 96).t(), torch.randn(96, 128)[:, ::2]):
         exact = F.linear(x.double(), weight.double(), None if bias is None else bias.double())
@@ -468,8 +469,14 @@ def test_a_product_by_onednn_is_the_float32_one(rows, bias):
 
 @pytest.mark.skipif(not HAS_ONEDNN, reason="this torch has no oneDNN")
 def test_onednn_multiplies_where_f_linear_would_do_the_same_and_no_gradient_is_wanted(monkeypatch):
-    """Not a few rows, not in bfloat16, not where products may be rounded. Where there is none, F.linear multiplies."""
+    """Not a few rows, not in bfloat16, not where products may be rounded. Where there is none, F.linear multiplies.
+
+    And a head only: the sums of the blocks stay MKL's.
+    """
     x, weight = torch.randn(33, 64), torch.randn(96, 64)
+    with torch.inference_mode():
+        assert not suits_onednn(x, weight)
+    monkeypatch.setattr("model.HEAD_ROWS", 96)
     assert not suits_onednn(x, weight)
     with torch.inference_mode():
         assert suits_onednn(x, weight)
