@@ -51,10 +51,10 @@ lint: $(VENV)/installed-dev
 	ruff check .
 	ruff format --check .
 
-$(VENV)/installed: requirements.txt requirements-serve.txt
+$(VENV)/installed: requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "NonLlama needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
-	python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-serve.txt
+	python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt

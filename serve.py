@@ -30,7 +30,7 @@ try:
     import uvicorn
     from uvicorn.protocols.http.h11_impl import H11Protocol
 except ImportError as error:
-    sys.exit(f"error: {error}; run: pip install -r requirements-serve.txt")
+    sys.exit(f"error: {error}; run: pip install -r requirements.txt")
 
 import checkpoint
 import lora

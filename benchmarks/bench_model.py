@@ -29,7 +29,8 @@ MEMORY_CALLS = 3  # the first allocates gradients and optimizer state, the other
 CHECK_STEPS = 3  # optimizer steps whose losses must agree before anything is timed
 # Largest relative difference of these losses. Measured on a CPU: 1e-6 in float32, 3e-4 in bfloat16 (size 10m).
 # For comparison: GELU for SiLU gives 2e-4 or more, RoPE of another base 2e-3, norm_eps 1e-4 for 1e-5 gives 4e-5.
-TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 1e-3, torch.float16: 1e-3}
+TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 1e-3, torch.float16: 1e-3}  # of the first loss
+LATER_TOLERANCE = 1e-3  # of those after a step: AdamW makes a whole step of a gradient that is nothing but rounding
 
 
 class Size(NamedTuple):
@@ -121,11 +122,15 @@ def same_losses(variants: dict[str, Callable[..., torch.Tensor]], dtype: torch.d
     for kind in dict.fromkeys((torch.float32, dtype)):
         losses = first_losses(variants, kind)
         ours, *peers = losses.values()
-        differences = [abs(a / b - 1) for peer in peers for a, b in zip(ours, peer, strict=True)]
-        if not all(difference <= TOLERANCE[kind] for difference in differences):  # a NaN is not
+        differences = [[abs(a / b - 1) for a, b in zip(ours, peer, strict=True)] for peer in peers]
+        for first, *later in differences:
+            same = first <= TOLERANCE[kind] and all(difference <= LATER_TOLERANCE for difference in later)
+            if same:  # a NaN is not
+                continue
             raise ValueError(f"the variants do not compute the same; losses of {CHECK_STEPS} steps in {kind}: {losses}")
         name = str(kind).removeprefix("torch.")
-        agreements.append(f"{max(differences):.0e} in {name} (tolerance {TOLERANCE[kind]:.0e})")
+        largest = max(max(of_peer) for of_peer in differences)
+        agreements.append(f"{largest:.0e} in {name} (tolerance {TOLERANCE[kind]:.0e}, then {LATER_TOLERANCE:.0e})")
     return f"losses of {CHECK_STEPS} steps agree to " + ", ".join(agreements)
 
 

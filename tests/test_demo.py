@@ -41,7 +41,7 @@ def test_packages_are_the_closure_of_requirements_whatever_else_is_installed():
     if packages != dict(python_packages(REPO / "requirements.txt")):
         pytest.skip("data/pydocs was made from other packages: delete it and run make demo")
     assert {"python", "torch", "numpy", "sympy"} <= packages.keys()
-    assert not {"transformers", "pytest", "hypothesis", "ruff"} & packages.keys()
+    assert not {"transformers", "pytest", "hypothesis", "ruff", "gguf", "starlette"} & packages.keys()
 
 
 def test_yardsticks_are_in_the_order_that_the_readme_shows():

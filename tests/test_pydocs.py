@@ -294,6 +294,7 @@ def test_requirements_bring_their_closure_and_no_development_packages():
     found = dict(python_packages(REPO / "requirements.txt"))
     assert {"torch", "numpy", "datasets", "pandas", "huggingface-hub"} <= set(found)  # the last two are not listed
     assert not {"transformers", "pytest", "hypothesis", "ruff", "pip"} & set(found)
+    assert not set(pydocs.LATER) & set(found) and "gguf" in pydocs.LATER  # the demo's figures are of a corpus without
     assert all(importlib.metadata.version(name) == version for name, version in found.items() if name != "python")
 
 
