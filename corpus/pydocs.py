@@ -28,7 +28,7 @@ DEFINITIONS = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def python_packages(requirements: Path = REQUIREMENTS) -> list[tuple[str, str]]:
-    """Python and the closure of a requirements file without LATER, as sorted (name, version), whatever else is there."""
+    """Python and the closure of a requirements file without LATER, sorted (name, version), whatever else is there."""
     from packaging.requirements import Requirement  # here: the processes that read docstrings need neither
     from packaging.utils import canonicalize_name
 
