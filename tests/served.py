@@ -61,6 +61,18 @@ class Running:
             time.sleep(0.01)
 
 
+def slow_down(running: Running, monkeypatch, seconds: float) -> None:
+    """Each step of the engine takes so long at least: an answer lasts on a fast machine, too."""
+    engine = running.state.engine
+    real_step = engine.step
+
+    def step() -> None:
+        time.sleep(seconds)
+        real_step()
+
+    monkeypatch.setattr(engine, "step", step)
+
+
 @contextlib.contextmanager
 def serving(folder: Path, **settings):
     """A Running, on a free port."""

@@ -644,7 +644,7 @@ def test_two_processes_share_the_items(folder, task_dir, tmp_path):
 def test_what_was_scored_is_not_scored_again_unless_something_changed(folder, task_dir, tmp_path, monkeypatch, capsys):
     loaded = []
     real = checkpoint.load_model
-    monkeypatch.setattr(checkpoint, "load_model", lambda *args: loaded.append(args) or real(*args))
+    monkeypatch.setattr(checkpoint, "load_model", lambda *args, **more: loaded.append(args) or real(*args, **more))
     settings = {"task_dir": str(task_dir), "out_dir": tmp_path / "out"}
     run(folder, tasks="piqa", **settings)
     scores, _ = run(folder, tasks="piqa", **settings)

@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-from served import serving, tiny_folder
+from served import serving, slow_down, tiny_folder
 
 webdriver = pytest.importorskip("selenium.webdriver")
 from selenium.webdriver.common.by import By  # noqa: E402
@@ -128,8 +128,9 @@ def test_a_conversation_of_two_turns(page, running):
     page.no_errors()
 
 
-def test_an_answer_appears_while_it_is_written_and_can_be_stopped(page, running):
-    page.set(max_tokens=2000)
+def test_an_answer_appears_while_it_is_written_and_can_be_stopped(page, running, monkeypatch):
+    slow_down(running, monkeypatch, seconds=0.1)
+    page.set(max_tokens=2000, temperature=0)  # 97 tokens
     page.ask("Long?")
     page.until(lambda: len(page.texts()) == 2 and len(page.texts()[1]) > 5)
     assert not page.find("send").is_displayed()

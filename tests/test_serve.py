@@ -14,7 +14,7 @@ import httpx
 import openai
 import pytest
 from conftest import PYTHON, REPO
-from served import serving, tiny_folder
+from served import serving, slow_down, tiny_folder
 from tokenizer_kinds import made
 
 import configurator
@@ -481,18 +481,19 @@ def start_stream(address: str, client: httpx.Client):
     return response, lines
 
 
-def test_who_leaves_frees_a_row(folder):
+def test_who_leaves_frees_a_row(folder, monkeypatch):
     """One row. Each of three clients leaves after its first token, one in a stream and one that waits for the whole."""
     with serving(folder, rows=1, max_new_tokens=LONG) as running, httpx.Client() as client:
         engine = running.state.engine
+        slow_down(running, monkeypatch, seconds=0.01)
         for _ in range(2):
             response, _ = start_stream(running.address, client)
             assert engine.running == 1
             response.close()
             running.wait(lambda: engine.running == 0)
         with pytest.raises(httpx.ReadTimeout):
-            fields = {"prompt": "the ", "max_tokens": LONG}
-            httpx.post(f"{running.address}/v1/completions", json=fields, timeout=0.2)
+            fields = {"prompt": "the ", "max_tokens": LONG, "temperature": 0}
+            httpx.post(f"{running.address}/v1/completions", json=fields, timeout=0.1)
         running.wait(lambda: engine.running == 0)
         assert engine.metrics.gone._value.get() >= 2
         written = engine.metrics.new_tokens._value.get()
