@@ -12,10 +12,11 @@ from selenium.webdriver.support.ui import Select, WebDriverWait  # noqa: E402
 
 from benchmarks.page_pictures import open_browser  # noqa: E402
 
-pytestmark = pytest.mark.skipif(
-    not (shutil.which("chromium") and shutil.which("chromedriver")),
-    reason="no browser: apt-get install chromium chromium-driver",
-)
+has_browser = shutil.which("chromium") and shutil.which("chromedriver")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not has_browser, reason="no browser: apt-get install chromium chromium-driver"),
+]
 WAIT_S = 60
 
 
