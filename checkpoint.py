@@ -177,13 +177,13 @@ def load_model(
     """Build the model of a folder with its weights, float32, float16 or bfloat16 in the files, as `dtype`.
 
     growth: give it the rows of new tokens. scheme: quantize the weights while they are read. A folder of quantize.py
-    gives quantized weights; then there can be no growth and no scheme. Takes the memory of the weights and of one
+    gives quantized weights; then there can be no growth and no other scheme. Takes the memory of the weights and of one
     tensor more. Names and shapes are compared before anything is allocated.
     """
     folder = Path(folder)
     own_scheme = read_scheme(folder)
     if own_scheme is not None:
-        assert growth is None and scheme is None, (growth, scheme)
+        assert growth is None and scheme in (None, own_scheme), (growth, scheme)
     cfg = read_config(folder, quantized=True)
     if growth is not None:
         cfg = replace(cfg, vocab_size=growth.rows)

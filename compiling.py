@@ -4,12 +4,12 @@ Compiling takes time before the first step, and makes every step faster. On a GP
 C++ compiler, and a run that is long enough.
 """
 
-import os
-import shutil
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+
+import native
 
 Setting = Literal["auto"] | bool  # of --compile
 
@@ -57,8 +57,7 @@ def choose(
 
 def has_cpp_compiler() -> bool:
     """Whether there is a C++ compiler for torch.compile on a CPU."""
-    names = [os.environ.get("CXX", ""), "g++", "clang++"]
-    return any(shutil.which(name) for name in names if name)
+    return native.find_compiler() is not None
 
 
 def compiler_error(device: torch.device) -> str | None:

@@ -521,7 +521,7 @@ struct Lines {
 // out = x * scale * gain with scale = 1 / sqrt(mean of x^2 + eps), line after line; the scales are kept.
 template <typename In, typename Out>
 void normalise(const In *x, const float *gain, Out *out, float *scales, int64_t lines, int64_t width, float eps,
-          int threads) {
+               int threads) {
     int64_t padded = round_up(width, W);
 #pragma omp parallel num_threads(threads)
     {
@@ -547,8 +547,8 @@ constexpr int64_t SHARES = 16;  // of the lines: the gain's gradient is summed i
 // With u = x scale: d u / d x = scale (1 - u u' / width), for a longer x gives the same u. So of the gradient of u what
 // points along u is taken away, and the rest is scaled. grad_gain may be null.
 template <typename In, typename Out>
-void normalise_backward(const In *x, const float *gain, const float *scales, const Out *grad, In *grad_x, float *grad_gain,
-                   int64_t lines, int64_t width, int threads) {
+void normalise_backward(const In *x, const float *gain, const float *scales, const Out *grad, In *grad_x,
+                        float *grad_gain, int64_t lines, int64_t width, int threads) {
     int64_t padded = round_up(width, W), share = (lines + SHARES - 1) / SHARES;
     std::vector<float> sums(SHARES * padded, 0.0f);
 #pragma omp parallel num_threads(threads)
@@ -589,70 +589,76 @@ void normalise_backward(const In *x, const float *gain, const float *scales, con
 
 // --- what cpu_ops.py calls ---
 
-// q, o, grad_q, grad_o: (N, H, D); k, v: (N, Hkv, D); logsumexp: (N, H)
-
-extern "C" void attention_forward(bool half, const int64_t *sizes, const float *cos, const float *sin,
-                                  const int64_t *segments, const void *q, const void *k, const void *v, void *o,
-                                  float *logsumexp) {
-    Task task{sizes[0], sizes[1], sizes[2], cos, sin, sizes[3], segments, sizes[4]};
-    auto function = half ? forward<BFloat16> : forward<float>;
-    function(task, q, k, v, o, logsumexp, int(sizes[5]));
+// function(Number{}), of the type that an array has: float, or BFloat16 where `half` says so.
+template <typename Function>
+void with_format(bool half, Function function) {
+    if (half)
+        function(BFloat16{});
+    else
+        function(float{});
 }
 
-extern "C" void attention_backward(bool half, const int64_t *sizes, const float *cos, const float *sin,
-                                   const int64_t *segments, const void *q, const void *k, const void *v, const void *o,
-                                   const float *logsumexp, const void *grad_o, void *grad_q, void *grad_k,
-                                   void *grad_v) {
-    Task task{sizes[0], sizes[1], sizes[2], cos, sin, sizes[3], segments, sizes[4]};
-    auto function = half ? backward<BFloat16> : backward<float>;
-    function(task, q, k, v, o, logsumexp, grad_o, grad_q, grad_k, grad_v, int(sizes[5]));
+extern "C" {
+
+// q, o, grad_q, grad_o: (N, H, D); k, v: (N, Hkv, D); logsumexp: (N, H)
+void attention_forward(bool half, int64_t H, int64_t Hkv, int64_t D, int64_t table_rows, int64_t n_segments,
+                       int64_t threads, const float *cos, const float *sin, const int64_t *segments, const void *q,
+                       const void *k, const void *v, void *o, float *logsumexp) {
+    Task task{H, Hkv, D, cos, sin, table_rows, segments, n_segments};
+    with_format(half, [&](auto number) {
+        forward<decltype(number)>(task, q, k, v, o, logsumexp, int(threads));
+    });
+}
+
+void attention_backward(bool half, int64_t H, int64_t Hkv, int64_t D, int64_t table_rows, int64_t n_segments,
+                        int64_t threads, const float *cos, const float *sin, const int64_t *segments, const void *q,
+                        const void *k, const void *v, const void *o, const float *logsumexp, const void *grad_o,
+                        void *grad_q, void *grad_k, void *grad_v) {
+    Task task{H, Hkv, D, cos, sin, table_rows, segments, n_segments};
+    with_format(half, [&](auto number) {
+        backward<decltype(number)>(task, q, k, v, o, logsumexp, grad_o, grad_q, grad_k, grad_v, int(threads));
+    });
 }
 
 // gate, up, out, grad, grad_gate, grad_up: n numbers
-extern "C" void gated_silu_forward(bool half, int64_t n, int64_t threads, const void *gate, const void *up,
-                                   void *out) {
-    if (half)
-        gated((const BFloat16 *)gate, (const BFloat16 *)up, (BFloat16 *)out, n, int(threads));
-    else
-        gated((const float *)gate, (const float *)up, (float *)out, n, int(threads));
+void gated_silu_forward(bool half, int64_t n, int64_t threads, const void *gate, const void *up, void *out) {
+    with_format(half, [&](auto number) {
+        using Number = decltype(number);
+        gated((const Number *)gate, (const Number *)up, (Number *)out, n, int(threads));
+    });
 }
 
-extern "C" void gated_silu_backward(bool half, int64_t n, int64_t threads, const void *gate, const void *up,
-                                    const void *grad, void *grad_gate, void *grad_up) {
-    if (half)
-        gated_backward((const BFloat16 *)gate, (const BFloat16 *)up, (const BFloat16 *)grad,
-                            (BFloat16 *)grad_gate, (BFloat16 *)grad_up, n, int(threads));
-    else
-        gated_backward((const float *)gate, (const float *)up, (const float *)grad, (float *)grad_gate,
-                            (float *)grad_up, n, int(threads));
+void gated_silu_backward(bool half, int64_t n, int64_t threads, const void *gate, const void *up, const void *grad,
+                         void *grad_gate, void *grad_up) {
+    with_format(half, [&](auto number) {
+        using Number = decltype(number);
+        gated_backward((const Number *)gate, (const Number *)up, (const Number *)grad, (Number *)grad_gate,
+                       (Number *)grad_up, n, int(threads));
+    });
 }
 
 // x, grad_x: (lines, width), in bfloat16 if half_in; out, grad: the same shape, in bfloat16 if half_out; scales: (lines)
-extern "C" void norm_forward(bool half_in, bool half_out, int64_t lines, int64_t width, float eps, int64_t threads,
-                             const void *x, const float *gain, void *out, float *scales) {
-    if (half_in && half_out)
-        normalise((const BFloat16 *)x, gain, (BFloat16 *)out, scales, lines, width, eps, int(threads));
-    else if (half_in)
-        normalise((const BFloat16 *)x, gain, (float *)out, scales, lines, width, eps, int(threads));
-    else if (half_out)
-        normalise((const float *)x, gain, (BFloat16 *)out, scales, lines, width, eps, int(threads));
-    else
-        normalise((const float *)x, gain, (float *)out, scales, lines, width, eps, int(threads));
+void norm_forward(bool half_in, bool half_out, int64_t lines, int64_t width, float eps, int64_t threads, const void *x,
+                  const float *gain, void *out, float *scales) {
+    with_format(half_in, [&](auto in) {
+        with_format(half_out, [&](auto out_number) {
+            using In = decltype(in);
+            using Out = decltype(out_number);
+            normalise((const In *)x, gain, (Out *)out, scales, lines, width, eps, int(threads));
+        });
+    });
 }
 
-extern "C" void norm_backward(bool half_in, bool half_out, int64_t lines, int64_t width, int64_t threads, const void *x,
-                              const float *gain, const float *scales, const void *grad, void *grad_x,
-                              float *grad_gain) {
-    if (half_in && half_out)
-        normalise_backward((const BFloat16 *)x, gain, scales, (const BFloat16 *)grad, (BFloat16 *)grad_x, grad_gain, lines,
-                      width, int(threads));
-    else if (half_in)
-        normalise_backward((const BFloat16 *)x, gain, scales, (const float *)grad, (BFloat16 *)grad_x, grad_gain, lines,
-                      width, int(threads));
-    else if (half_out)
-        normalise_backward((const float *)x, gain, scales, (const BFloat16 *)grad, (float *)grad_x, grad_gain, lines, width,
-                      int(threads));
-    else
-        normalise_backward((const float *)x, gain, scales, (const float *)grad, (float *)grad_x, grad_gain, lines, width,
-                      int(threads));
+void norm_backward(bool half_in, bool half_out, int64_t lines, int64_t width, int64_t threads, const void *x,
+                   const float *gain, const float *scales, const void *grad, void *grad_x, float *grad_gain) {
+    with_format(half_in, [&](auto in) {
+        with_format(half_out, [&](auto out) {
+            using In = decltype(in);
+            using Out = decltype(out);
+            normalise_backward((const In *)x, gain, scales, (const Out *)grad, (In *)grad_x, grad_gain, lines, width,
+                               int(threads));
+        });
+    });
 }
+
+}  // extern "C"

@@ -9,6 +9,7 @@ are functions for eager mode, for torch.compile makes such functions itself. Wit
 """
 
 import ctypes
+import functools
 from typing import Any
 
 import torch
@@ -20,6 +21,26 @@ import native
 
 SOURCE = "cpu_ops.cpp"
 DTYPES = (torch.float32, torch.bfloat16)
+
+# The functions of cpu_ops.cpp: formats (is it bfloat16?), then sizes and threads, then addresses.
+FORMAT, NUMBER, POINTER = ctypes.c_bool, ctypes.c_int64, ctypes.c_void_p
+ARGUMENTS = {
+    "attention_forward": [FORMAT, *[NUMBER] * 6, *[POINTER] * 8],
+    "attention_backward": [FORMAT, *[NUMBER] * 6, *[POINTER] * 12],
+    "gated_silu_forward": [FORMAT, *[NUMBER] * 2, *[POINTER] * 3],
+    "gated_silu_backward": [FORMAT, *[NUMBER] * 2, *[POINTER] * 5],
+    "norm_forward": [FORMAT, FORMAT, NUMBER, NUMBER, ctypes.c_float, NUMBER, *[POINTER] * 4],
+    "norm_backward": [FORMAT, FORMAT, *[NUMBER] * 3, *[POINTER] * 6],
+}
+
+
+# --- where it can be used ---
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The compiled functions; None, with a note on standard error, where they cannot be compiled."""
+    return native.functions(SOURCE, ARGUMENTS)
 
 
 def suits(q: Tensor) -> bool:
@@ -35,7 +56,21 @@ def suits_eager(x: Tensor) -> bool:
 @torch.compiler.assume_constant_result
 def available() -> bool:
     """Whether cpu_ops.cpp is compiled, or can be."""
-    return native.library(SOURCE) is not None
+    return library() is not None
+
+
+# --- what the functions are given ---
+
+
+def address(x: Tensor) -> int:
+    """Where the numbers of a contiguous tensor lie."""
+    assert x.is_contiguous(), x.stride()
+    return x.data_ptr()
+
+
+def is_bfloat16(x: Tensor) -> bool:
+    """The format of x, as the functions want to know it."""
+    return x.dtype == torch.bfloat16
 
 
 # --- attention ---
@@ -58,7 +93,7 @@ def forward(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, begins: T
     q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
     y = torch.empty_like(q)
     logsumexp = torch.empty(q.shape[:-1], dtype=torch.float32)
-    call("attention_forward", [q, k, v, cos, sin, begins], [q, k, v, y, logsumexp])
+    call("attention_forward", [q, k, cos, sin, begins], [q, k, v, y, logsumexp])
     return y, logsumexp
 
 
@@ -77,31 +112,22 @@ def backward(
     """Gradients of q, k and v; grad, y: (B, T, H, D), logsumexp: (B, T, H)."""
     q, k, v, grad = q.contiguous(), k.contiguous(), v.contiguous(), grad.contiguous()
     grads = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-    call("attention_backward", [q, k, v, cos, sin, begins], [q, k, v, y, logsumexp, grad, *grads])
+    call("attention_backward", [q, k, cos, sin, begins], [q, k, v, y, logsumexp, grad, *grads])
     return grads
 
 
 def call(name: str, task: list[Tensor], arrays: list[Tensor]) -> None:
-    """Call a function of cpu_ops.cpp; task: q, k, v, cos, sin, begins."""
-    q, k, _, cos, sin, begins = task
+    """Call a function of cpu_ops.cpp; task: q, k, cos, sin, begins."""
+    q, k, cos, sin, begins = task
     H, D = q.shape[2:]
     Hkv = k.shape[2]
-    cos, sin = cos.contiguous(), sin.contiguous()
-    begins = begins.to(torch.int64).contiguous()
-
     table_rows = cos.numel() // D
     n_segments = len(begins) - 1
-    sizes = (ctypes.c_int64 * 6)(H, Hkv, D, table_rows, n_segments, torch.get_num_threads())
-    in_bfloat16 = ctypes.c_bool(q.dtype == torch.bfloat16)
 
-    function = getattr(native.library(SOURCE), name)
-    function(in_bfloat16, sizes, *map(address, [cos, sin, begins, *arrays]))
-
-
-def address(x: Tensor) -> ctypes.c_void_p:
-    """Where the numbers of a contiguous tensor lie."""
-    assert x.is_contiguous(), x.stride()
-    return ctypes.c_void_p(x.data_ptr())
+    function = getattr(library(), name)
+    sizes = (H, Hkv, D, table_rows, n_segments, torch.get_num_threads())
+    tables = (cos.contiguous(), sin.contiguous(), begins.to(torch.int64).contiguous())
+    function(is_bfloat16(q), *sizes, *map(address, [*tables, *arrays]))
 
 
 # What torch has to know of the operators.
@@ -155,17 +181,24 @@ def backward_flops(grad: tuple, *rest: tuple, out_shape: tuple | None = None, **
 # --- silu(gate) * up ---
 
 
-class GatedSilu(torch.autograd.Function):
+def gated_silu(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) * up with silu(x) = x / (1 + exp(-x)), computed in float32; gate, up: (..., F), of one dtype."""
+    return GatedSiluOnCPU.apply(gate, up)
+
+
+class GatedSiluOnCPU(torch.autograd.Function):
     """`gated_silu` and its gradient."""
 
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
         """gate, up: (..., F). Returns (..., F)."""
-        gate, up = gate.contiguous(), up.contiguous()
+        gate = gate.contiguous()
+        up = up.contiguous()
         ctx.save_for_backward(gate, up)
+
         hidden = torch.empty_like(gate)
-        function = native.library(SOURCE).gated_silu_forward
-        function(*size_of(gate), *map(address, [gate, up, hidden]))
+        arrays = map(address, [gate, up, hidden])
+        library().gated_silu_forward(is_bfloat16(gate), gate.numel(), torch.get_num_threads(), *arrays)
         return hidden
 
     @staticmethod
@@ -174,41 +207,41 @@ class GatedSilu(torch.autograd.Function):
         """grad: (..., F). Returns the gradients of gate and up."""
         gate, up = ctx.saved_tensors
         grad = grad.contiguous()
-        grad_gate, grad_up = torch.empty_like(gate), torch.empty_like(up)
-        function = native.library(SOURCE).gated_silu_backward
-        function(*size_of(gate), *map(address, [gate, up, grad, grad_gate, grad_up]))
+
+        grad_gate = torch.empty_like(gate)
+        grad_up = torch.empty_like(up)
+        arrays = map(address, [gate, up, grad, grad_gate, grad_up])
+        library().gated_silu_backward(is_bfloat16(gate), gate.numel(), torch.get_num_threads(), *arrays)
         return grad_gate, grad_up
-
-
-def gated_silu(gate: Tensor, up: Tensor) -> Tensor:
-    """silu(gate) * up with silu(x) = x / (1 + exp(-x)), computed in float32; gate, up: (..., F), of one dtype."""
-    return GatedSilu.apply(gate, up)
-
-
-def size_of(x: Tensor) -> tuple[ctypes.c_bool, ctypes.c_int64, ctypes.c_int64]:
-    """Whether x is in bfloat16, how many numbers it has, and the threads that shall compute."""
-    in_bfloat16 = ctypes.c_bool(x.dtype == torch.bfloat16)
-    return in_bfloat16, ctypes.c_int64(x.numel()), ctypes.c_int64(torch.get_num_threads())
 
 
 # --- the norm ---
 
 
-class RMSNorm(torch.autograd.Function):
+def rms_norm(x: Tensor, gain: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    """x / sqrt(mean of x^2 + eps) * gain (Zhang and Sennrich 2019, arXiv 1910.07467, eq. 4), computed in float32.
+
+    x: (..., width); gain: (width,) float32; dtype: of the result, float32 or bfloat16.
+    """
+    return RMSNormOnCPU.apply(x, gain, eps, dtype)
+
+
+class RMSNormOnCPU(torch.autograd.Function):
     """`rms_norm` and its gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gain: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
         """x: (..., width). Returns (..., width) in `dtype`."""
-        x, gain = x.contiguous(), gain.contiguous()
+        x = x.contiguous()
+        gain = gain.contiguous()
         y = torch.empty_like(x, dtype=dtype)
         scales = torch.empty(x.shape[:-1], dtype=torch.float32)
         ctx.save_for_backward(x, gain, scales)
 
-        lines, width, threads = lines_of(x)
-        function = native.library(SOURCE).norm_forward
+        formats = (is_bfloat16(x), is_bfloat16(y))
+        sizes = (scales.numel(), x.shape[-1])  # lines, width
         arrays = map(address, [x, gain, y, scales])
-        function(*formats_of(x, y), lines, width, ctypes.c_float(eps), threads, *arrays)
+        library().norm_forward(*formats, *sizes, eps, torch.get_num_threads(), *arrays)
         return y
 
     @staticmethod
@@ -220,27 +253,9 @@ class RMSNorm(torch.autograd.Function):
         grad_x = torch.empty_like(x)
         grad_gain = torch.empty_like(gain) if ctx.needs_input_grad[1] else None
 
-        function = native.library(SOURCE).norm_backward
+        formats = (is_bfloat16(x), is_bfloat16(grad))
+        sizes = (scales.numel(), x.shape[-1])  # lines, width
         arrays = map(address, [x, gain, scales, grad, grad_x])
-        gain_address = None if grad_gain is None else address(grad_gain)
-        function(*formats_of(x, grad), *lines_of(x), *arrays, gain_address)
+        address_of_gain = None if grad_gain is None else address(grad_gain)
+        library().norm_backward(*formats, *sizes, torch.get_num_threads(), *arrays, address_of_gain)
         return grad_x, grad_gain, None, None
-
-
-def rms_norm(x: Tensor, gain: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
-    """x / sqrt(mean of x^2 + eps) * gain (Zhang and Sennrich 2019, arXiv 1910.07467, eq. 4), computed in float32.
-
-    x: (..., width); gain: (width,) float32; dtype: of the result, float32 or bfloat16.
-    """
-    return RMSNorm.apply(x, gain, eps, dtype)
-
-
-def formats_of(x: Tensor, y: Tensor) -> tuple[ctypes.c_bool, ctypes.c_bool]:
-    """Which of the two are in bfloat16."""
-    return ctypes.c_bool(x.dtype == torch.bfloat16), ctypes.c_bool(y.dtype == torch.bfloat16)
-
-
-def lines_of(x: Tensor) -> tuple[ctypes.c_int64, ctypes.c_int64, ctypes.c_int64]:
-    """Lines of x, their width, and the threads that shall compute."""
-    width = x.shape[-1]
-    return ctypes.c_int64(x.numel() // width), ctypes.c_int64(width), ctypes.c_int64(torch.get_num_threads())

@@ -68,14 +68,7 @@ ARGUMENTS = {
 @functools.cache
 def library() -> ctypes.CDLL | None:
     """The compiled kernels; None, with a note on standard error, where they cannot be compiled."""
-    loaded = native.library(SOURCE)
-    if loaded is None:
-        return None
-    for name, arguments in ARGUMENTS.items():
-        function = getattr(loaded, name)
-        function.argtypes = arguments
-        function.restype = None
-    return loaded
+    return native.functions(SOURCE, ARGUMENTS)
 
 
 # --- matrices ---

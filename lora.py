@@ -295,8 +295,7 @@ class Source:
 
     def load(self, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Llama:
         """The model, its adapter beside the base's matrices; all of it as `dtype`, or quantized."""
-        scheme = None if checkpoint.read_scheme(self.base) else self.scheme
-        model = checkpoint.load_model(self.base, device, dtype, scheme=scheme)
+        model = checkpoint.load_model(self.base, device, dtype, scheme=self.scheme)
         if self.adapter is not None:
             add_adapters(model, self.settings)
             checkpoint.load_weights(model, self.adapter)

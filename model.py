@@ -719,8 +719,8 @@ class Decoder(nn.Module):
         return self.norm(x)
 
 
-def chunks(x: Tensor, weight: Tensor, wants_weight: bool) -> Iterator[slice]:
-    """Rows of x, (N, C), whose logits under the head, (V, C), are computed together.
+def chunks(N: int, V: int, C: int, wants_weight: bool) -> Iterator[slice]:
+    """Which of N rows have their logits under the head, (V, C), computed together.
 
     All logits at once would be the largest array of a step: 4 GB in float32 for 32,768 tokens and V = 32,768. A chunk
     shall fit into the cache of a CPU, but each chunk also reads and writes the whole gradient of the head, (V, C). With
@@ -728,8 +728,8 @@ def chunks(x: Tensor, weight: Tensor, wants_weight: bool) -> Iterator[slice]:
     (docs/LOG.md: with 21 rows, C = 576 and V = 49,152 it took three quarters of the time.) Where no gradient of the
     head is wanted, few rows are as fast.
     """
-    rows = chunk_rows(*weight.shape, wants_weight)
-    for begin in range(0, len(x), rows):
+    rows = chunk_rows(V, C, wants_weight)
+    for begin in range(0, N, rows):
         yield slice(begin, begin + rows)
 
 
@@ -750,7 +750,12 @@ def product_dtype(x: Tensor) -> torch.dtype:
 def logprobs_of_all(h: Tensor, w: Tensor) -> Tensor:
     """Log-probabilities of each next token, (rows, V), in float32 at least; h: (rows, C), w: (V, C)."""
     logits = linear(h, w)  # (rows, V)
-    return F.log_softmax(logits, dim=1, dtype=at_least_float32(h.dtype))
+    return log_softmax(logits)
+
+
+def log_softmax(logits: Tensor) -> Tensor:
+    """Log-probabilities in float32 at least; logits: (rows, V)."""
+    return F.log_softmax(logits, dim=1, dtype=at_least_float32(logits.dtype))
 
 
 def add_gradients(
@@ -801,7 +806,7 @@ class LinearCrossEntropy(torch.autograd.Function):
 
         w = weight.to(product_dtype(x))
         loss = torch.zeros((), dtype=at_least_float32(w.dtype), device=x.device)
-        for part in chunks(x, weight, wants_weight):
+        for part in chunks(len(x), *weight.shape, wants_weight):
             scored = (targets[part] != IGNORE).unsqueeze(1)  # (rows, 1)
             target = targets[part].clamp(min=0).unsqueeze(1)  # (rows, 1)
             logprobs = logprobs_of_all(x[part].to(w.dtype), w)  # (rows, V)
@@ -840,7 +845,7 @@ class TokenLogprobs(torch.autograd.Function):
 
         w = weight.to(ctx.dtype)
         picked = torch.empty(len(x), dtype=at_least_float32(w.dtype), device=x.device)
-        for part in chunks(x, weight, wants_weight=False):
+        for part in chunks(len(x), *weight.shape, wants_weight=False):
             target = targets[part].clamp(min=0).unsqueeze(1)  # (rows, 1)
             logprobs = logprobs_of_all(x[part].to(w.dtype), w)  # (rows, V)
             picked[part] = logprobs.gather(1, target).squeeze(1)  # (rows,)
@@ -856,7 +861,7 @@ class TokenLogprobs(torch.autograd.Function):
 
         w = weight.to(ctx.dtype)
         row_weights = -grad.masked_fill(targets == IGNORE, 0)  # minus: add_gradients is for -log p
-        for part in chunks(x, weight, wants_weight):
+        for part in chunks(len(x), *weight.shape, wants_weight):
             target = targets[part].clamp(min=0).unsqueeze(1)  # (rows, 1)
             weights = row_weights[part].unsqueeze(1)  # (rows, 1)
             logprobs = logprobs_of_all(x[part].to(w.dtype), w)  # (rows, V)

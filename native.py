@@ -45,9 +45,25 @@ def library(source: str) -> ctypes.CDLL | None:
         return None
 
 
+def functions(source: str, arguments: dict[str, list]) -> ctypes.CDLL | None:
+    """`library`, with the ctypes of each function's arguments: it then takes Python's numbers, and None for no address.
+
+    No function returns anything.
+    """
+    loaded = library(source)
+    if loaded is not None:
+        for name, types in arguments.items():
+            function = getattr(loaded, name)
+            function.argtypes = types
+            function.restype = None
+    return loaded
+
+
 def compiled(source: Path) -> Path:
     """The compiled file, made if it is not there. Raises OSError or SubprocessError when it cannot be made."""
     compiler = find_compiler()
+    if compiler is None:
+        raise OSError(f"there is no {' and no '.join(COMPILERS)}")
     version = subprocess.run([compiler, "--version"], capture_output=True, timeout=LONGEST_S, check=True).stdout
     made_of = [source.read_bytes(), version, " ".join(FLAGS).encode(), processor().encode()]
     digest = hashlib.sha256(b"\0".join(made_of)).hexdigest()
@@ -65,12 +81,12 @@ def compiled(source: Path) -> Path:
     return path
 
 
-def find_compiler() -> str:
-    """The C++ compiler of this machine. Raises OSError when there is none."""
+def find_compiler() -> str | None:
+    """The C++ compiler of this machine; None when there is none."""
     for name in (os.environ.get("CXX"), *COMPILERS):
         if name and shutil.which(name):
             return name
-    raise OSError(f"there is no {' and no '.join(COMPILERS)}")
+    return None
 
 
 def cache_folder() -> Path:

@@ -52,9 +52,8 @@ class QuantizeConfig:
     group_size: int = 32  # 4 bits: weights that share a scale and a minimum, a multiple of 32
     head_bits: Literal[16, 8, 4] = 8  # of embedding and head; 16: they stay as they are
     to: Literal["folder", "gguf"] = "folder"  # gguf: a file for llama.cpp, Ollama and LM Studio
-    gguf_type: Literal["Q8_0", "Q4_0", "Q4_1", "F16", "F32"] | None = (
-        None  # of its blocks; None: Q8_0, or for 4 bits Q4_1
-    )
+    # of a GGUF file's blocks; None: Q8_0, or for 4 bits Q4_1
+    gguf_type: Literal["Q8_0", "Q4_0", "Q4_1", "F16", "F32"] | None = None
     out: str | None = None  # what is written, which must not exist; None: <checkpoint>-int8, <checkpoint>-Q8_0.gguf
     text: str | None = None  # file of which both models read 10 kB; None: README.md; none: neither is measured
 
@@ -69,9 +68,9 @@ class QuantizeConfig:
     def gguf_types(self) -> tuple[Type, Type]:
         """Of the blocks, and of embedding and head."""
         body = Type[self.gguf_type or GGUF_TYPES[self.bits]]
-        if body in gguf_files.FLOATS:
+        if body in gguf_files.FLOATS or self.head_bits == 4:
             return body, body
-        return body, Type[GGUF_TYPES[self.head_bits]] if self.head_bits != 4 else body
+        return body, Type[GGUF_TYPES[self.head_bits]]
 
 
 # --- writing ---

@@ -21,10 +21,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from model import Llama, at_least_float32, chunk_rows
+from model import Llama, chunks, log_softmax
 from trees import Forest, Prefix, Request, Tree
 
 SHORTEST_PREFIX = 16  # tokens that all items begin with: fewer are not worth a pass of their own
@@ -263,11 +262,8 @@ def predict(model: Llama, x: Tensor, nodes: np.ndarray, targets: np.ndarray) -> 
 
     logprobs = np.empty(len(targets), np.float32)
     greedy = np.empty(len(targets), bool)
-    rows = chunk_rows(head.out_features, head.in_features, wants_weight=False)
-    for begin in range(0, len(x), rows):
-        part = slice(begin, begin + rows)
-        logits = head(x[part])  # (rows, V)
-        of_all = F.log_softmax(logits, dim=1, dtype=at_least_float32(logits.dtype))  # (rows, V)
+    for part in chunks(len(x), head.out_features, head.in_features, wants_weight=False):
+        of_all = log_softmax(head(x[part]))  # (rows, V)
         likeliest = of_all.argmax(1)  # (rows,)
 
         here = np.flatnonzero((which >= part.start) & (which < part.stop))

@@ -116,20 +116,21 @@ def optimizer_step(
 def same_losses(variants: dict[str, Callable[..., torch.Tensor]], dtype: torch.dtype) -> str:
     """Take CHECK_STEPS optimizer steps with each variant, in float32 and then in `dtype` if it is another.
 
-    Raises ValueError when their losses differ by more than TOLERANCE.
+    Raises ValueError when their first losses differ by more than TOLERANCE, or later ones by more than LATER_TOLERANCE.
     """
     agreements = []
     for kind in dict.fromkeys((torch.float32, dtype)):
         losses = first_losses(variants, kind)
         ours, *peers = losses.values()
         differences = [[abs(a / b - 1) for a, b in zip(ours, peer, strict=True)] for peer in peers]
-        for first, *later in differences:
-            same = first <= TOLERANCE[kind] and all(difference <= LATER_TOLERANCE for difference in later)
-            if same:  # a NaN is not
-                continue
+        firsts = [first for first, *_ in differences]
+        laters = [difference for _, *later in differences for difference in later]
+        same_first = all(difference <= TOLERANCE[kind] for difference in firsts)  # a NaN is not
+        same_later = all(difference <= LATER_TOLERANCE for difference in laters)
+        if not (same_first and same_later):
             raise ValueError(f"the variants do not compute the same; losses of {CHECK_STEPS} steps in {kind}: {losses}")
         name = str(kind).removeprefix("torch.")
-        largest = max(max(of_peer) for of_peer in differences)
+        largest = max(firsts + laters)
         agreements.append(f"{largest:.0e} in {name} (tolerance {TOLERANCE[kind]:.0e}, then {LATER_TOLERANCE:.0e})")
     return f"losses of {CHECK_STEPS} steps agree to " + ", ".join(agreements)
 

@@ -312,13 +312,13 @@ def step_of(job: Job, data: Mixture) -> tuple[Llama, Callable[[int], float]]:
 
 @torch.no_grad()
 def validation_loss(model: Llama, data: Mixture) -> float:
-    """Nats a character on the whole validation text, in windows of BLOCK."""
+    """Nats a token on the whole validation text, in the windows of `data`."""
     dtype = pick_dtype("auto", CPU)
     model.eval()
     loss, count = 0.0, 0
     for batch in data.corpora[0].val_batches(BATCH, 0, 1):
         with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-            loss += model(batch.inputs, batch.targets).item()
+            loss += model(batch.inputs, batch.targets, cu_seqlens=batch.cu_seqlens).item()
         count += batch.count
     return loss / count
 

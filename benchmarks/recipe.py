@@ -33,14 +33,13 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 import atomic
 import batches
 import lora
 import train
-from benchmarks.gpt_to_llama import ClimbConfig, prepare
+from benchmarks.gpt_to_llama import ClimbConfig, prepare, validation_loss
 from mixture import Mixture
 from model import Llama
 from tokenizer import Tokenizer
@@ -48,7 +47,6 @@ from tokenizer import Tokenizer
 RECIPES = {"shakespeare": "config/shakespeare_char.py", "data": "config/demo.py"}
 RECIPE = "the recipe"
 CLOSED = "closed borders between documents"
-VAL_ROWS = 12  # windows of validation that are computed together
 
 
 @dataclass(frozen=True)
@@ -216,16 +214,11 @@ def settings_of(change: Change, usual: dict[str, Any], seed: int, out_dir: Path)
     return train.TrainConfig(**settings | times | {"seed": seed, "out_dir": str(out_dir)})
 
 
-@torch.no_grad()
-def loss_behind_borders(out_dir: Path, folder: Path, block_size: int) -> float:
+def loss_behind_borders(out_dir: Path, folder: Path, settings: train.TrainConfig) -> float:
     """Nats a token of a trained model when no token sees a document before its own, however it was trained."""
-    model = lora.find_source(str(out_dir), None).load().eval()
-    corpus = Mixture(f"{folder}:1", block_size, seed=0).corpora[0]
-    loss, count = 0.0, 0
-    for batch in corpus.val_batches(VAL_ROWS, 0, 1):
-        loss += model(batch.inputs, batch.targets, cu_seqlens=batch.cu_seqlens).item()
-        count += batch.count
-    return loss / count
+    model = lora.find_source(str(out_dir), None).load()
+    with closed_borders(Tokenizer.load(folder).end_of_text):
+        return validation_loss(model, Mixture(f"{folder}:1", settings.block_size, settings.seed))
 
 
 def run(name: str, cfg: RecipeConfig, folder: Path, seed: int) -> dict[str, float]:
@@ -242,16 +235,14 @@ def run(name: str, cfg: RecipeConfig, folder: Path, seed: int) -> dict[str, floa
 
     change = CHANGES[name]
     settings = settings_of(change, usual_settings(cfg, folder), seed, out_dir)
-    end_of_text = Tokenizer.load(folder).end_of_text
-    with change.patch(end_of_text), contextlib.redirect_stdout(io.StringIO()):
+    with change.patch(Tokenizer.load(folder).end_of_text), contextlib.redirect_stdout(io.StringIO()):
         train.main(settings)
 
     lines = (out_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     losses = [json.loads(line)["val_loss"] for line in lines if "val_loss" in json.loads(line)]
     reached = {"val_loss": losses[-1]}
     if cfg.data:
-        with closed_borders(end_of_text):
-            reached["closed_val_loss"] = loss_behind_borders(out_dir, folder, settings.block_size)
+        reached["closed_val_loss"] = loss_behind_borders(out_dir, folder, settings)
     atomic.write_json(note, reached)
     return reached
 

@@ -54,13 +54,31 @@ def by_torch(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, begins: 
     return torch.cat(outputs).view(B, T, H, D)
 
 
+def gradients_of(function, leaves: list[Tensor], grad: Tensor) -> list[Tensor]:
+    """The result, and the gradients of the leaves."""
+    leaves = [leaf.detach().clone().requires_grad_() for leaf in leaves]
+    y = function(*leaves)
+    y.backward(grad.to(y.dtype))
+    return [y.detach(), *(leaf.grad for leaf in leaves)]
+
+
+def assert_equal_on_all_threads(function, leaves: list[Tensor], grad: Tensor) -> list[Tensor]:
+    """The same bits with one thread and with three; returns them."""
+    before = torch.get_num_threads()
+    found = []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        found.append(gradients_of(function, leaves, grad))
+    torch.set_num_threads(before)
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+    return found[0]
+
+
 def with_gradients(function, q: Tensor, k: Tensor, v: Tensor, *rest: Tensor) -> list[Tensor]:
-    """The result, and the gradients of q, k and v for a fixed gradient of the result."""
-    leaves = [x.detach().clone().requires_grad_() for x in (q, k, v)]
-    y = function(*leaves, *rest)
+    """What attention gives, and the gradients of q, k and v for a fixed gradient of the result."""
     torch.manual_seed(1)
-    y.backward(torch.randn(y.shape).to(y.dtype))
-    return [y.detach(), *(x.grad for x in leaves)]
+    grad = torch.randn(q.shape)
+    return gradients_of(lambda q, k, v: function(q, k, v, *rest), [q, k, v], grad)
 
 
 def assert_near_float64(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, begins: Tensor) -> None:
@@ -108,15 +126,9 @@ def test_bfloat16_is_computed_in_float32_and_rounded_once():
 
 @compiled
 def test_the_number_of_threads_changes_no_bit():
-    arrays = arguments((3, 100, 4, 2, 32))
-    before = torch.get_num_threads()
-    found = []
-    for threads in (1, 2, 3):
-        torch.set_num_threads(threads)
-        found.append(with_gradients(cpu_ops.attention, *arrays, rows(arrays[0])))
-    torch.set_num_threads(before)
-    for other in found[1:]:
-        assert all(torch.equal(mine, first) for mine, first in zip(other, found[0], strict=True))
+    q, k, v, cos, sin = arguments((3, 100, 4, 2, 32))
+    grad = torch.randn(q.shape)
+    assert_equal_on_all_threads(lambda q, k, v: cpu_ops.attention(q, k, v, cos, sin, rows(q)), [q, k, v], grad)
 
 
 @compiled
@@ -190,26 +202,6 @@ def test_a_model_takes_it_on_a_cpu_and_computes_the_same_without_it(monkeypatch)
 # --- silu(gate) * up, and the norm ---
 
 
-def gradients_of(function, leaves: list[Tensor], grad: Tensor) -> list[Tensor]:
-    """The result, and the gradients of the leaves."""
-    leaves = [leaf.detach().clone().requires_grad_() for leaf in leaves]
-    y = function(*leaves)
-    y.backward(grad.to(y.dtype))
-    return [y.detach(), *(leaf.grad for leaf in leaves)]
-
-
-def assert_equal_on_all_threads(function, leaves: list[Tensor], grad: Tensor) -> list[Tensor]:
-    """The same bits with one thread and with three; returns them."""
-    before = torch.get_num_threads()
-    found = []
-    for threads in (1, 3):
-        torch.set_num_threads(threads)
-        found.append(gradients_of(function, leaves, grad))
-    torch.set_num_threads(before)
-    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
-    return found[0]
-
-
 @compiled
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_gated_silu_is_torchs_in_float64(dtype):
@@ -249,7 +241,7 @@ def test_the_norm_is_torchs_in_float64(given, kept, width):
 def test_a_frozen_gain_gets_no_gradient_and_turned_arrays_are_read_rightly():
     x = torch.randn(6, 4, 8)
     gain = torch.randn(8)
-    (trained,) = [x.clone().requires_grad_()]
+    trained = x.clone().requires_grad_()
     cpu_ops.rms_norm(trained.transpose(0, 1), gain, 1e-5, torch.float32).pow(2).sum().backward()
     expected = x.clone().requires_grad_()
     F.rms_norm(expected, (8,), gain, 1e-5).pow(2).sum().backward()

@@ -7,7 +7,7 @@ import torch
 from conftest import TINY
 
 import train
-from benchmarks import recipe
+from benchmarks import gpt_to_llama, recipe
 from benchmarks.recipe import CHANGES, CLOSED, RECIPE, Change, RecipeConfig, closed_borders, main, settings_of, table
 from mixture import Mixture
 from model import Llama, ModelConfig
@@ -20,6 +20,7 @@ pytestmark = [pytest.mark.usefixtures("no_plot"), pytest.mark.bench]
 def small(monkeypatch, data_dir, tmp_path) -> RecipeConfig:
     """Runs of the small model of all tests, instead of the demo's."""
     usual = {key: value for key, value in TINY.items() if key not in ("max_iters", "eval_interval")}
+    monkeypatch.setattr(gpt_to_llama, "pick_dtype", lambda *args: torch.float32)
     monkeypatch.setattr(recipe.train, "TrainConfig", lambda **settings: TrainConfig(**settings | usual))
     return RecipeConfig(data=str(data_dir), out=str(tmp_path / "out"), only="borders", max_iters=3, seeds=1)
 
