@@ -48,6 +48,7 @@ constexpr int TILE_COLUMNS = 2 * W;
 
 typedef float Floats __attribute__((vector_size(4 * W)));
 typedef int32_t Integers __attribute__((vector_size(4 * W)));
+typedef uint16_t Halves __attribute__((vector_size(2 * W)));
 
 inline Floats load(const float *from) {
     Floats x;
@@ -187,6 +188,38 @@ inline void narrow(float x, BFloat16 *to) {
     to->bits = x == x ? uint16_t(rounded >> 16) : uint16_t(0x7fc0);
 }
 
+// W bfloat16 in a register of floats, and back.
+inline Floats load(const BFloat16 *from) {
+    Halves bits;
+    std::memcpy(&bits, from, sizeof bits);
+    Integers wide = __builtin_convertvector(bits, Integers) << 16;
+    Floats x;
+    std::memcpy(&x, &wide, sizeof x);
+    return x;
+}
+
+inline void store(BFloat16 *to, Floats x) {
+    for (int lane = 0; lane < W; lane++) narrow(x[lane], to + lane);
+}
+
+// n numbers in a register, at most W of them; the places behind them are 0.
+template <typename Number>
+inline Floats take(const Number *from, int64_t n) {
+    if (n >= W) return load(from);
+    Number some[W] = {};
+    std::memcpy(some, from, n * sizeof(Number));
+    return load(some);
+}
+
+// The first n numbers of a register, at most all W.
+template <typename Number>
+inline void put(Floats x, Number *to, int64_t n) {
+    if (n >= W) return store(to, x);
+    Number some[W];
+    store(some, x);
+    std::memcpy(to, some, n * sizeof(Number));
+}
+
 // --- the task ---
 
 struct Task {
@@ -255,8 +288,10 @@ void write_head(const float *from, int64_t heads, int64_t head, int64_t begin, c
 void rotate(float *x, const Task &task, int64_t begin, const Room &room, float factor, bool back) {
     int64_t half = room.D / 2;
     float direction = back ? -1.0f : 1.0f;
+    int64_t table_row = begin % task.table_rows;
     for (int64_t t = 0; t < room.T; t++) {
-        int64_t place = (begin + t) % task.table_rows * room.D;
+        int64_t place = table_row * room.D;
+        if (++table_row == task.table_rows) table_row = 0;
         const float *cos = task.cos + place, *sin = task.sin + place + half;  // the left half has -sin
         float *left = x + t * room.Dp, *right = left + half;
         for (int64_t d = 0; d < half; d++) {
@@ -301,20 +336,13 @@ void softmax_lines(float *scores, int64_t line, int64_t first, int64_t rows, int
     }
 }
 
+// One query head; the keys and values that it reads are in the room.
 template <typename Number>
-void forward_head(const Task &task, int64_t segment, int64_t head, const Number *q, const Number *k, const Number *v,
-                  Number *o, float *logsumexp, Room &room) {
-    int64_t begin = task.segments[segment], T = task.segments[segment + 1] - begin;
-    int64_t shared = head / (task.H / task.Hkv);  // its key/value head
-    room.fit(T, task.D, false);
-    const int64_t Tp = room.Tp, Dp = room.Dp, D = room.D;
-
+void forward_head(const Task &task, int64_t begin, int64_t head, const Number *q, Number *o, float *logsumexp,
+                  Room &room) {
+    const int64_t T = room.T, Tp = room.Tp, Dp = room.Dp, D = room.D;
     copy_head(q, task.H, head, begin, room, room.q.data());
-    copy_head(k, task.Hkv, shared, begin, room, room.k.data());
-    copy_head(v, task.Hkv, shared, begin, room, room.v.data());
     rotate(room.q.data(), task, begin, room, 1 / std::sqrt(float(D)), false);
-    rotate(room.k.data(), task, begin, room, 1, false);
-    turn(room.k, room, room.kt);
 
     std::vector<float> &out = room.k;  // (T, Dp): the keys are in kt
     float base[BLOCK], sums[BLOCK];
@@ -342,6 +370,23 @@ void forward_head(const Task &task, int64_t segment, int64_t head, const Number 
         }
     }
     write_head(out.data(), task.H, head, begin, room, o);
+}
+
+// All query heads of a key/value head.
+template <typename Number>
+void forward_group(const Task &task, int64_t segment, int64_t shared, const Number *q, const Number *k,
+                   const Number *v, Number *o, float *logsumexp, Room &room) {
+    int64_t begin = task.segments[segment], T = task.segments[segment + 1] - begin;
+    int64_t sharers = task.H / task.Hkv;  // query heads of this key/value head
+    room.fit(T, task.D, false);
+
+    copy_head(k, task.Hkv, shared, begin, room, room.k.data());
+    copy_head(v, task.Hkv, shared, begin, room, room.v.data());
+    rotate(room.k.data(), task, begin, room, 1, false);
+    turn(room.k, room, room.kt);
+
+    for (int64_t head = shared * sharers; head < (shared + 1) * sharers; head++)
+        forward_head(task, begin, head, q, o, logsumexp, room);
 }
 
 template <typename Number>
@@ -375,8 +420,10 @@ void backward_group(const Task &task, int64_t segment, int64_t shared, const Num
             for (int64_t i = 0; i < rows; i++) {
                 int64_t token = (begin + first + i) * task.H + head;
                 base[i] = logsumexp[token];
-                along[i] = 0;
-                for (int64_t d = 0; d < D; d++) along[i] += do_lines[i * Dp + d] * widen(o[token * D + d]);
+                Floats products{};
+                for (int64_t d = 0; d < D; d += W)
+                    products += load(do_lines + i * Dp + d) * take(o + token * D + d, D - d);
+                along[i] = sum(products);
             }
 
             // P and dP
@@ -429,9 +476,9 @@ void forward(const Task &task, const void *q, const void *k, const void *v, void
         static thread_local Room room;
 #pragma omp for collapse(2) schedule(dynamic)
         for (int64_t segment = 0; segment < task.n_segments; segment++)
-            for (int64_t head = 0; head < task.H; head++)
-                forward_head(task, segment, head, (const Number *)q, (const Number *)k, (const Number *)v, (Number *)o,
-                             logsumexp, room);
+            for (int64_t shared = 0; shared < task.Hkv; shared++)
+                forward_group(task, segment, shared, (const Number *)q, (const Number *)k, (const Number *)v,
+                              (Number *)o, logsumexp, room);
     }
 }
 
@@ -452,18 +499,6 @@ void backward(const Task &task, const void *q, const void *k, const void *v, con
 
 // --- what lies between the products of a block: RMSNorm, and silu(gate) * up ---
 
-constexpr int64_t PIECE = 512;  // numbers that are widened, computed and narrowed together: they stay in the cache
-
-template <typename Number>
-inline void widen_all(const Number *from, int64_t n, float *to) {
-    for (int64_t i = 0; i < n; i++) to[i] = widen(from[i]);
-}
-
-template <typename Number>
-inline void narrow_all(const float *from, int64_t n, Number *to) {
-    for (int64_t i = 0; i < n; i++) narrow(from[i], to + i);
-}
-
 // 1 / (1 + exp(-x)), from exp(-|x|), which does not overflow.
 inline Floats sigmoid(Floats x) {
     Floats e = exp(x > 0.0f ? -x : x);
@@ -475,70 +510,43 @@ inline Floats sigmoid(Floats x) {
 template <typename Number>
 void gated(const Number *gate, const Number *up, Number *out, int64_t n, int threads) {
 #pragma omp parallel for num_threads(threads)
-    for (int64_t begin = 0; begin < n; begin += PIECE) {
-        int64_t m = std::min(PIECE, n - begin);
-        float g[PIECE] = {}, u[PIECE] = {};
-        widen_all(gate + begin, m, g);
-        widen_all(up + begin, m, u);
-        for (int64_t i = 0; i < m; i += W) {
-            Floats x = load(g + i);
-            store(g + i, x * sigmoid(x) * load(u + i));
-        }
-        narrow_all(g, m, out + begin);
+    for (int64_t i = 0; i < n; i += W) {
+        Floats x = take(gate + i, n - i);
+        put(x * sigmoid(x) * take(up + i, n - i), out + i, n - i);
     }
 }
 
 // d silu(x) / d x = s + x s (1 - s) with s = sigmoid(x).
 template <typename Number>
 void gated_backward(const Number *gate, const Number *up, const Number *grad, Number *grad_gate, Number *grad_up,
-                         int64_t n, int threads) {
+                    int64_t n, int threads) {
 #pragma omp parallel for num_threads(threads)
-    for (int64_t begin = 0; begin < n; begin += PIECE) {
-        int64_t m = std::min(PIECE, n - begin);
-        float g[PIECE] = {}, u[PIECE] = {}, d[PIECE] = {};
-        widen_all(gate + begin, m, g);
-        widen_all(up + begin, m, u);
-        widen_all(grad + begin, m, d);
-        for (int64_t i = 0; i < m; i += W) {
-            Floats x = load(g + i), s = sigmoid(x), silu = x * s, from_above = load(d + i);
-            store(g + i, from_above * load(u + i) * (s + silu * (1.0f - s)));
-            store(u + i, from_above * silu);
-        }
-        narrow_all(g, m, grad_gate + begin);
-        narrow_all(u, m, grad_up + begin);
+    for (int64_t i = 0; i < n; i += W) {
+        Floats x = take(gate + i, n - i), s = sigmoid(x), silu = x * s, from_above = take(grad + i, n - i);
+        put(from_above * take(up + i, n - i) * (s + silu * (1.0f - s)), grad_gate + i, n - i);
+        put(from_above * silu, grad_up + i, n - i);
     }
 }
 
-// Lines of `width` numbers, padded with zeros to whole registers.
-struct Lines {
-    std::vector<float> x, grad, gain, grad_gain;
-
-    void fit(int64_t padded) {
-        for (auto *each : {&x, &grad, &gain, &grad_gain}) each->assign(padded, 0.0f);
-    }
-};
-
 // out = x * scale * gain with scale = 1 / sqrt(mean of x^2 + eps), line after line; the scales are kept.
 template <typename In, typename Out>
-void normalise(const In *x, const float *gain, Out *out, float *scales, int64_t lines, int64_t width, float eps,
+void normalise(const In *all_x, const float *gain, Out *all_out, float *scales, int64_t lines, int64_t width, float eps,
                int threads) {
-    int64_t padded = round_up(width, W);
-#pragma omp parallel num_threads(threads)
-    {
-        static thread_local Lines room;
-        room.fit(padded);
-        std::copy(gain, gain + width, room.gain.begin());
-#pragma omp for
-        for (int64_t line = 0; line < lines; line++) {
-            float *y = room.x.data();
-            widen_all(x + line * width, width, y);
-            Floats squares{};
-            for (int64_t i = 0; i < padded; i += W) squares += load(y + i) * load(y + i);
-            float scale = 1 / std::sqrt(sum(squares) / width + eps);
-            for (int64_t i = 0; i < padded; i += W) store(y + i, load(y + i) * scale * load(room.gain.data() + i));
-            narrow_all(y, width, out + line * width);
-            scales[line] = scale;
+#pragma omp parallel for num_threads(threads)
+    for (int64_t line = 0; line < lines; line++) {
+        const In *x = all_x + line * width;
+        Out *out = all_out + line * width;
+
+        Floats squares{};
+        for (int64_t i = 0; i < width; i += W) {
+            Floats some = take(x + i, width - i);
+            squares += some * some;
         }
+        float scale = 1 / std::sqrt(sum(squares) / width + eps);
+        scales[line] = scale;
+
+        for (int64_t i = 0; i < width; i += W)
+            put(take(x + i, width - i) * scale * take(gain + i, width - i), out + i, width - i);
     }
 }
 
@@ -547,34 +555,32 @@ constexpr int64_t SHARES = 16;  // of the lines: the gain's gradient is summed i
 // With u = x scale: d u / d x = scale (1 - u u' / width), for a longer x gives the same u. So of the gradient of u what
 // points along u is taken away, and the rest is scaled. grad_gain may be null.
 template <typename In, typename Out>
-void normalise_backward(const In *x, const float *gain, const float *scales, const Out *grad, In *grad_x,
+void normalise_backward(const In *all_x, const float *gain, const float *scales, const Out *all_grad, In *all_grad_x,
                         float *grad_gain, int64_t lines, int64_t width, int threads) {
     int64_t padded = round_up(width, W), share = (lines + SHARES - 1) / SHARES;
     std::vector<float> sums(SHARES * padded, 0.0f);
-#pragma omp parallel num_threads(threads)
-    {
-        static thread_local Lines room;
-        room.fit(padded);
-        std::copy(gain, gain + width, room.gain.begin());
-#pragma omp for
-        for (int64_t part = 0; part < SHARES; part++) {
-            float *u = room.x.data(), *g = room.grad.data(), *total = sums.data() + part * padded;
-            for (int64_t line = part * share; line < std::min(lines, (part + 1) * share); line++) {
-                float scale = scales[line];
-                widen_all(x + line * width, width, u);
-                widen_all(grad + line * width, width, g);
-                Floats along{};
-                for (int64_t i = 0; i < padded; i += W) {
-                    Floats unit = load(u + i) * scale, of_out = load(g + i);
-                    store(total + i, load(total + i) + of_out * unit);
-                    Floats of_unit = of_out * load(room.gain.data() + i);
-                    along += of_unit * unit;
-                    store(u + i, unit);
-                    store(g + i, of_unit);
-                }
-                float mean = sum(along) / width;
-                for (int64_t i = 0; i < padded; i += W) store(g + i, (load(g + i) - load(u + i) * mean) * scale);
-                narrow_all(g, width, grad_x + line * width);
+#pragma omp parallel for num_threads(threads)
+    for (int64_t part = 0; part < SHARES; part++) {
+        float *total = sums.data() + part * padded;
+        for (int64_t line = part * share; line < std::min(lines, (part + 1) * share); line++) {
+            const In *x = all_x + line * width;
+            const Out *grad = all_grad + line * width;
+            In *grad_x = all_grad_x + line * width;
+            float scale = scales[line];
+
+            Floats along{};
+            for (int64_t i = 0; i < width; i += W) {
+                Floats u = take(x + i, width - i) * scale;
+                Floats product = take(grad + i, width - i) * u;
+                store(total + i, load(total + i) + product);
+                along += product * take(gain + i, width - i);
+            }
+            float mean = sum(along) / width;
+
+            for (int64_t i = 0; i < width; i += W) {
+                Floats u = take(x + i, width - i) * scale;
+                Floats of_u = take(grad + i, width - i) * take(gain + i, width - i);
+                put((of_u - u * mean) * scale, grad_x + i, width - i);
             }
         }
     }

@@ -19,7 +19,7 @@ from benchmarks import bench_peers
 from benchmarks.bench_config import BenchConfig
 from benchmarks.bench_figures import need
 from benchmarks.bench_peers import Parameters, compare_parameters, count_parameters
-from device import pick_device, pick_dtype, weight_dtype
+from device import keep_freed_memory, pick_device, pick_dtype, weight_dtype
 from hf_config import hf_config
 from model import Llama, ModelConfig
 from sample import generate
@@ -176,6 +176,7 @@ class Training:
     def __init__(self, cfg: BenchConfig):
         self.cfg = cfg
         self.device = pick_device(cfg.device)
+        keep_freed_memory(self.device)  # as train.py does, here for all in turn
         self.dtype = pick_dtype(cfg.dtype, self.device)  # of matrix products
         self.shape, self.batch_size = size_of(cfg)
         self.counts: dict[str, Parameters] = {}  # of what has been built
