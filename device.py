@@ -108,6 +108,15 @@ def keep_freed_memory(device: torch.device) -> None:
     libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
+def free_memory() -> int | None:
+    """Bytes that programs can still have without swapping; None where the system does not say (not Linux)."""
+    with contextlib.suppress(OSError), open("/proc/meminfo", encoding="utf-8") as lines:
+        for line in lines:
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return None
+
+
 def peak_memory(device: torch.device) -> str:
     """The most memory that this process has had, on its device or else on the host."""
     if device.type == "cuda":

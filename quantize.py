@@ -29,7 +29,7 @@ import atomic
 import checkpoint
 import gguf_files
 from checkpoint import Stored
-from device import memory_advice
+from device import free_memory, memory_advice
 from errors import one_line
 from model import Llama, on_meta
 from quantized import Pieces, Scheme, quantizable, round_matrix
@@ -38,7 +38,6 @@ from tokenizer import Tokenizer
 from trees import Request
 
 DEFAULT_TEXT = Path(__file__).with_name("README.md")
-NO_TEXT = "none"
 GGUF_TYPES = {16: "F16", 8: "Q8_0", 4: "Q4_1"}  # by bits
 MEASURED_BYTES = 10_000  # the beginning of the text
 
@@ -55,7 +54,8 @@ class QuantizeConfig:
     # of a GGUF file's blocks; None: Q8_0, or for 4 bits Q4_1
     gguf_type: Literal["Q8_0", "Q4_0", "Q4_1", "F16", "F32"] | None = None
     out: str | None = None  # what is written, which must not exist; None: <checkpoint>-int8, <checkpoint>-Q8_0.gguf
-    text: str | None = None  # file of which both models read 10 kB; None: README.md; none: neither is measured
+    text: str | None = None  # file of which both models read 10 kB; None: README.md
+    measure: bool | None = None  # whether they do; None: where the model's float32 fits into free memory
 
     def check(self) -> None:
         """Raise ValueError for settings that cannot work."""
@@ -119,13 +119,20 @@ def write_folder(out: Path, folder: Path, model: Llama, sources: Stored, scheme:
 # --- measuring ---
 
 
-def read_text(path: str | None) -> str | None:
-    """The text to measure with; None: none."""
-    if path == NO_TEXT:
-        return None
+def fits_into_memory(model: Llama) -> bool:
+    """Whether the model in float32, and what computing takes besides, fits into the memory that is free."""
+    free = free_memory()
+    needed = 5 * model.num_parameters()  # bytes: four for each weight, and a quarter of that
+    return free is None or needed <= free
+
+
+def read_text(path: str | None) -> str:
+    """The text to measure with."""
     source = DEFAULT_TEXT if path is None else Path(path)
     if not source.is_file():
-        raise ValueError(f"--text={path}: no such file; leave it out for README.md, or --text=none to measure nothing")
+        raise ValueError(
+            f"--text={path}: no such file; leave it out for README.md, or --measure=False to measure nothing"
+        )
     with one_line(f"{source}: not UTF-8 text: ", UnicodeDecodeError):
         text = source.read_bytes().decode("utf-8")
     if not text.strip():
@@ -145,7 +152,7 @@ def bits_per_byte(folder: Path, text: str) -> float:
 
 def measure(before: Path, after: Path, text: str) -> str:
     """Bits per byte of both models, in a line."""
-    with memory_advice("--text=none writes the folder without measuring"):
+    with memory_advice("--measure=False writes the folder without measuring"):
         old = bits_per_byte(before, text)
         new = bits_per_byte(after, text)
     change = 100 * (new / old - 1)
@@ -179,8 +186,13 @@ def main(cfg: QuantizeConfig) -> None:
     scheme.check_model(model)
     written = write_folder(out, folder, model, sources, scheme)
     print(f"{scheme}: {read / 1e6:,.1f} MB of weights before, {written / 1e6:,.1f} MB now; wrote {out}")
-    if text is not None:
+    wanted = fits_into_memory(model) if cfg.measure is None else cfg.measure
+    if wanted:
         print(measure(folder, out, text))
+    elif cfg.measure is None:
+        print(
+            "bits per byte were not measured: in float32 the model does not fit into free memory; --measure=True tries"
+        )
 
 
 def new_path(cfg: QuantizeConfig) -> Path:

@@ -33,6 +33,7 @@ from tokenizer import TextStream, Tokenizer, replace_lone_surrogates
 SMALLEST_TEMPERATURE = torch.finfo(torch.float32).tiny  # below it float32 may be 0, and 0 / 0 is NaN
 NOT_FINITE = -1  # stands for the next id of a text whose logits are NaN or infinite
 SEPARATOR = "\n\n---"  # between two texts
+READ_AT_ONCE = 2048  # tokens of prompts
 
 
 @dataclass(frozen=True)
@@ -191,8 +192,10 @@ def decode(
     compiled = torch.compile(model, dynamic=True) if compile else model
     rows = list(range(len(prompts)))  # the texts that are computed
     for step in range(steps):
-        forward = model if step == 0 else compiled  # the prompts have a shape of their own
-        logits = forward(tokens, cache=cache, last=True)  # (B, 1, V)
+        if step == 0:
+            logits = read_tokens(model, tokens, cache)  # (B, 1, V)
+        else:
+            logits = compiled(tokens, cache=cache, last=True)  # (B, 1, V)
         logits = logits[:, -1, :vocab_size]  # (B, vocab_size)
 
         next_ids = choose(logits, uniform[:, step], **filters)  # (B,)
@@ -226,6 +229,18 @@ def decode(
 
 
 generate = torch.inference_mode()(decode)  # decode itself, under no_grad, for models whose buffers training needs again
+
+
+def read_tokens(model: Llama, tokens: torch.Tensor, cache: Cache) -> torch.Tensor:
+    """Logits behind the last of the tokens (B, T), (B, 1, V); the cache takes all of them in.
+
+    They are read READ_AT_ONCE at a time, so that a long prompt needs no more memory than its keys and values.
+    """
+    B = len(tokens)
+    *beginning, last = tokens.split(max(1, READ_AT_ONCE // B), dim=1)
+    for part in beginning:
+        model(part, cache=cache, hidden=True)
+    return model(last, cache=cache, last=True)
 
 
 def pad_left(prompts: Sequence[Sequence[int]], padding: Sequence[int]) -> torch.Tensor:

@@ -164,10 +164,10 @@ def accuracies(cfg: QualityConfig, folder: Path, name: str, dtype: str = "float3
     evaluate.main(evaluate.EvaluateConfig(checkpoint=str(folder), out_dir=str(out_dir), dtype=dtype, **settings))
 
     scores = json.loads((out_dir / evaluate.SCORES_FILE).read_text())
-    found = {}
-    for task, record in (scores["families"] or scores["tasks"]).items():
-        found[task] = record["figures"][record["headline"]]["value"]
-    return found
+    in_families = {member for family in scores["families"].values() for member in family["members"]}
+    alone = {task: record for task, record in scores["tasks"].items() if task not in in_families}
+    records = scores["families"] | alone
+    return {task: record["figures"][record["headline"]]["value"] for task, record in records.items()}
 
 
 def file_name(kind: str) -> str:
@@ -199,7 +199,7 @@ def our_rows(cfg: QualityConfig, folder: Path, held_out: HeldOut) -> dict[str, R
         small = Path(cfg.out) / file_name(kind)
         if not small.exists():
             settings = {"bits": scheme.bits, "group_size": scheme.group_size, "head_bits": scheme.head_bits}
-            quantize.main(quantize.QuantizeConfig(checkpoint=str(folder), out=str(small), text="none", **settings))
+            quantize.main(quantize.QuantizeConfig(checkpoint=str(folder), out=str(small), measure=False, **settings))
         size = sum(path.stat().st_size for path in checkpoint.weight_files(small))
         nats = our_nats(small, held_out, torch.float32)
         rows[kind] = Row(size, held_out.bits_per_byte(nats), accuracies(cfg, small, file_name(kind)))

@@ -6,7 +6,7 @@ import platform
 import pytest
 import torch
 
-from device import keep_freed_memory, peak_flops, pick_device
+from device import free_memory, keep_freed_memory, peak_flops, pick_device
 
 
 def test_a_device_without_numbers_is_refused():
@@ -47,3 +47,14 @@ def test_freed_memory_is_kept_on_a_cpu_alone(monkeypatch):
     assert not calls
     keep_freed_memory(torch.device("cpu"))
     assert calls == [(-3, 32 * 2**20), (-1, 2**31 - 1)]
+
+
+def test_free_memory_is_what_the_system_says_or_nothing(monkeypatch):
+    found = free_memory()
+    assert found is None or 10**6 < found < 10**14
+
+    def refuse(*args, **kwargs):
+        raise FileNotFoundError
+
+    monkeypatch.setattr("builtins.open", refuse)
+    assert free_memory() is None

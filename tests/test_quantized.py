@@ -188,7 +188,7 @@ def test_matrices_are_stacked():
 
 
 def quantized(run_dir: Path, out: Path, **settings) -> Path:
-    quantize.main(QuantizeConfig(checkpoint=str(run_dir), out=str(out), text="none", **settings))
+    quantize.main(QuantizeConfig(checkpoint=str(run_dir), out=str(out), measure=False, **settings))
     return out
 
 
@@ -272,6 +272,22 @@ def test_both_models_are_measured(run_dir, tmp_path, capsys):
         assert f"{figure:.4f} {place}" in line
 
 
+@pytest.mark.parametrize(
+    ("measure", "free", "said"),
+    [
+        (False, None, "wrote"),  # the last line is that of the folder
+        (None, None, "bits per byte of"),  # the system does not say
+        (None, 10**12, "bits per byte of"),
+        (None, 1000, "not measured: in float32 the model does not fit into free memory; --measure=True tries"),
+        (True, 1000, "bits per byte of"),
+    ],
+)
+def test_what_is_measured_without_asking_fits_into_memory(measure, free, said, run_dir, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(quantize, "free_memory", lambda: free)
+    quantize.main(QuantizeConfig(checkpoint=str(run_dir), out=str(tmp_path / "small"), measure=measure))
+    assert said in capsys.readouterr().out.splitlines()[-1]
+
+
 def test_shards_hold_the_same(run_dir, tmp_path, monkeypatch):
     whole = quantized(run_dir, tmp_path / "whole", bits=4)
     monkeypatch.setattr(checkpoint, "write_one_by_one", lambda *args: WRITE(*args, shard_bytes=4000))
@@ -328,7 +344,7 @@ def test_mistakes_are_one_line_that_names_the_fix(run_dir, tmp_path):
         ({"out": str(tmp_path / "there")}, "there exists already; name another --out"),
         ({"bits": 4, "group_size": 48}, "group_size=48 must be a multiple of 32"),
         ({"bits": 4, "group_size": 96}, "not a multiple of 96; try --group_size=32"),
-        ({"text": "no.txt"}, "no.txt: no such file; leave it out for README.md, or --text=none"),
+        ({"text": "no.txt"}, "no.txt: no such file; leave it out for README.md, or --measure=False"),
     ]
     for settings, message in cases:
         settings = {"checkpoint": str(run_dir), "out": str(tmp_path / "new")} | settings

@@ -301,6 +301,26 @@ def test_the_prompt_is_computed_once_and_then_one_token_at_a_time(model, monkeyp
     assert widths == [(1, 5)] + [(1, 1)] * 5
 
 
+@pytest.mark.parametrize("at_once", [1, 4, 6, 7, 100])
+def test_a_long_prompt_is_read_in_pieces_and_gives_the_same_text(at_once, model, monkeypatch):
+    """A batch of two, of 15 and 4 tokens: the second has nothing but padding in the first pieces."""
+    prompts = [list(range(1, 16)), [7, 3, 9, 2]]
+    whole = list(sample.generate(model, prompts, 6, 60, temperature=0))
+
+    forward = Llama.forward
+    tokens_read = []
+
+    def spy(self, idx, *args, **kwargs):
+        tokens_read.append(idx.numel())
+        return forward(self, idx, *args, **kwargs)
+
+    monkeypatch.setattr(Llama, "forward", spy)
+    monkeypatch.setattr(sample, "READ_AT_ONCE", at_once)
+    assert list(sample.generate(model, prompts, 6, 60, temperature=0)) == whole
+    assert max(tokens_read) <= max(at_once, len(prompts))
+    assert sum(tokens_read) == 2 * 15 + 2 * 5  # each token once: the prompts, and the five that are read again
+
+
 @pytest.mark.parametrize("options", [{}, {"temperature": 0}, {"top_k": 1}, {"top_k": 5, "top_p": 0.9}], ids=str)
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("step", [0, 4])
