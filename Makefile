@@ -42,8 +42,9 @@ test: $(VENV)/installed-dev
 	python -m pytest -n 2 --dist=worksteal
 
 # What `make test` leaves out. (hypothesis marks its tests with its name.)
+test-rest: export HYPOTHESIS_PROFILE ?= full
 test-rest: $(VENV)/installed-dev
-	HYPOTHESIS_PROFILE=full python -m pytest -n 2 --dist=worksteal -m 'slow or hypothesis'
+	python -m pytest -n 2 --dist=worksteal --durations=25 -m 'slow or hypothesis'
 
 test-all: test test-rest
 

@@ -48,8 +48,10 @@ TINY = {
 }
 
 
-# Property tests draw a tenth of their examples in `make test`, all of them in `make test-all` (and in .ci/run).
-ALL_EXAMPLES = os.environ.get("HYPOTHESIS_PROFILE") == "full"
+# Property tests draw a tenth of their examples in `make test`, all of them in `make test-all`, a third in .ci/run.
+DIVISORS = {"full": 1, "ci": 3}
+DIVISOR = DIVISORS.get(os.environ.get("HYPOTHESIS_PROFILE", ""), 10)
+ALL_EXAMPLES = DIVISOR == 1
 
 
 @pytest.fixture
@@ -62,8 +64,8 @@ def unwritten_is_nan():
 
 
 def examples(count: int, **options) -> hypothesis.settings:
-    """Settings of a property test that draws `count` examples in the full profile."""
-    drawn = count if ALL_EXAMPLES else max(10, count // 10)
+    """Settings of a property test that draws `count` examples in the full profile, fewer in the others."""
+    drawn = max(10, count // DIVISOR)
     return hypothesis.settings(max_examples=drawn, deadline=None, **options)
 
 
