@@ -85,6 +85,7 @@ class QualityConfig:
     tasks: str = ""  # accuracy on these as well, names as in evaluate.py
     task_dir: str | None = None  # the folder with their files
     limit: int | None = None  # the first items of each task
+    only: str = ""  # kinds whose name holds this; the model as it was is always there
     llama_cpp: str = ""  # the Python of an environment with llama-cpp-python
     out: str = "out/quality"  # folders, files and scores; what is there is used
 
@@ -94,8 +95,14 @@ class QualityConfig:
             raise ValueError("give one of --text=FILE and --data=FOLDER: a text that the model was not trained on")
         if self.text and not Path(self.text).is_file():
             raise ValueError(f"--text={self.text}: no such file")
+        if not self.schemes():
+            raise ValueError(f"no kind has a name with {self.only!r}; there are: {'; '.join(SCHEMES)}")
         if self.max_bytes < 1:
             raise ValueError(f"max_bytes ({self.max_bytes}) must be at least 1")
+
+    def schemes(self) -> dict[str, Scheme]:
+        """The kinds that are asked for."""
+        return {kind: scheme for kind, scheme in SCHEMES.items() if self.only in kind}
 
 
 class Row(NamedTuple):
@@ -193,7 +200,7 @@ def our_rows(cfg: QualityConfig, folder: Path, held_out: HeldOut) -> dict[str, R
         rows[kind] = Row(size, held_out.bits_per_byte(nats), accuracies(cfg, folder, file_name(kind), dtype))
 
     shape = checkpoint.read_config(folder)
-    for kind, scheme in SCHEMES.items():
+    for kind, scheme in cfg.schemes().items():
         if not fits(scheme, shape):
             continue
         small = Path(cfg.out) / file_name(kind)

@@ -98,6 +98,7 @@ def test_mistakes_are_one_line(tmp_path):
         ({"text": "a", "data": "b"}, "give one of"),
         ({"text": str(tmp_path / "no.txt")}, "no such file"),
         ({"text": str(REPO / "README.md"), "max_bytes": 0}, "must be at least 1"),
+        ({"text": str(REPO / "README.md"), "only": "int5"}, "no kind has a name with 'int5'; there are: int8, head"),
     ]:
         with pytest.raises(ValueError, match=message):
             quantization_quality.main(QualityConfig(**settings))
