@@ -372,12 +372,12 @@ void forward_head(const Task &task, int64_t begin, int64_t head, const Number *q
     write_head(out.data(), task.H, head, begin, room, o);
 }
 
-// All query heads of a key/value head.
+// `count` query heads from `first` on; all read the same key/value head.
 template <typename Number>
-void forward_group(const Task &task, int64_t segment, int64_t shared, const Number *q, const Number *k,
+void forward_group(const Task &task, int64_t segment, int64_t first, int64_t count, const Number *q, const Number *k,
                    const Number *v, Number *o, float *logsumexp, Room &room) {
     int64_t begin = task.segments[segment], T = task.segments[segment + 1] - begin;
-    int64_t sharers = task.H / task.Hkv;  // query heads of this key/value head
+    int64_t shared = first / (task.H / task.Hkv);  // their key/value head
     room.fit(T, task.D, false);
 
     copy_head(k, task.Hkv, shared, begin, room, room.k.data());
@@ -385,8 +385,7 @@ void forward_group(const Task &task, int64_t segment, int64_t shared, const Numb
     rotate(room.k.data(), task, begin, room, 1, false);
     turn(room.k, room, room.kt);
 
-    for (int64_t head = shared * sharers; head < (shared + 1) * sharers; head++)
-        forward_head(task, begin, head, q, o, logsumexp, room);
+    for (int64_t head = first; head < first + count; head++) forward_head(task, begin, head, q, o, logsumexp, room);
 }
 
 template <typename Number>
@@ -471,13 +470,16 @@ void backward_group(const Task &task, int64_t segment, int64_t shared, const Num
 
 template <typename Number>
 void forward(const Task &task, const void *q, const void *k, const void *v, void *o, float *logsumexp, int threads) {
+    // Heads that share keys and values are done together, but where that leaves threads without work.
+    int64_t sharers = task.H / task.Hkv, groups = task.n_segments * task.Hkv;
+    int64_t together = groups >= 4 * threads ? sharers : 1;
 #pragma omp parallel num_threads(threads)
     {
         static thread_local Room room;
 #pragma omp for collapse(2) schedule(dynamic)
         for (int64_t segment = 0; segment < task.n_segments; segment++)
-            for (int64_t shared = 0; shared < task.Hkv; shared++)
-                forward_group(task, segment, shared, (const Number *)q, (const Number *)k, (const Number *)v,
+            for (int64_t first = 0; first < task.H; first += together)
+                forward_group(task, segment, first, together, (const Number *)q, (const Number *)k, (const Number *)v,
                               (Number *)o, logsumexp, room);
     }
 }

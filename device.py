@@ -7,6 +7,7 @@ import platform
 import resource
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
@@ -17,6 +18,7 @@ OUT_OF_MEMORY_SIGNS = ("allocate memory", "out of memory", "Storage size calcula
 # Parameters of glibc's mallopt (malloc.h).
 M_TRIM_THRESHOLD = -1
 M_MMAP_THRESHOLD = -3
+CGROUP = Path("/sys/fs/cgroup")  # where Linux tells a container its limits
 # Of dense matrix products in bfloat16, by a part of the device's name: the makers' data sheets. The first that fits
 # counts, so "H100 PCIe" stands before "H100".
 PEAK_TFLOPS = {
@@ -109,12 +111,18 @@ def keep_freed_memory(device: torch.device) -> None:
 
 
 def free_memory() -> int | None:
-    """Bytes that programs can still have without swapping; None where the system does not say (not Linux)."""
+    """Bytes that programs can still have without swapping; None where the system does not say (not Linux).
+
+    In a container the smaller of the machine's and what its own limit leaves.
+    """
+    found = []
     with contextlib.suppress(OSError), open("/proc/meminfo", encoding="utf-8") as lines:
-        for line in lines:
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return None
+        found += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    with contextlib.suppress(OSError, ValueError):  # no such limit is no file, or the word max
+        limit = int(CGROUP.joinpath("memory.max").read_text())
+        used = int(CGROUP.joinpath("memory.current").read_text())
+        found.append(max(0, limit - used))
+    return min(found, default=None)
 
 
 def peak_memory(device: torch.device) -> str:

@@ -3,7 +3,7 @@
     python quantize.py --checkpoint=path/to/SmolLM2 --bits=4 --out=out/smollm2-int4 --text=held_out.txt
     python quantize.py --checkpoint=out/demo --bits=8 --to=gguf          for llama.cpp, Ollama and LM Studio
 
-The new folder opens in sample.py, chat.py, evaluate.py and serve.py like any other, and is half or a quarter the size
+The new folder opens in sample.py, chat.py, evaluate.py and serve.py like any other, and is half or a third the size
 of bfloat16. quantized.py explains the formats, docs/quantization.md shows what they cost and how fast they are.
 
 One tensor is read, rounded and kept until its file is written, so a model of any size needs little memory here. At last
@@ -61,12 +61,18 @@ class QuantizeConfig:
         """Raise ValueError for settings that cannot work."""
         if self.gguf_type is not None and self.to != "gguf":
             raise ValueError(f"--gguf_type={self.gguf_type} is for GGUF files; give --to=gguf as well")
+        if self.to == "gguf" and (self.text is not None or self.measure):
+            raise ValueError("a GGUF file is not measured here; leave out --text and --measure")
+        if self.to == "gguf" and self.head_bits == 4 and self.gguf_types()[0] is Type.Q8_0:
+            raise ValueError(
+                "a head of 4 bits behind blocks of 8 is not written; give --bits=4, or leave out --head_bits"
+            )
         if self.checkpoint.endswith(".gguf"):
             advice = f"python gguf_files.py --gguf={self.checkpoint} makes a folder of it"
             raise ValueError(f"{self.checkpoint} is a GGUF file, not a folder; {advice}")
 
     def gguf_types(self) -> tuple[Type, Type]:
-        """Of the blocks, and of embedding and head."""
+        """Of the blocks, and of embedding and head: the blocks' own type with --head_bits=4, F16 with 16."""
         body = Type[self.gguf_type or GGUF_TYPES[self.bits]]
         if body in gguf_files.FLOATS or self.head_bits == 4:
             return body, body
@@ -167,7 +173,7 @@ def main(cfg: QuantizeConfig) -> None:
     # What can be wrong is found before the weights are read.
     cfg.check()
     out = new_path(cfg)
-    text = read_text(cfg.text)
+    text = None if cfg.measure is False or cfg.to == "gguf" else read_text(cfg.text)
     folder = checkpoint.resolve(cfg.checkpoint)
     scheme = Scheme(cfg.bits, cfg.group_size, cfg.head_bits)
     shape = checkpoint.read_config(folder)
@@ -186,10 +192,11 @@ def main(cfg: QuantizeConfig) -> None:
     scheme.check_model(model)
     written = write_folder(out, folder, model, sources, scheme)
     print(f"{scheme}: {read / 1e6:,.1f} MB of weights before, {written / 1e6:,.1f} MB now; wrote {out}")
-    wanted = fits_into_memory(model) if cfg.measure is None else cfg.measure
-    if wanted:
+    if text is None:
+        return
+    if cfg.measure or fits_into_memory(model):
         print(measure(folder, out, text))
-    elif cfg.measure is None:
+    else:
         print(
             "bits per byte were not measured: in float32 the model does not fit into free memory; --measure=True tries"
         )

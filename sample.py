@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from tqdm import tqdm
 
 import checkpoint
 import lora
@@ -33,7 +34,7 @@ from tokenizer import TextStream, Tokenizer, replace_lone_surrogates
 SMALLEST_TEMPERATURE = torch.finfo(torch.float32).tiny  # below it float32 may be 0, and 0 / 0 is NaN
 NOT_FINITE = -1  # stands for the next id of a text whose logits are NaN or infinite
 SEPARATOR = "\n\n---"  # between two texts
-READ_AT_ONCE = 2048  # tokens of prompts
+READ_AT_ONCE = 512  # tokens of prompts
 
 
 @dataclass(frozen=True)
@@ -234,13 +235,16 @@ generate = torch.inference_mode()(decode)  # decode itself, under no_grad, for m
 def read_tokens(model: Llama, tokens: torch.Tensor, cache: Cache) -> torch.Tensor:
     """Logits behind the last of the tokens (B, T), (B, 1, V); the cache takes all of them in.
 
-    They are read READ_AT_ONCE at a time, so that a long prompt needs no more memory than its keys and values.
+    They are read READ_AT_ONCE at a time: what a long prompt needs besides its keys and values does not grow with it.
     """
     B = len(tokens)
     *beginning, last = tokens.split(max(1, READ_AT_ONCE // B), dim=1)
-    for part in beginning:
-        model(part, cache=cache, hidden=True)
-    return model(last, cache=cache, last=True)
+    no_bar = None if beginning else True  # None: no bar where the output is not a terminal
+    with tqdm(total=tokens.shape[1], desc="reading", unit=" tokens", leave=False, disable=no_bar) as bar:
+        for part in beginning:
+            model(part, cache=cache, hidden=True)
+            bar.update(part.shape[1])
+        return model(last, cache=cache, last=True)
 
 
 def pad_left(prompts: Sequence[Sequence[int]], padding: Sequence[int]) -> torch.Tensor:

@@ -198,8 +198,8 @@ def table(record: Record) -> list[str]:
     """Lines for a reader: tokens a CPU-second and a second, memory, bytes of weights a second."""
     results = record["results"]
     width = max(map(len, results))
-    over = "x transformers"
-    heads = f"{'tokens/CPU s (min-max)':>24} {over:>18} {'tokens/s':>20} {over:>18} {'memory, MB':>10} {'GB/s':>6}"
+    times = "x transformers"
+    heads = f"{'tokens/CPU s (min-max)':>24} {times:>18} {'tokens/s':>20} {times:>18} {'memory, MB':>10} {'GB/s':>6}"
     lines = [f"{'':{width}} {heads}"]
     for name, row in results.items():
         rate = row["wall_rate"]["median"]

@@ -9,7 +9,8 @@ needs for a byte of the text, and the accuracies that evaluate.py finds. A row s
 from those of the model as it was, computed in float32; in bfloat16 it has a row as well.
 
 Text is read in windows of the context, each after the token that begins a text, and so by llama.cpp as well: it gets
-the same ids, and is compared with its own F32. What is there in --out is not made again.
+the same ids, and is compared with its own F32. What was made of the same weights is not made again: --out has a folder
+for each model, named by their hash.
 """
 
 import sys
@@ -24,13 +25,14 @@ import configurator  # before torch and the others: Ctrl-C during their import i
 import json
 import math
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 
 import checkpoint
 import evaluate
+import lora
 import quantize
 from model import on_meta
 from quantized import Scheme
@@ -52,6 +54,7 @@ SCHEMES = {
 }
 BYTES_OF_A_TOKEN = 3  # about
 GGUF_BEFORE = "F32"
+HASH_LETTERS = 12  # of the name of a model's folder below --out
 GGUF_TYPES = (GGUF_BEFORE, "Q8_0", "Q4_1", "Q4_0")
 
 # What the other Python runs: the file, and windows of ids as JSON on standard input; prints the sum of nats.
@@ -248,7 +251,9 @@ def main(cfg: QualityConfig) -> None:
     shape = checkpoint.read_config(folder)
     tokenizer = Tokenizer.load(folder)
     held_out = read_held_out(cfg, tokenizer, shape.block_size)
-    Path(cfg.out).mkdir(parents=True, exist_ok=True)
+    own_out = Path(cfg.out) / lora.fingerprint(folder, shape)[:HASH_LETTERS]
+    own_out.mkdir(parents=True, exist_ok=True)
+    cfg = replace(cfg, out=str(own_out))
 
     tables = [table(our_rows(cfg, folder, held_out), BEFORE)]
     if cfg.llama_cpp:

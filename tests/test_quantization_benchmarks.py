@@ -1,10 +1,12 @@
 """The benchmarks of small weights: what they count is what they say. No time or memory is asserted."""
 
 import math
+import shutil
 
 import pytest
 import torch
 from conftest import REPO
+from safetensors.torch import load_file, save_file
 
 import checkpoint
 import kernels
@@ -82,6 +84,22 @@ def test_quality_is_that_of_each_folder_on_the_same_windows(run_dir, tmp_path, c
     assert shown == fitting and "int8, head int8" in shown and len(shown) >= 2
 
 
+def test_what_was_made_of_other_weights_is_not_used(run_dir, tmp_path, capsys):
+    """Two models of one name, one after the other, into one --out."""
+    text = tmp_path / "held_out.txt"
+    text.write_text("she sells sea shells, and so do I. " * 4)
+    folder = shutil.copytree(checkpoint.resolve(run_dir), tmp_path / "model")
+    cfg = QualityConfig(checkpoint=str(folder), text=str(text), only="int8, head int8", out=str(tmp_path / "out"))
+    quantization_quality.main(cfg)
+
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: 3 * tensor for name, tensor in weights.items()}, folder / "model.safetensors", {"format": "pt"})
+    capsys.readouterr()
+    quantization_quality.main(cfg)
+    changes = [line.split()[-1] for line in capsys.readouterr().out.splitlines() if line.endswith("%")]
+    assert len(changes) == 3 and all(abs(float(change.removesuffix("%"))) < 1 for change in changes)
+
+
 def test_a_split_is_read_instead_of_a_file(run_dir, data_dir):
     folder = checkpoint.resolve(run_dir)
     tokenizer = Tokenizer.load(folder)
@@ -116,7 +134,7 @@ def test_a_generated_model_is_quantized_in_all_ways(run_dir, tmp_path, monkeypat
     quantize_memory.main(cfg)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[0].strip() for line in lines[-4:]] == list(quantize_memory.KINDS)
-    assert all("met" in line for line in lines[-4:]) and not list(tmp_path.iterdir())
+    assert all(" GB (at most 3: " in line for line in lines[-4:]) and not list(tmp_path.iterdir())
 
 
 def test_a_generated_model_opens(run_dir, tmp_path):

@@ -275,7 +275,7 @@ def test_both_models_are_measured(run_dir, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("measure", "free", "said"),
     [
-        (False, None, "wrote"),  # the last line is that of the folder
+        (False, 10**12, "wrote"),  # the last line is that of the folder
         (None, None, "bits per byte of"),  # the system does not say
         (None, 10**12, "bits per byte of"),
         (None, 1000, "not measured: in float32 the model does not fit into free memory; --measure=True tries"),
@@ -345,6 +345,9 @@ def test_mistakes_are_one_line_that_names_the_fix(run_dir, tmp_path):
         ({"bits": 4, "group_size": 48}, "group_size=48 must be a multiple of 32"),
         ({"bits": 4, "group_size": 96}, "not a multiple of 96; try --group_size=32"),
         ({"text": "no.txt"}, "no.txt: no such file; leave it out for README.md, or --measure=False"),
+        ({"to": "gguf", "text": "no.txt"}, "a GGUF file is not measured here; leave out --text and --measure"),
+        ({"to": "gguf", "measure": True}, "a GGUF file is not measured here"),
+        ({"to": "gguf", "head_bits": 4}, "a head of 4 bits behind blocks of 8 is not written; give --bits=4"),
     ]
     for settings, message in cases:
         settings = {"checkpoint": str(run_dir), "out": str(tmp_path / "new")} | settings
