@@ -388,6 +388,7 @@ def test_a_config_file_may_begin_with_a_byte_order_mark(tmp_path):
     assert read_config_file(str(path)) == [("number", "3", f"{path}:1")]
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_ends_a_script_in_silence():
     """`python train.py --help | head -1`: what is printed afterwards finds no reader."""
     command = f"{sys.executable} {REPO}/sample.py --help | true"

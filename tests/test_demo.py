@@ -49,6 +49,7 @@ def test_yardsticks_are_in_the_order_that_the_readme_shows():
     assert found["trigram"] < found["xz -9"] < found["bigram"] < 2.2
 
 
+@pytest.mark.slow
 def test_validation_and_training_share_no_source_file_and_no_exact_or_near_duplicate():
     """All pairs, exactly: count shared shingles through an index of the validation documents."""
     split = Splitter("file", 0.02, FOLDER)

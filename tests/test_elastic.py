@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch.distributed as dist
 from conftest import TINY
 from ranks import Launch, start
@@ -26,6 +27,7 @@ def read_log(log: Path) -> dict[int, list[tuple[int, int]]]:
     return found
 
 
+@pytest.mark.slow
 def test_processes_killed_and_resumed_as_others_read_each_index_once(data_dir, tmp_path):
     """4 processes, kill -9; 1, SIGTERM; 2 to the end: over an epoch's border, and the same sets as by the formula.
 

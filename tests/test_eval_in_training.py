@@ -249,7 +249,7 @@ def test_logits_that_are_not_numbers_leave_a_line_and_no_scores(folder, data_dir
     assert "step      2 | (no scores: the validation loss is nan)" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("mode", ["ddp", "fsdp"])
+@pytest.mark.parametrize("mode", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_two_processes_share_the_batches(folder, data_dir, tmp_path, mode):
     """Figures as of one process, and weights as of two without tasks. No number of batches here is even for all tasks,
     a text has one batch alone, and only some batches have examples in common."""
@@ -307,7 +307,7 @@ def train_with_short_answers(settings: dict) -> None:
     train.main(train.TrainConfig(**settings))
 
 
-@pytest.mark.parametrize("mode", ["ddp", "fsdp"])
+@pytest.mark.parametrize("mode", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_answers_are_written(data_dir, tmp_path, mode):
     """By two processes as by one, though batches need different numbers of passes. No number in one is "[invalid]"."""
     rows = [{"question": name(i), "answer": ("[invalid]", "7")[i % 2]} for i in range(9)]

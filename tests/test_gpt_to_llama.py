@@ -133,6 +133,7 @@ def test_a_run_on_llamas_rung_is_train_pys(small, data_dir, tmp_path, monkeypatc
     assert own == pytest.approx(val_loss, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_climb_goes_on_where_it_was_and_prints_its_table(small, tmp_path, monkeypatch, capsys):
     text = "".join(f"the {word} of {i}. " for i, word in enumerate(["sea", "sky", "old house"] * 400))
     (tmp_path / "text.txt").write_text(text)

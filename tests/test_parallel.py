@@ -120,6 +120,7 @@ def test_muon_of_divided_matrices_is_muon_of_whole_ones(processes, data_dir, tmp
     assert all(other == first for other in others)
 
 
+@pytest.mark.slow
 def test_muon_with_fsdp_resumes_bit_for_bit(data_dir, tmp_path):
     settings = TINY | {"data": data_dir, "batch_size": 2, "max_iters": 8, "optimizer": "muon", "parallel": "fsdp"}
     settings |= {"dtype": "bfloat16"}

@@ -496,6 +496,7 @@ killer.kill_everywhere(run, base)
 """
 
 
+@pytest.mark.slow
 def test_the_same_command_after_kill_9_gives_the_same_bytes(corpus, tmp_path):
     """Killed before each rename, so with each file written aside once, and before the last tidying up."""
     command = [sys.executable, "-c", KILLER, corpus[0], str(tmp_path)]

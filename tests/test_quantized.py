@@ -284,7 +284,10 @@ def test_both_models_are_measured(run_dir, tmp_path, capsys):
 )
 def test_what_is_measured_without_asking_fits_into_memory(measure, free, said, run_dir, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(quantize, "free_memory", lambda: free)
-    quantize.main(QuantizeConfig(checkpoint=str(run_dir), out=str(tmp_path / "small"), measure=measure))
+    text = tmp_path / "held_out.txt"
+    text.write_text("she sells sea shells. ")
+    out = str(tmp_path / "small")
+    quantize.main(QuantizeConfig(checkpoint=str(run_dir), out=out, text=str(text), measure=measure))
     assert said in capsys.readouterr().out.splitlines()[-1]
 
 

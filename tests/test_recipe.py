@@ -84,6 +84,7 @@ def test_first_weights_are_changed_for_a_run_only():
         torch.testing.assert_close(weights()[name], usual[name] / 0.02 / 32**0.5)
 
 
+@pytest.mark.slow
 def test_runs_are_made_once_and_the_table_compares_within_a_seed(small, monkeypatch, capsys):
     main(small)
     first = json.loads((recipe.Path(small.out) / "results.json").read_text())

@@ -711,7 +711,7 @@ def small_config(path: Path, data_dir: Path, run_dir: Path, **settings) -> train
     cfg, origins = configurator.load(train.TrainConfig, [str(path), *flags(SMALL | settings | {"data": data_dir})])
     assert any(str(path) in origin for origin in origins.values())
     if cfg.init_from is None:
-        return dataclasses.replace(cfg, n_layer=1)
+        return dataclasses.replace(cfg, n_layer=1, ffn_hidden=64)
     return dataclasses.replace(cfg, init_from=str(run_dir))
 
 
