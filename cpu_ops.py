@@ -95,15 +95,16 @@ class AttentionOnCPU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, begins: Tensor) -> Tensor:
         """As `attention`."""
-        y, logsumexp = torch.ops.nonllama.attention(q, k, v, cos, sin, begins)
-        ctx.save_for_backward(q, k, v, cos, sin, begins, y, logsumexp)
+        inputs = (q, k, v, cos, sin, begins)
+        y, logsumexp = torch.ops.nonllama.attention(*inputs)
+        keep(ctx, inputs, (y, logsumexp))
         return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
         """grad: (B, T, H, D). Returns the gradients of the six arguments."""
-        return *torch.ops.nonllama.attention_backward(grad, *ctx.saved_tensors), None, None, None
+        return gradient(ctx, grad, None)
 
 
 @torch.library.custom_op("nonllama::attention", mutates_args=())

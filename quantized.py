@@ -179,11 +179,15 @@ def restore(pieces: Pieces) -> Tensor:
     if "weight_int8" in pieces:
         return pieces["weight_int8"].float() * scale[:, None]
 
-    both = pieces["weight_int4"]  # (out, in / 2)
-    q = torch.stack((both & 15, both >> 4), dim=2).flatten(1).float()  # (out, in)
+    q = unpack_int4(pieces["weight_int4"]).float()  # (out, in)
     groups = q.unflatten(1, (scale.shape[1], -1))  # (out, G, group)
     minimum = pieces["weight_min"].float()
     return (groups * scale[..., None] + minimum[..., None]).flatten(1)
+
+
+def unpack_int4(both: Tensor) -> Tensor:
+    """0 ... 15 of each weight, (out, in) uint8, from two in a byte, (out, in / 2)."""
+    return torch.stack((both & 15, both >> 4), dim=2).flatten(1)
 
 
 def round_activations(x: Tensor) -> Tensor:

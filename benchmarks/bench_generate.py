@@ -100,14 +100,19 @@ def theirs(folder: str, batch_size: int, new: int) -> Figures:
     return figures(new * batch_size, took_s - first_s, cpu_s - first_cpu_s, peak_rss())
 
 
+def last_line(python: str, script: str, arguments: list[str], given: str = "") -> str:
+    """What a script prints at last in the environment with llama.cpp. given: its standard input."""
+    done = subprocess.run([python, "-c", script, *arguments], input=given, capture_output=True, text=True)
+    if done.returncode:
+        raise ValueError(f"--llama_cpp={python}: {done.stderr.strip().splitlines()[-1]:.200}")
+    return done.stdout.splitlines()[-1]
+
+
 def llama_cpp(python: str, path: str, vocab_size: int, new: int) -> Figures:
     """One turn of llama.cpp."""
     prompt = json.dumps(prompt_of(vocab_size))
-    command = [python, "-c", LLAMA_CPP, path, prompt, str(new), str(torch.get_num_threads())]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise ValueError(f"--llama_cpp={python}: {done.stderr.strip().splitlines()[-1]:.200}")
-    found = json.loads(done.stdout.splitlines()[-1])
+    arguments = [path, prompt, str(new), str(torch.get_num_threads())]
+    found = json.loads(last_line(python, LLAMA_CPP, arguments))
     return figures(new, found["took_s"], found["cpu_s"], found["memory_bytes"])
 
 

@@ -4,8 +4,8 @@
 
 Of SmolLM2's gate and up together, (3072, 576), sixteen different ones in turn, so that weights come from memory as they
 do in a model. Times are of one product, the median of interleaved rounds. What torch's operators give is compared with
-the rounded weights first: int8 takes bfloat16 and keeps it as it is, int4 as well; _int_mm takes int8 (here rounded by
-the row, which is not timed) and wants more than 16 rows of it.
+the rounded weights first: int8 takes bfloat16 and keeps it as it is, int4 as well; _int_mm takes int8, to which
+each row is rounded first, and wants more than 16 rows of it.
 """
 
 import sys
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 import kernels
-from quantized import QuantizedMatrix, restore, round_matrix
+from quantized import QuantizedMatrix, restore, round_matrix, unpack_int4
 
 OUT, IN = 3072, 576
 MATRICES = 16
@@ -62,8 +62,7 @@ def by_torch_int8(weight: Tensor) -> tuple[Product, Tensor]:
 def by_torch_int4(weight: Tensor) -> tuple[Product, Tensor]:
     """_weight_int4pack_mm_for_cpu, which reads weights as (q - 8) * scale + middle."""
     pieces = round_matrix(weight, 4, GROUP)
-    both = pieces["weight_int4"]
-    q = torch.stack((both & 15, both >> 4), dim=2).flatten(1)  # (OUT, IN)
+    q = unpack_int4(pieces["weight_int4"])  # (OUT, IN)
     packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(q.int(), INNER_TILES)
 
     scale = pieces["weight_scale"].float()  # (OUT, groups)

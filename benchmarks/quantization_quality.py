@@ -24,7 +24,6 @@ import configurator  # before torch and the others: Ctrl-C during their import i
 # isort: split
 import json
 import math
-import subprocess
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -34,6 +33,7 @@ import checkpoint
 import evaluate
 import lora
 import quantize
+from benchmarks.bench_generate import last_line
 from model import on_meta
 from quantized import Scheme
 from scoring import score
@@ -159,10 +159,7 @@ def our_nats(folder: Path, held_out: HeldOut, dtype: torch.dtype) -> float:
 def llama_cpp_nats(python: str, path: Path, held_out: HeldOut) -> float:
     """The same by llama.cpp."""
     windows = json.dumps(held_out.windows)
-    done = subprocess.run([python, "-c", LLAMA_CPP, str(path)], input=windows, capture_output=True, text=True)
-    if done.returncode:
-        raise ValueError(f"--llama_cpp={python}: {done.stderr.strip().splitlines()[-1]:.200}")
-    return float(done.stdout.splitlines()[-1])
+    return float(last_line(python, LLAMA_CPP, [str(path)], windows))
 
 
 def accuracies(cfg: QualityConfig, folder: Path, name: str, dtype: str = "float32") -> dict[str, float]:
