@@ -34,7 +34,7 @@ from tokenizer import TextStream, Tokenizer, replace_lone_surrogates
 SMALLEST_TEMPERATURE = torch.finfo(torch.float32).tiny  # below it float32 may be 0, and 0 / 0 is NaN
 NOT_FINITE = -1  # stands for the next id of a text whose logits are NaN or infinite
 SEPARATOR = "\n\n---"  # between two texts
-READ_AT_ONCE = 512  # tokens of prompts
+READ_AT_ONCE = 512  # tokens of each prompt
 
 
 @dataclass(frozen=True)
@@ -235,10 +235,9 @@ generate = torch.inference_mode()(decode)  # decode itself, under no_grad, for m
 def read_tokens(model: Llama, tokens: torch.Tensor, cache: Cache) -> torch.Tensor:
     """Logits behind the last of the tokens (B, T), (B, 1, V); the cache takes all of them in.
 
-    They are read READ_AT_ONCE at a time: what a long prompt needs besides its keys and values does not grow with it.
+    Of each text READ_AT_ONCE are read at a time: what a long prompt needs besides its keys and values does not grow with it.
     """
-    B = len(tokens)
-    *beginning, last = tokens.split(max(1, READ_AT_ONCE // B), dim=1)
+    *beginning, last = tokens.split(READ_AT_ONCE, dim=1)
     no_bar = None if beginning else True  # None: no bar where the output is not a terminal
     with tqdm(total=tokens.shape[1], desc="reading", unit=" tokens", leave=False, disable=no_bar) as bar:
         for part in beginning:
