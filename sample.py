@@ -235,7 +235,8 @@ generate = torch.inference_mode()(decode)  # decode itself, under no_grad, for m
 def read_tokens(model: Llama, tokens: torch.Tensor, cache: Cache) -> torch.Tensor:
     """Logits behind the last of the tokens (B, T), (B, 1, V); the cache takes all of them in.
 
-    Of each text READ_AT_ONCE are read at a time: what a long prompt needs besides its keys and values does not grow with it.
+    Of each text READ_AT_ONCE are read at a time, so that what a long prompt needs besides its keys and values does not
+    grow with it.
     """
     *beginning, last = tokens.split(READ_AT_ONCE, dim=1)
     no_bar = None if beginning else True  # None: no bar where the output is not a terminal
