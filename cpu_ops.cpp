@@ -48,6 +48,7 @@ constexpr int TILE_COLUMNS = 2 * W;
 
 typedef float Floats __attribute__((vector_size(4 * W)));
 typedef int32_t Integers __attribute__((vector_size(4 * W)));
+typedef uint32_t Bits __attribute__((vector_size(4 * W)));
 typedef uint16_t Halves __attribute__((vector_size(2 * W)));
 
 inline Floats load(const float *from) {
@@ -198,8 +199,15 @@ inline Floats load(const BFloat16 *from) {
     return x;
 }
 
+// As narrow, all lanes at once.
 inline void store(BFloat16 *to, Floats x) {
-    for (int lane = 0; lane < W; lane++) narrow(x[lane], to + lane);
+    Bits bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    Bits odd = (bits >> 16) & 1;
+    Bits rounded = (bits + 0x7fff + odd) >> 16;
+    Bits kept = x == x ? rounded : Bits{} + 0x7fc0;
+    Halves upper = __builtin_convertvector(kept, Halves);
+    std::memcpy(to, &upper, sizeof upper);
 }
 
 // n numbers in a register, at most W of them; the places behind them are 0.

@@ -220,6 +220,19 @@ def test_gated_silu_is_torchs_in_float64(dtype):
 
 
 @compiled
+def test_bfloat16_numbers_are_rounded_as_torch_rounds_them():
+    """To the nearest, and half-way to the even one: the product of two numbers of 8 digits has 16, often half-way."""
+    torch.manual_seed(0)
+    gate = torch.randint(128, 256, (37, 101)).to(torch.bfloat16)  # its silu is itself
+    up = torch.randint(128, 256, (37, 101)).to(torch.bfloat16) / 128
+    up[0, :6] = torch.tensor([torch.inf, -torch.inf, torch.nan, -0.0, 1e-38, 3.38e38])
+    exact = gate.float() * up.float()
+    halfway = (exact.view(torch.int32) & 0xFFFF) == 0x8000
+    assert halfway.sum() > 50
+    torch.testing.assert_close(cpu_ops.gated_silu(gate, up), exact.bfloat16(), rtol=0, atol=0, equal_nan=True)
+
+
+@compiled
 @pytest.mark.parametrize("width", [1, 32, 101])
 @pytest.mark.parametrize("kept", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("given", [torch.float32, torch.bfloat16])
