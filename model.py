@@ -27,6 +27,7 @@ LARGEST = 1 << 24  # of each size of a model: the elements of a matrix can still
 # The loss computes this many logits at a time (4 MB in float32), but at least so many rows of them.
 CHUNK_LOGITS = 1 << 20
 CHUNK_ROWS = 128
+ADDED_NUMBERS = 1 << 22  # of the head's gradient that a CPU computes in a shorter format before they are added
 
 # Linear cuts its weight for at most so many rows, and for at least so many multiplications.
 FEW_ROWS = 32
@@ -787,7 +788,20 @@ def add_gradients(
         if grad_weight.dtype == w.dtype:
             grad_weight.addmm_(grad_logits.t(), h)  # spares a second (V, C) array
         else:
-            grad_weight += grad_logits.t() @ h
+            add_product(grad_weight, grad_logits, h)
+
+
+def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """total += a.t() @ b, with a and b in a shorter format than total; a: (rows, V); b: (rows, C); total: (V, C).
+
+    A CPU would hold the whole product twice, in both formats, before it adds: there it is done for some lines of total
+    at a time. For V = 5, two at a time: lines 0 and 1 are of a[:, 0:2], then 2 and 3, then 4.
+    """
+    V, C = total.shape
+    lines = max(1, ADDED_NUMBERS // C) if total.device.type == "cpu" else V
+    for begin in range(0, V, lines):
+        part = slice(begin, begin + lines)
+        total[part] += a[:, part].t() @ b
 
 
 class LinearCrossEntropy(torch.autograd.Function):

@@ -30,6 +30,7 @@ from model import (
     RMSNorm,
     RopeScaling,
     TokenLogprobs,
+    add_product,
     apply_rope,
     attention,
     chunks,
@@ -736,6 +737,24 @@ def test_a_frozen_head_needs_few_logits_at_once(learns, last_rows):
         patch.setattr("model.CHUNK_LOGITS", 0)
         LinearCrossEntropy.apply(x, w, torch.randint(0, 1000, (500,))).backward()
     assert min(shape[0] for shape in made.shapes if shape[1:] == (1000,)) == last_rows
+
+
+def test_a_product_in_a_shorter_format_is_added_a_few_lines_at_a_time(monkeypatch):
+    """As a whole it would be there twice more, in both formats: 600 MB with 128,256 tokens and a width of 768."""
+    rows, V, C = 64, 1000, 16
+    a = torch.randn(rows, V).bfloat16()
+    b = torch.randn(rows, C).bfloat16()
+    before = torch.randn(V, C)
+    total = before.clone()
+
+    monkeypatch.setattr("model.ADDED_NUMBERS", 300 * C)
+    with MadeShapes() as made:
+        add_product(total, a, b)
+    lines = {shape[0] for shape in made.shapes if shape[1:] == (C,)}
+    assert lines - {rows} == {300, 100}, "four parts, the last one shorter"
+
+    exact = before.double() + a.t().double() @ b.double()
+    assert_near(total.double(), exact, 2**-8)  # the product is rounded to bfloat16
 
 
 def test_evaluation_computes_no_gradients():
