@@ -57,13 +57,16 @@ class Muon(torch.optim.Optimizer):
         self.dtype = dtype
 
     @torch.no_grad()
-    def step(self) -> None:
-        """Update all matrices that have a gradient."""
+    def step(self, finite: Tensor) -> None:
+        """Update all matrices that have a gradient, where `finite`, a bool scalar on their device, is True.
+
+        Where it is False nothing changes, whatever the gradients are. The host does not wait to know which.
+        """
         for group in self.param_groups:
             for matrices in alike(group["params"]):
-                self._update(matrices, group)
+                self._update(matrices, group, finite)
 
-    def _update(self, matrices: list[Tensor], group: dict) -> None:
+    def _update(self, matrices: list[Tensor], group: dict, finite: Tensor) -> None:
         """Update matrices of one shape: of divided ones this process' rows."""
         for matrix in matrices:
             if "momentum_buffer" not in self.state[matrix]:
@@ -72,6 +75,9 @@ class Muon(torch.optim.Optimizer):
         weights = [own_share(matrix) for matrix in matrices]
         gradients = [own_share(matrix.grad) for matrix in matrices]
         momenta = [own_share(self.state[matrix]["momentum_buffer"]) for matrix in matrices]
+
+        # Of a step that is skipped the gradient is taken to be the momentum, which then stays as it is.
+        gradients = [torch.where(finite, *pair) for pair in zip(gradients, momenta, strict=True)]
 
         # Momentum, and the gradient on the way to where it leads
         keep = group["momentum"]
@@ -93,7 +99,9 @@ class Muon(torch.optim.Optimizer):
         # An orthogonal (R, C) has min(R, C) ones among its R C numbers' squares: its rms is 1 / sqrt(max(R, C))
         size = UPDATE_RMS * math.sqrt(max(first.shape))
         rate = group["lr"]
-        torch._foreach_mul_(weights, 1 - rate * group["weight_decay"])
+        left = torch.full_like(finite, 1 - rate * group["weight_decay"], dtype=wide)  # of the weights, after decay
+        torch._foreach_mul_(weights, left.masked_fill(~finite, 1))
+        torch._foreach_mul_(updates, finite.to(wide))
         torch._foreach_add_(weights, updates, alpha=-rate * size)
 
 

@@ -111,13 +111,15 @@ class Optimizer:
     def step(self, rate: float, finite: torch.Tensor) -> None:
         """Update the parameters at AdamW's rate `rate`, unless `finite`, a bool scalar, is False. Clears the gradients.
 
-        The fused AdamW decides that on the device; Muon, and AdamW on MPS, wait for the answer.
+        Muon and the fused AdamW decide that on the device; AdamW on MPS waits for the answer.
         """
         for part, scale in zip(self.parts, self.scales, strict=True):
             for group in part.param_groups:
                 group["lr"] = rate * scale
 
-            if part.defaults.get("fused"):
+            if isinstance(part, Muon):
+                part.step(finite)
+            elif part.defaults.get("fused"):
                 part.grad_scale = None  # these two attributes are how torch.amp.GradScaler has a step skipped
                 part.found_inf = (~finite).float()
                 part.step()

@@ -27,8 +27,9 @@ def losses(out) -> list[float]:
     return [row["loss"] for row in metrics(out) if "loss" in row]
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_no_step_waits_for_the_device(data_dir, tmp_path, monkeypatch, dtype):
+def test_no_step_waits_for_the_device(data_dir, tmp_path, monkeypatch, dtype, optimizer):
     """A synchronisation is an error, from the third step on: before, libraries make themselves ready."""
     take_step = train.take_step
 
@@ -40,7 +41,7 @@ def test_no_step_waits_for_the_device(data_dir, tmp_path, monkeypatch, dtype):
             torch.cuda.set_sync_debug_mode("default")
 
     monkeypatch.setattr(train, "take_step", strict)
-    settings = ON_GPU | {"dtype": dtype, "batch_size": 4}
+    settings = ON_GPU | {"dtype": dtype, "batch_size": 4, "optimizer": optimizer}
     train.main(train.TrainConfig(data=str(data_dir), out_dir=str(tmp_path), **settings))
 
 

@@ -30,6 +30,7 @@ def taken(cfg: TrainConfig, steps: list[bool | None]) -> dict[str, torch.Tensor]
             gradients(model, i)
             if not finite:
                 model.lm_head.weight.grad.fill_(math.nan)
+                model.model.layers[0].mlp.up_proj.weight.grad[3, 2] = math.inf
             optimizer.step(0.01, torch.tensor(finite))
             assert all(parameter.grad is None for parameter in model.parameters())
     found = {name: parameter.detach() for name, parameter in model.named_parameters()}
