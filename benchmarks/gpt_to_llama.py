@@ -5,7 +5,7 @@
 
 Each rung keeps all changes of those below it. The parts that Llama has replaced live in this file; the rungs from GQA
 on are model.Llama itself. All rungs have the same number of parameters to 1 %, by the width of the feed-forward
-network, and see the same tokens in the same order. Every rung has the same three learning rates to choose from, tried
+network, and see the same tokens in the same order. Every rung has the same five learning rates to choose from, tried
 on text that is held out from the training text; the loss of the table is on the validation text, which decides nothing.
 
 A run that is there is not made again: the same command continues, more --seeds are added.
@@ -51,8 +51,9 @@ N_LAYER, N_HEAD, N_EMBD, BLOCK, BATCH = 4, 4, 128, 64, 12
 GPT_FFN = 4 * N_EMBD  # of the lowest rung; the others get as many parameters
 FFN_STEP = 8  # widths are multiples of it
 
-ADAMW_RATES = (1.5e-3, 3e-3, 6e-3)
-MUON_RATES = (0.01, 0.02, 0.04)  # of the blocks' matrices; the rest has AdamW's middle rate
+ADAMW_RATES = (7.5e-4, 1.5e-3, 3e-3, 6e-3, 1.2e-2)
+MUON_RATES = (0.005, 0.01, 0.02, 0.04)  # of the blocks' matrices
+RATE_BESIDE_MUON = 3e-3  # AdamW's, for the rest
 CHOICE_SEED = 1000  # of the runs that choose a rate
 VAL_FRACTION = 0.1  # of the text, at its end; and of the training text, for the choice
 
@@ -277,7 +278,7 @@ class Job:
             "seed": self.seed,
         }
         if self.rung == "Muon":
-            usual |= {"optimizer": "muon", "learning_rate": ADAMW_RATES[1], "muon_lr": self.rate}
+            usual |= {"optimizer": "muon", "learning_rate": RATE_BESIDE_MUON, "muon_lr": self.rate}
         else:
             usual |= {"learning_rate": self.rate}
         return TrainConfig(**usual)
