@@ -1,6 +1,6 @@
 """All that wants a GPU, in a quarter of an hour on one card: tests, speeds, and a run that is killed and goes on.
 
-    python benchmarks/on_gpu.py --nanogpt=path/to/nanoGPT
+    python benchmarks/on_gpu.py --nanogpt=path/to/nanoGPT --text=data/tinyshakespeare.txt
 
 It was written for one H200 and has not been run on one. Each part has a limit of time; one that fails or takes longer
 is said to, and the next begins. The record, for docs/training.md, is printed and written to out/gpu/record.md.
@@ -45,6 +45,7 @@ class OnGpuConfig:
     """Settings of `python benchmarks/on_gpu.py`."""
 
     nanogpt: str = ""  # folder of a checkout of karpathy/nanoGPT, to be compared as well
+    text: str = ""  # Tiny Shakespeare (config/data_shakespeare_char.py says where it is), to train 10.7M parameters on
     minutes: float = 14.0  # no part begins later
 
 
@@ -66,13 +67,29 @@ def parts(cfg: OnGpuConfig) -> list[Part]:
     of_124m = [PYTHON, "train.py", "config/wiki_124m.py", *short, "--max_iters=30", "--batch_size=32"]
     of_1b = [PYTHON, "train.py", "config/wiki_1b_fsdp.py", *short, "--max_iters=15", "--batch_tokens=65536"]
     prepare = [PYTHON, "prepare_wiki.py", "config/data_pydocs.py", "--vocab_size=32768", f"--data_dir={DATA}"]
-    return [
+    wanted = [
         Part("tokens for the runs below", prepare, 120),
         Part("tests that need a GPU", [PYTHON, "-m", "pytest", "-q", "-n", "0", "-m", "gpu", "tests"], 240),
         Part("a step of 124M, eager", [*bench, "--compile=False"], 120),
         Part("a step of 124M, compiled", [*bench, "--compile=True"], 150),
         Part("train.py, 124M", [*of_124m, f"--out_dir={OUT}/124m", "--profile_steps=20:25"], 150),
         Part("train.py, 1B", [*of_1b, f"--out_dir={OUT}/1b", "--batch_size=8"], 180),
+    ]
+    return [*wanted, *shakespeare(cfg.text)] if cfg.text else wanted
+
+
+def shakespeare(text: str) -> list[Part]:
+    """The characters of a text, and a model of the size that nanoGPT's README trains on them on a GPU."""
+    folder = OUT / "shakespeare_char"
+    characters = [f"--source={text}", f"--data_dir={folder}"]
+    prepare = [PYTHON, "prepare_wiki.py", "config/data_shakespeare_char.py", *characters]
+
+    shape = ["--n_layer=6", "--n_head=6", "--n_kv_head=3", "--n_embd=384", "--ffn_hidden=1160", "--block_size=256"]
+    steps = ["--batch_size=16", "--batch_tokens=4096", "--max_iters=1200", "--eval_interval=300"]
+    train = [PYTHON, "train.py", "config/shakespeare_char.py", f"--data={folder}", *shape, *steps, "--muon_lr=0.01"]
+    return [
+        Part("characters for the run below", prepare, 60),
+        Part("Tiny Shakespeare, 10.7M", [*train, f"--out_dir={OUT}/10m"], 120),
     ]
 
 
@@ -129,6 +146,8 @@ def killed_and_resumed() -> str:
 
 def main(cfg: OnGpuConfig) -> None:
     """Run the parts while there is time, and write the record."""
+    if cfg.text and not Path(cfg.text).is_file():
+        raise ValueError(f"{cfg.text} is no file; put a text there (config/data_shakespeare_char.py says which)")
     if not torch.cuda.is_available():
         raise ValueError("there is no CUDA device here; the other tests and benchmarks need none")
     start_s = time.monotonic()
