@@ -27,10 +27,12 @@ from sample import generate
 NEW_TOKENS, PROMPT_TOKENS = 256, 32  # of a text in the part sample
 MEMORY_CALLS = 3  # the first allocates gradients and optimizer state, the others show what a steady state adds
 CHECK_STEPS = 3  # optimizer steps whose losses must agree before anything is timed
-# Largest relative difference of these losses. Measured on a CPU: 1e-6 in float32, 3e-4 in bfloat16 (size 10m).
-# For comparison: GELU for SiLU gives 2e-4 or more, RoPE of another base 2e-3, norm_eps 1e-4 for 1e-5 gives 4e-5.
-TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 1e-3, torch.float16: 1e-3}  # of the first loss
-LATER_TOLERANCE = 1e-3  # of those after a step: AdamW makes a whole step of a gradient that is nothing but rounding
+# Largest relative difference of the first of these losses, and of those after a step: AdamW makes a whole step of a
+# gradient that is nothing but rounding. float32 is what decides: there 1e-6 was measured on a CPU, where GELU for SiLU
+# gives 2e-4 or more, RoPE of another base 2e-3, norm_eps 1e-4 for 1e-5 gives 4e-5. Rounding to bfloat16 moves the
+# losses of both sides by 1.5e-3 and 6e-3 at size 124m, where transformers rounds the logits too.
+TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 5e-3, torch.float16: 5e-3}
+LATER_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 2e-2, torch.float16: 2e-2}
 
 
 class Size(NamedTuple):
@@ -126,12 +128,13 @@ def same_losses(variants: dict[str, Callable[..., torch.Tensor]], dtype: torch.d
         firsts = [first for first, *_ in differences]
         laters = [difference for _, *later in differences for difference in later]
         same_first = all(difference <= TOLERANCE[kind] for difference in firsts)  # a NaN is not
-        same_later = all(difference <= LATER_TOLERANCE for difference in laters)
+        same_later = all(difference <= LATER_TOLERANCE[kind] for difference in laters)
         if not (same_first and same_later):
             raise ValueError(f"the variants do not compute the same; losses of {CHECK_STEPS} steps in {kind}: {losses}")
         name = str(kind).removeprefix("torch.")
         largest = max(firsts + laters)
-        agreements.append(f"{largest:.0e} in {name} (tolerance {TOLERANCE[kind]:.0e}, then {LATER_TOLERANCE:.0e})")
+        tolerances = f"{TOLERANCE[kind]:.0e}, then {LATER_TOLERANCE[kind]:.0e}"
+        agreements.append(f"{largest:.0e} in {name} (tolerance {tolerances})")
     return f"losses of {CHECK_STEPS} steps agree to " + ", ".join(agreements)
 
 
