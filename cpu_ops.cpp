@@ -39,12 +39,11 @@ namespace {
 
 #if defined(__AVX512F__)
 constexpr int W = 16;
-constexpr int TILE_ROWS = 12;  // rows of a product that are computed together: 24 sums fit into 32 registers
+constexpr int TILE_ROWS = 12;  // rows of a product that are computed together: 2 * 12 sums fit into 32 registers
 #else
 constexpr int W = 8;
-constexpr int TILE_ROWS = 6;  // 12 sums fit into 16 registers
+constexpr int TILE_ROWS = 6;  // 2 * 6 sums fit into 16 registers
 #endif
-constexpr int TILE_COLUMNS = 2 * W;
 
 typedef float Floats __attribute__((vector_size(4 * W)));
 typedef int32_t Integers __attribute__((vector_size(4 * W)));
@@ -85,16 +84,25 @@ inline Floats exp(Floats x) {
     return y * power;
 }
 
+// All lanes added: half of them to the other half, then a quarter to a quarter, and so on. One after the other each sum
+// would wait for the one before.
 inline float sum(Floats x) {
-    float total = 0;
-    for (int lane = 0; lane < W; lane++) total += x[lane];
-    return total;
+    float lanes[W];
+    store(lanes, x);
+#pragma GCC unroll 4
+    for (int half = W / 2; half > 0; half /= 2)
+        for (int lane = 0; lane < half; lane++) lanes[lane] += lanes[lane + half];
+    return lanes[0];
 }
 
+// The largest lane, found in the same way.
 inline float largest(Floats x) {
-    float found = x[0];
-    for (int lane = 1; lane < W; lane++) found = std::max(found, x[lane]);
-    return found;
+    float lanes[W];
+    store(lanes, x);
+#pragma GCC unroll 4
+    for (int half = W / 2; half > 0; half /= 2)
+        for (int lane = 0; lane < half; lane++) lanes[lane] = std::max(lanes[lane], lanes[lane + half]);
+    return lanes[0];
 }
 
 // --- products of matrices ---
@@ -108,35 +116,32 @@ struct Matrix {
     int64_t column;
 };
 
-// ROWS x TILE_COLUMNS of c = a b, or of c += a b. b and c: line after line, `line` numbers apart.
-template <int ROWS, bool ADD>
+// ROWS lines of REGISTERS * W columns of c = a b, or of c += a b. b and c: line after line, `line` numbers apart.
+template <int ROWS, int REGISTERS, bool ADD>
 inline void product_tile(Matrix a, const float *b, int64_t b_line, float *c, int64_t c_line, int64_t inner) {
-    Floats left[ROWS], right[ROWS];  // the sums
-    for (int i = 0; i < ROWS; i++) {
-        left[i] = ADD ? load(c + i * c_line) : Floats{};
-        right[i] = ADD ? load(c + i * c_line + W) : Floats{};
-    }
+    Floats sums[ROWS][REGISTERS];
+    for (int i = 0; i < ROWS; i++)
+        for (int part = 0; part < REGISTERS; part++) sums[i][part] = ADD ? load(c + i * c_line + part * W) : Floats{};
+
     for (int64_t k = 0; k < inner; k++) {
-        Floats b_left = load(b + k * b_line);
-        Floats b_right = load(b + k * b_line + W);
+        Floats b_parts[REGISTERS];
+        for (int part = 0; part < REGISTERS; part++) b_parts[part] = load(b + k * b_line + part * W);
         const float *a_k = a.data + k * a.column;
 #pragma GCC unroll 16
         for (int i = 0; i < ROWS; i++) {
             float factor = a_k[i * a.row];
-            left[i] += factor * b_left;
-            right[i] += factor * b_right;
+            for (int part = 0; part < REGISTERS; part++) sums[i][part] += factor * b_parts[part];
         }
     }
-    for (int i = 0; i < ROWS; i++) {
-        store(c + i * c_line, left[i]);
-        store(c + i * c_line + W, right[i]);
-    }
+    for (int i = 0; i < ROWS; i++)
+        for (int part = 0; part < REGISTERS; part++) store(c + i * c_line + part * W, sums[i][part]);
 }
 
 template <int ROWS, bool ADD>
 void product_rows(Matrix a, const float *b, int64_t b_line, float *c, int64_t c_line, int64_t columns, int64_t inner) {
-    for (int64_t j = 0; j < columns; j += TILE_COLUMNS)
-        product_tile<ROWS, ADD>(a, b + j, b_line, c + j, c_line, inner);
+    int64_t j = 0;
+    for (; j + 2 * W <= columns; j += 2 * W) product_tile<ROWS, 2, ADD>(a, b + j, b_line, c + j, c_line, inner);
+    if (j < columns) product_tile<ROWS, 1, ADD>(a, b + j, b_line, c + j, c_line, inner);
 }
 
 // As product_rows for the rows that are left, fewer than TILE_ROWS: the compiler makes one loop for each number.
@@ -151,7 +156,7 @@ void product_rest(int64_t rows, Matrix a, const float *b, int64_t b_line, float 
     }
 }
 
-// c = a b, or c += a b: a (rows, inner), b (inner, columns), c (rows, columns); columns: a multiple of TILE_COLUMNS.
+// c = a b, or c += a b: a (rows, inner), b (inner, columns), c (rows, columns); columns: a multiple of W.
 template <bool ADD>
 void product(Matrix a, const float *b, int64_t b_line, float *c, int64_t c_line, int64_t rows, int64_t columns,
              int64_t inner) {
@@ -242,18 +247,18 @@ constexpr int64_t BLOCK = 48;  // queries at a time: a multiple of TILE_ROWS
 
 // The queries of a block from line `i` on that are computed together, and what the last of them sees.
 struct Tile {
-    int64_t rows, keys, columns;  // columns: keys, rounded up to whole tiles
+    int64_t rows, keys, columns;  // columns: keys, rounded up to whole registers
 
     Tile(int64_t first, int64_t i, int64_t rows_of_block) {
         rows = std::min<int64_t>(TILE_ROWS, rows_of_block - i);
         keys = first + i + rows;
-        columns = round_up(keys, TILE_COLUMNS);
+        columns = round_up(keys, W);
     }
 };
 
 // What a thread works with, for one segment of T tokens: heads as matrices of padded lines.
 struct Room {
-    int64_t T, Tp, D, Dp;             // Tp, Dp: rounded up, so that lines are whole tiles
+    int64_t T, Tp, D, Dp;             // Tp, Dp: rounded up, so that lines are whole registers
     std::vector<float> q, k, v;       // (T, Dp): rotated queries / sqrt(D), rotated keys, values
     std::vector<float> kt, vt;        // (D, Tp): keys, values turned
     std::vector<float> grad_o, grad_q, grad_k, grad_v;  // (T, Dp)
@@ -262,8 +267,8 @@ struct Room {
     void fit(int64_t tokens, int64_t features, bool backward) {
         T = tokens;
         D = features;
-        Tp = round_up(T, TILE_COLUMNS);
-        Dp = round_up(D, TILE_COLUMNS);
+        Tp = round_up(T, W);
+        Dp = round_up(D, W);
         for (auto *each : {&q, &k, &v}) each->assign(T * Dp, 0.0f);
         kt.assign(D * Tp, 0.0f);
         scores.resize(BLOCK * Tp);
@@ -315,31 +320,41 @@ void turn(const std::vector<float> &x, const Room &room, std::vector<float> &to)
         for (int64_t d = 0; d < room.D; d++) to[d * room.Tp + t] = x[t * room.Dp + d];
 }
 
-// P of BLOCK queries from `first` on, without the division: exp(S - base of the line); the keys behind a query get 0.
+// x where its lane is one of the first n, else `other`.
+inline Floats first_lanes(Floats x, int64_t n, float other) {
+    Integers lanes;
+    for (int lane = 0; lane < W; lane++) lanes[lane] = lane;
+    return lanes < int32_t(n) ? x : Floats{} + other;
+}
+
+// P of BLOCK queries from `first` on, without the division: exp(S - base of the line); the keys behind a query get 0,
+// as far as the products read: fewer than TILE_ROWS keys of other queries of the tile.
 // base: given (the log-sum-exp of the forward pass), or found (the largest score), then its sums are written too.
-void softmax_lines(float *scores, int64_t line, int64_t first, int64_t rows, int64_t keys, float *base, float *sums) {
+void softmax_lines(float *scores, int64_t line, int64_t first, int64_t rows, float *base, float *sums) {
+    static_assert(TILE_ROWS <= W);
     for (int64_t i = 0; i < rows; i++) {
         float *s = scores + i * line;
         int64_t seen = first + i + 1;
-        int64_t whole = round_up(seen, W);
-        std::fill(s + seen, s + std::max(keys, whole), -INFINITY);
+        int64_t last = (seen - 1) / W * W;  // where the last register begins that holds a key that is seen
+        Floats tail = first_lanes(load(s + last), seen - last, -INFINITY);
 
         if (sums) {
-            Floats most = load(s);
-            for (int64_t j = W; j < whole; j += W) {
+            Floats most = tail;
+            for (int64_t j = 0; j < last; j += W) {
                 Floats x = load(s + j);
                 most = x > most ? x : most;
             }
             base[i] = largest(most);
         }
         Floats from = Floats{} + base[i];
-        Floats total{};
-        for (int64_t j = 0; j < whole; j += W) {
+        Floats total = first_lanes(exp(tail - from), seen - last, 0);
+        store(s + last, total);
+        if (last + W < line) store(s + last + W, Floats{});
+        for (int64_t j = 0; j < last; j += W) {
             Floats p = exp(load(s + j) - from);
             store(s + j, p);
             total += p;
         }
-        std::fill(s + seen, s + std::max(keys, whole), 0.0f);
         if (sums) sums[i] = sum(total);
     }
 }
@@ -356,7 +371,6 @@ void forward_head(const Task &task, int64_t begin, int64_t head, const Number *q
     float base[BLOCK], sums[BLOCK];
     for (int64_t first = 0; first < T; first += BLOCK) {
         int64_t rows = std::min(BLOCK, T - first);
-        int64_t keys = first + rows;
         float *scores = room.scores.data(), *lines = out.data() + first * Dp;
 
         for (int64_t i = 0; i < rows; i += TILE_ROWS) {
@@ -364,7 +378,7 @@ void forward_head(const Task &task, int64_t begin, int64_t head, const Number *q
             Matrix queries{room.q.data() + (first + i) * Dp, Dp, 1};
             product<false>(queries, room.kt.data(), Tp, scores + i * Tp, Tp, tile.rows, tile.columns, D);
         }
-        softmax_lines(scores, Tp, first, rows, keys, base, sums);
+        softmax_lines(scores, Tp, first, rows, base, sums);
         for (int64_t i = 0; i < rows; i += TILE_ROWS) {
             Tile tile(first, i, rows);
             Matrix p{scores + i * Tp, Tp, 1};
@@ -440,17 +454,15 @@ void backward_group(const Task &task, int64_t segment, int64_t shared, const Num
                 product<false>(queries, room.kt.data(), Tp, p + i * Tp, Tp, tile.rows, tile.columns, D);
                 product<false>(grads, room.vt.data(), Tp, ds + i * Tp, Tp, tile.rows, tile.columns, D);
             }
-            softmax_lines(p, Tp, first, rows, keys, base, nullptr);
+            softmax_lines(p, Tp, first, rows, base, nullptr);
 
             // dS in the place of dP
             for (int64_t i = 0; i < rows; i++) {
                 Floats away = Floats{} + along[i];
-                int64_t whole = round_up(first + i + 1, W);
-                for (int64_t j = 0; j < whole; j += W) {
-                    float *place = ds + i * Tp + j;
-                    store(place, load(p + i * Tp + j) * (load(place) - away));
-                }
-                std::fill(ds + i * Tp + whole, ds + i * Tp + std::max(keys, whole), 0.0f);
+                float *line = ds + i * Tp;
+                int64_t end = round_up(first + i + 1, W);
+                for (int64_t j = 0; j < end; j += W) store(line + j, load(p + i * Tp + j) * (load(line + j) - away));
+                if (end < Tp) store(line + end, Floats{});
             }
 
             for (int64_t i = 0; i < rows; i += TILE_ROWS) {
