@@ -42,6 +42,7 @@ import train
 from benchmarks.gpt_to_llama import ClimbConfig, prepare, validation_loss
 from mixture import Mixture
 from model import Llama
+from muon import Muon
 from tokenizer import Tokenizer
 
 RECIPES = {"shakespeare": "config/shakespeare_char.py", "data": "config/demo.py"}
@@ -120,6 +121,11 @@ def embedding_of_one(name: str, value: Tensor, model: Llama) -> None:
         value.mul_(1 / 0.02)
 
 
+def momentum_of_muon(momentum: float) -> Callable[[int], contextlib.AbstractContextManager]:
+    """A patch: Muon's momentum, where nobody says another (0.95)."""
+    return lambda end_of_text: mock.patch.object(Muon.__init__, "__defaults__", (momentum,))
+
+
 def closed_borders(end_of_text: int) -> contextlib.AbstractContextManager:
     """A patch: no token sees a document before its own, in training and in validation (model.Documents).
 
@@ -147,8 +153,11 @@ CHANGES: dict[str, Change] = {
     RECIPE: Change(),
     "learning_rate / 2": Change({"learning_rate": 0.5}),
     "learning_rate x 2": Change({"learning_rate": 2}),
+    "muon_lr / 4": Change({"muon_lr": 0.25}),
     "muon_lr / 2": Change({"muon_lr": 0.5}),
+    "muon_lr / 2, warm-up x 3": Change({"muon_lr": 0.5, "warmup_iters": 3}),
     "muon_lr x 2": Change({"muon_lr": 2}),
+    "momentum of muon 0.9": Change(patch=momentum_of_muon(0.9)),
     "AdamW for all": Change(settings={"optimizer": "adamw"}),
     "AdamW for all, learning_rate x 2": Change({"learning_rate": 2}, {"optimizer": "adamw"}),
     "no warm-up": Change({"warmup_iters": 0}),

@@ -11,6 +11,7 @@ from benchmarks import gpt_to_llama, recipe
 from benchmarks.recipe import CHANGES, CLOSED, RECIPE, Change, RecipeConfig, closed_borders, main, settings_of, table
 from mixture import Mixture
 from model import Llama, ModelConfig
+from muon import Muon
 from tokenizer import Tokenizer
 
 pytestmark = [pytest.mark.usefixtures("no_plot"), pytest.mark.bench]
@@ -82,6 +83,16 @@ def test_first_weights_are_changed_for_a_run_only():
     assert torch.equal(changed["model.embed_tokens.weight"], usual["model.embed_tokens.weight"])
     with CHANGES["first weights: 1 / sqrt(width)"].patch(0):
         torch.testing.assert_close(weights()[name], usual[name] / 0.02 / 32**0.5)
+
+
+def test_muons_momentum_is_changed_for_a_run_only():
+    def momentum() -> float:
+        matrix = torch.nn.Parameter(torch.zeros(2, 2))
+        return Muon([{"params": [matrix]}], lr=0.1, dtype=torch.float32).defaults["momentum"]
+
+    with CHANGES["momentum of muon 0.9"].patch(0):
+        assert momentum() == 0.9
+    assert momentum() == 0.95
 
 
 @pytest.mark.slow
