@@ -33,7 +33,7 @@ def test_a_change_is_one_thing_and_all_runs_see_as_many_tokens(tmp_path):
     cfg = RecipeConfig(max_iters=400)
     usual = recipe.usual_settings(cfg, tmp_path)
     unchanged = settings_of(CHANGES[RECIPE], usual, 1, tmp_path)
-    assert (unchanged.max_iters, unchanged.warmup_iters, unchanged.muon_lr) == (400, 20, 0.02)
+    assert (unchanged.max_iters, unchanged.warmup_iters, unchanged.muon_lr) == (400, 20, 0.01)
     assert unchanged.eval_interval == 400 and unchanged.qk_norm and unchanged.optimizer == "muon"
 
     for name, change in CHANGES.items():
