@@ -13,9 +13,9 @@ import native
 
 Setting = Literal["auto"] | bool  # of --compile
 
-# On a CPU a long run is one of so many seconds. Compiling takes a minute of one core or less. Of a step's time it saved a
-# fifth at 0.8M and 1.3M parameters with two threads, nothing to a tenth with one, and 2 % at 10.65M (AMD EPYC,
-# docs/LOG.md).
+# On a CPU a long run is one of so many seconds. Compiling takes a minute of one core or less. With two threads it saved
+# a fifth of a step's time at 0.8M parameters and a sixth at 1.3M in bfloat16, an eighth at 0.8M in float32; with one
+# thread, or at 10.65M, next to nothing (AMD EPYC, docs/LOG.md).
 LONG_RUN_S = 15 * 60
 FLOPS_PER_THREAD = 1e11  # what a thread computes in a second of eager training, for the estimate of a run's length
 

@@ -327,11 +327,12 @@ inline Floats first_lanes(Floats x, int64_t n, float other) {
     return lanes < int32_t(n) ? x : Floats{} + other;
 }
 
-// P of BLOCK queries from `first` on, without the division: exp(S - base of the line); the keys behind a query get 0,
-// as far as the products read: fewer than TILE_ROWS keys of other queries of the tile.
+// P of BLOCK queries from `first` on, without the division: exp(S - base of the line), and 0 for the keys behind the
+// query. A product reads up to TILE_ROWS - 1 keys behind a query's own, those of the other queries of its tile: they lie
+// in the query's last register or in the next one, which is cleared too. What is further behind is not read.
 // base: given (the log-sum-exp of the forward pass), or found (the largest score), then its sums are written too.
 void softmax_lines(float *scores, int64_t line, int64_t first, int64_t rows, float *base, float *sums) {
-    static_assert(TILE_ROWS <= W);
+    static_assert(TILE_ROWS <= W && BLOCK % TILE_ROWS == 0);
     for (int64_t i = 0; i < rows; i++) {
         float *s = scores + i * line;
         int64_t seen = first + i + 1;

@@ -17,6 +17,7 @@ from errors import one_line
 OUT_OF_MEMORY_SIGNS = ("allocate memory", "out of memory", "Storage size calculation overflowed")
 # Parameters of glibc's mallopt (malloc.h).
 M_TRIM_THRESHOLD = -1
+M_MMAP_THRESHOLD = -3
 M_MMAP_MAX = -4
 CGROUP = Path("/sys/fs/cgroup")  # where Linux tells a container its limits
 # Of dense matrix products in bfloat16, by a part of the device's name: the makers' data sheets. The first that fits
@@ -96,17 +97,23 @@ def peak_flops(device: torch.device) -> float | None:
     return None
 
 
-def keep_freed_memory(device: torch.device) -> None:
+def keep_freed_memory(device: torch.device, same_sizes: bool) -> None:
     """Have this process keep the memory that it frees, for the next time it needs as much. On a CPU, with Linux' glibc.
 
     A training step needs and frees the same arrays again and again. By default glibc gives the end of its heap back to
     the system when 64 MB of it are free, takes arrays above 32 MB from the system one by one, and the system clears
     every page anew: 4 % of the time of a small model's step, 12 % with the head of GPT-2 (docs/LOG.md).
+
+    same_sizes: whether the next step needs arrays of the same sizes. If not, those above 32 MB stay out of the heap:
+    each would leave a hole that the next one does not fit into.
     """
     if device.type != "cpu" or platform.libc_ver()[0] != "glibc":
         return
     libc = ctypes.CDLL(None)
-    libc.mallopt(M_MMAP_MAX, 0)  # no array is by itself: all are part of the heap
+    if same_sizes:
+        libc.mallopt(M_MMAP_MAX, 0)  # all arrays are part of the heap
+    else:
+        libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)  # what glibc arrives at by itself; setting one fixes the other
     libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 

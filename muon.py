@@ -101,7 +101,7 @@ class Muon(torch.optim.Optimizer):
         rate = group["lr"]
         left = torch.full_like(finite, 1 - rate * group["weight_decay"], dtype=wide)  # of the weights, after decay
         torch._foreach_mul_(weights, left.masked_fill(~finite, 1))
-        torch._foreach_mul_(updates, finite.to(wide))
+        updates = [torch.where(finite, update, 0) for update in updates]
         torch._foreach_add_(weights, updates, alpha=-rate * size)
 
 

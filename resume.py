@@ -21,6 +21,8 @@ MODEL = ("n_layer", "n_head", "n_kv_head", "n_embd", "ffn_hidden", "rope_theta",
 STEP = ("objective", "block_size", "optimizer", "batch_tokens", "seed", "shuffle_run")
 LORA = ("lora_rank", "lora_alpha", "lora_targets")
 RESUME_FIXED = ("init_from", *LORA, *MODEL, *STEP)
+# What it may change, and will learn otherwise by. (A default may have changed since the run began.)
+RATES = ("learning_rate", "muon_lr", "min_lr", "schedule", "weight_decay", "beta1", "beta2", "grad_clip")
 
 
 class RunSettings(Protocol):
@@ -109,6 +111,7 @@ def find_start(cfg: RunSettings, data: Mixture) -> Start:
         had_threads = saved.get("threads", threads)
         if had_threads != threads:
             notes.append(f"note: it ran with --num_threads={had_threads}; the last bits of the results will differ")
+        notes += changed_rates(cfg, saved["settings"])
 
         if resumed:
             check_resume_from(cfg, folder, saved)
@@ -165,6 +168,17 @@ def check_resume(cfg: RunSettings, folder: Path, saved: dict[str, Any], tokenize
     check_content(cfg, folder, saved, data)
     if not Tokenizer.load(folder).same(tokenizer):
         raise ValueError(f"checkpoint {folder} has another tokenizer than the data has now; give another --out_dir")
+
+
+def changed_rates(cfg: RunSettings, saved: dict[str, Any]) -> list[str]:
+    """Notes on what a run is told to learn by now, where its last checkpoint was made with another value."""
+    notes = []
+    for key in RATES:
+        now = getattr(cfg, key)
+        had = saved.get(key, now)
+        if had != now and (key != "muon_lr" or cfg.optimizer == "muon"):
+            notes.append(f"note: it ran with --{key}={had}; from here on it is {now}")
+    return notes
 
 
 def another_setting(folder: Path, key: str, had: Any, asked: Any) -> str:

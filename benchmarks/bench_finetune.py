@@ -60,7 +60,7 @@ LORA, LORA_PEER, LORA_PEER_BF16 = "LoRA, NonLlama", "LoRA, peft", "LoRA, peft, b
 
 def ours(dtype: torch.dtype, scored: torch.Tensor, adapters: bool) -> Built:
     """As train.py does it. scored: which places of a row are, (T,) bool."""
-    keep_freed_memory(torch.device("cpu"))
+    keep_freed_memory(torch.device("cpu"), same_sizes=False)
     model = start(SMOLLM2_135M)
     if adapters:
         model = with_adapters(model)

@@ -179,7 +179,7 @@ class Training:
     def __init__(self, cfg: BenchConfig):
         self.cfg = cfg
         self.device = pick_device(cfg.device)
-        keep_freed_memory(self.device)  # as train.py does, here for all in turn
+        keep_freed_memory(self.device, same_sizes=True)  # as train.py does, here for all in turn
         self.dtype = pick_dtype(cfg.dtype, self.device)  # of matrix products
         self.shape, self.batch_size = size_of(cfg)
         self.counts: dict[str, Parameters] = {}  # of what has been built

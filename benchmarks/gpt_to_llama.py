@@ -5,8 +5,9 @@
 
 Each rung keeps all changes of those below it. The parts that Llama has replaced live in this file; the rungs from GQA
 on are model.Llama itself. All rungs have the same number of parameters to 1 %, by the width of the feed-forward
-network, and see the same tokens in the same order. Every rung has the same five learning rates to choose from, tried
-on text that is held out from the training text; the loss of the table is on the validation text, which decides nothing.
+network, and see the same tokens in the same order. Every rung chooses from five learning rates of AdamW, or four of
+Muon, tried on text that is held out from the training text; the loss of the table is on the validation text, which
+decides nothing.
 
 A run that is there is not made again: the same command continues, more --seeds are added.
 """
@@ -361,7 +362,7 @@ def seconds_a_step(rungs: dict[str, float], folder: Path, rounds: int) -> dict[s
 def climb(cfg: ClimbConfig) -> dict[str, Any]:
     """Choose a rate for each rung, train it with every seed, time its steps; writes results.json."""
     out = Path(cfg.out)
-    keep_freed_memory(CPU)
+    keep_freed_memory(CPU, same_sizes=True)
     choice, final = prepare(cfg, out)
     vocab_size = Mixture(f"{final}:1", BLOCK, seed=0).tokenizer.vocab_size
     check_that_the_parts_are_llamas(vocab_size)

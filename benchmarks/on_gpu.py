@@ -14,11 +14,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs 
 import configurator  # before torch and the others
 
 # isort: split
+import functools
 import os
 import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -62,12 +64,12 @@ def parts(cfg: OnGpuConfig) -> list[Part]:
     """What is run, the most important first."""
     bench = [PYTHON, "bench.py", "--part=train", "--size=124m", "--batch=8x1024", "--rounds=5"]
     if cfg.nanogpt:
-        bench.append(f"--nanogpt={cfg.nanogpt}")
+        bench.append(f"--nanogpt={Path(cfg.nanogpt).resolve()}")
     short = [f"--data={DATA}", "--checkpoint_interval=1000", "--eval_interval=1000", "--log_interval=5"]
     of_124m = [PYTHON, "train.py", "config/wiki_124m.py", *short, "--max_iters=30", "--batch_size=32"]
     of_1b = [PYTHON, "train.py", "config/wiki_1b_fsdp.py", *short, "--max_iters=15", "--batch_tokens=65536"]
     prepare = [PYTHON, "prepare_wiki.py", "config/data_pydocs.py", "--vocab_size=32768", f"--data_dir={DATA}"]
-    wanted = [
+    return [
         Part("tokens for the runs below", prepare, 120),
         Part("tests that need a GPU", [PYTHON, "-m", "pytest", "-q", "-n", "0", "-m", "gpu", "tests"], 240),
         Part("a step of 124M, eager", [*bench, "--compile=False"], 120),
@@ -75,18 +77,20 @@ def parts(cfg: OnGpuConfig) -> list[Part]:
         Part("train.py, 124M", [*of_124m, f"--out_dir={OUT}/124m", "--profile_steps=20:25"], 150),
         Part("train.py, 1B", [*of_1b, f"--out_dir={OUT}/1b", "--batch_size=8"], 180),
     ]
-    return [*wanted, *shakespeare(cfg.text)] if cfg.text else wanted
 
 
 def shakespeare(text: str) -> list[Part]:
-    """The characters of a text, and a model of the size that nanoGPT's README trains on them on a GPU."""
+    """The characters of a text, and a model of 10.7M parameters: the size of nanoGPT's example for a GPU."""
+    if not text:
+        return []
+    text = str(Path(text).resolve())
     folder = OUT / "shakespeare_char"
     characters = [f"--source={text}", f"--data_dir={folder}"]
     prepare = [PYTHON, "prepare_wiki.py", "config/data_shakespeare_char.py", *characters]
 
     shape = ["--n_layer=6", "--n_head=6", "--n_kv_head=3", "--n_embd=384", "--ffn_hidden=1160", "--block_size=256"]
     steps = ["--batch_size=16", "--batch_tokens=4096", "--max_iters=1200", "--eval_interval=300"]
-    train = [PYTHON, "train.py", "config/shakespeare_char.py", f"--data={folder}", *shape, *steps, "--muon_lr=0.01"]
+    train = [PYTHON, "train.py", "config/shakespeare_char.py", f"--data={folder}", *shape, *steps]
     return [
         Part("characters for the run below", prepare, 60),
         Part("Tiny Shakespeare, 10.7M", [*train, f"--out_dir={OUT}/10m"], 120),
@@ -150,18 +154,19 @@ def main(cfg: OnGpuConfig) -> None:
         raise ValueError(f"{cfg.text} is no file; put a text there (config/data_shakespeare_char.py says which)")
     if not torch.cuda.is_available():
         raise ValueError("there is no CUDA device here; the other tests and benchmarks need none")
+    jobs: dict[str, Callable[[], str]] = {}  # title -> does it, and says how it went
+    jobs |= {part.title: functools.partial(run_part, part) for part in parts(cfg)}
+    jobs["killed and resumed"] = killed_and_resumed
+    jobs |= {part.title: functools.partial(run_part, part) for part in shakespeare(cfg.text)}
+
     start_s = time.monotonic()
     record = [f"# {torch.cuda.get_device_name()}, torch {torch.__version__}\n"]
-    for part in parts(cfg):
+    for title, job in jobs.items():
         if time.monotonic() - start_s > 60 * cfg.minutes:
-            record.append(f"## {part.title}: no time left\n")
+            record.append(f"## {title}: no time left\n")
             continue
-        record.append(run_part(part))
+        record.append(job())
         print(record[-1], flush=True)
-
-    if time.monotonic() - start_s < 60 * cfg.minutes:
-        record.append(killed_and_resumed())
-        print(record[-1])
     atomic.write(REPO / OUT / "record.md", "\n".join(record).encode())
 
 

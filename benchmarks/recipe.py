@@ -23,6 +23,7 @@ import configurator  # before torch and the others: Ctrl-C during their import i
 # isort: split
 import contextlib
 import dataclasses
+import hashlib
 import io
 import json
 import math
@@ -209,8 +210,8 @@ def usual_settings(cfg: RecipeConfig, folder: Path) -> dict[str, Any]:
     }
 
 
-def settings_of(change: Change, usual: dict[str, Any], seed: int, out_dir: Path) -> train.TrainConfig:
-    """The settings of a run."""
+def settings_of(change: Change, usual: dict[str, Any], seed: int) -> train.TrainConfig:
+    """The settings of a run, but for its folder."""
     settings = dict(usual)
     for key, factor in change.factors.items():
         settings[key] = settings[key] * factor
@@ -220,7 +221,16 @@ def settings_of(change: Change, usual: dict[str, Any], seed: int, out_dir: Path)
         settings[key] = round(settings[key])
     steps = settings["max_iters"]
     times = {"eval_interval": steps, "checkpoint_interval": steps}
-    return train.TrainConfig(**settings | times | {"seed": seed, "out_dir": str(out_dir)})
+    return train.TrainConfig(**settings | times | {"seed": seed})
+
+
+def digest(settings: train.TrainConfig) -> str:
+    """A few letters that differ where settings do: a run of an older recipe is not taken for one of today's."""
+    what_counts = dataclasses.asdict(settings)
+    for key in ("data", "out_dir", "num_threads"):
+        del what_counts[key]
+    words = json.dumps(what_counts, sort_keys=True)
+    return hashlib.sha256(words.encode()).hexdigest()[:8]
 
 
 def loss_behind_borders(out_dir: Path, folder: Path, settings: train.TrainConfig) -> float:
@@ -237,13 +247,14 @@ def run(name: str, cfg: RecipeConfig, folder: Path, seed: int) -> dict[str, floa
     """
     kind = Path(cfg.data or "text").name
     plain_name = "".join(letter if letter.isalnum() else "-" for letter in name)
-    out_dir = Path(cfg.out, "runs", f"{kind}-{plain_name}-{cfg.max_iters}-{seed}")
+    change = CHANGES[name]
+    settings = settings_of(change, usual_settings(cfg, folder), seed)
+    out_dir = Path(cfg.out, "runs", f"{kind}-{plain_name}-{cfg.max_iters}-{seed}-{digest(settings)}")
     note = out_dir / "result.json"
     if note.is_file():
         return json.loads(note.read_text(encoding="utf-8"))
 
-    change = CHANGES[name]
-    settings = settings_of(change, usual_settings(cfg, folder), seed, out_dir)
+    settings = dataclasses.replace(settings, out_dir=str(out_dir))
     with change.patch(Tokenizer.load(folder).end_of_text), contextlib.redirect_stdout(io.StringIO()):
         train.main(settings)
 

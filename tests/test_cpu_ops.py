@@ -231,6 +231,10 @@ def test_bfloat16_numbers_are_rounded_as_torch_rounds_them():
     assert halfway.sum() > 50
     torch.testing.assert_close(cpu_ops.gated_silu(gate, up), exact.bfloat16(), rtol=0, atol=0, equal_nan=True)
 
+    # A NaN whose upper half is full: one more is -0.
+    full = torch.full((1, 32), 0x7FFFFFFF, dtype=torch.int32).view(torch.float32)
+    assert cpu_ops.rms_norm(full, torch.ones(32), 1e-5, torch.bfloat16).isnan().all()
+
 
 @compiled
 @pytest.mark.parametrize("width", [1, 32, 101])

@@ -31,8 +31,8 @@ def test_peaks_go_by_the_name_of_the_device(monkeypatch):
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="memory is kept by a call of glibc")
 def test_freed_memory_is_kept_on_a_cpu_alone(monkeypatch):
-    """What malloc.h says: M_MMAP_MAX is -4, M_TRIM_THRESHOLD -1. The pages that a program is given are no test:
-    whether a heap is trimmed depends on what lies at its end."""
+    """What malloc.h says: M_TRIM_THRESHOLD is -1, M_MMAP_THRESHOLD -3, M_MMAP_MAX -4. The pages that a program is given
+    are no test: whether a heap is trimmed depends on what lies at its end."""
     libc = ctypes.CDLL(None)
     calls = []
 
@@ -43,10 +43,13 @@ def test_freed_memory_is_kept_on_a_cpu_alone(monkeypatch):
             return libc.mallopt(parameter, value)
 
     monkeypatch.setattr(ctypes, "CDLL", lambda name: Recorder)
-    keep_freed_memory(torch.device("cuda"))
+    keep_freed_memory(torch.device("cuda"), same_sizes=True)
     assert not calls
-    keep_freed_memory(torch.device("cpu"))
+    keep_freed_memory(torch.device("cpu"), same_sizes=True)
     assert calls == [(-4, 0), (-1, 2**31 - 1)]
+    calls.clear()
+    keep_freed_memory(torch.device("cpu"), same_sizes=False)
+    assert calls == [(-3, 32 * 2**20), (-1, 2**31 - 1)]
 
 
 def test_free_memory_is_the_least_that_the_system_says_or_nothing(monkeypatch, tmp_path):

@@ -32,17 +32,17 @@ TrainConfig = train.TrainConfig
 def test_a_change_is_one_thing_and_all_runs_see_as_many_tokens(tmp_path):
     cfg = RecipeConfig(max_iters=400)
     usual = recipe.usual_settings(cfg, tmp_path)
-    unchanged = settings_of(CHANGES[RECIPE], usual, 1, tmp_path)
+    unchanged = settings_of(CHANGES[RECIPE], usual, 1)
     assert (unchanged.max_iters, unchanged.warmup_iters, unchanged.muon_lr) == (400, 20, 0.01)
     assert unchanged.eval_interval == 400 and unchanged.qk_norm and unchanged.optimizer == "muon"
 
     for name, change in CHANGES.items():
-        settings = settings_of(change, usual, 1, tmp_path)
+        settings = settings_of(change, usual, 1)
         settings.check()
         assert settings.max_iters * settings.batch_tokens == unchanged.max_iters * unchanged.batch_tokens, name
         differs = {key for key, value in vars(settings).items() if value != vars(unchanged)[key]}
         assert differs or change.patch is not Change().patch or name == RECIPE, name
-    halved = settings_of(CHANGES["half the batch, twice the steps"], usual, 1, tmp_path)
+    halved = settings_of(CHANGES["half the batch, twice the steps"], usual, 1)
     assert (halved.batch_tokens, halved.batch_size, halved.max_iters, halved.warmup_iters) == (384, 6, 800, 40)
 
 
@@ -83,6 +83,15 @@ def test_first_weights_are_changed_for_a_run_only():
     assert torch.equal(changed["model.embed_tokens.weight"], usual["model.embed_tokens.weight"])
     with CHANGES["first weights: 1 / sqrt(width)"].patch(0):
         torch.testing.assert_close(weights()[name], usual[name] / 0.02 / 32**0.5)
+
+
+def test_a_run_of_an_older_recipe_is_not_taken_for_one_of_todays(tmp_path):
+    cfg = RecipeConfig(text="", max_iters=400)
+    usual = recipe.usual_settings(cfg, tmp_path)
+    today = recipe.digest(settings_of(CHANGES[RECIPE], usual, 1))
+    elsewhere = recipe.digest(settings_of(CHANGES[RECIPE], usual | {"data": "b", "num_threads": 2}, 1))
+    older = recipe.digest(settings_of(CHANGES[RECIPE], usual | {"muon_lr": 0.02}, 1))
+    assert today == elsewhere != older
 
 
 def test_muons_momentum_is_changed_for_a_run_only():

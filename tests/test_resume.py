@@ -1,5 +1,6 @@
 """Where a run begins: which checkpoint, the same text, the same settings; two runs in one folder."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -207,6 +208,23 @@ def test_a_note_of_the_text_that_a_person_edited_is_one_line(copy, data_dir):
         path.write_text(json.dumps(json.loads(path.read_text()) | {"data": damaged}))
         with pytest.raises(ValueError, match="state.json: data is damaged"):
             train.main(config(data_dir, copy, max_iters=22))
+
+
+def test_rates_that_differ_from_the_checkpoints_are_noted(copy, data_dir):
+    """A new default halves a rate without anybody having asked for it."""
+    saved = checkpoint.read_state(copy / "latest")["settings"]
+    cfg = config(data_dir, copy, learning_rate=0.5, optimizer="muon", muon_lr=0.25)
+    had = saved | {"learning_rate": 0.5, "muon_lr": 0.75, "beta2": 0.5}
+    assert resume.changed_rates(cfg, had) == [
+        "note: it ran with --muon_lr=0.75; from here on it is 0.25",
+        f"note: it ran with --beta2=0.5; from here on it is {cfg.beta2}",
+    ]
+    adamw = dataclasses.replace(cfg, optimizer="adamw", beta2=0.5)
+    assert resume.changed_rates(adamw, had) == []
+
+    resumed = config(data_dir, copy, max_iters=22, weight_decay=0.5)
+    notes = resume.find_start(resumed, Mixture(resumed.data, resumed.block_size, resumed.seed)).notes
+    assert any("--weight_decay=" in note for note in notes)
 
 
 def test_checkpoints_from_before_the_text_was_noted_resume_under_the_same_name(copy, data_dir, data):
