@@ -61,7 +61,7 @@ from benchmarks import (
 )
 from benchmarks.bench_config import BenchConfig, Figures, Record, Samples, TakeTurns
 from benchmarks.bench_figures import need, peak_rss
-from benchmarks.bench_model import Part
+from benchmarks.bench_model import BeforeTurn, Part, nothing
 from corpus.pool import worker_pool
 from device import pick_device
 
@@ -193,15 +193,21 @@ def check_path(name: str, entry: Entry, path: str) -> None:
 
 
 def measure(
-    variants: dict[str, Callable[[], Any]], rounds: int, seconds: float, device: torch.device, desc: str = "bench"
+    variants: dict[str, Callable[[], Any]],
+    rounds: int,
+    seconds: float,
+    device: torch.device,
+    desc: str = "bench",
+    before_turn: BeforeTurn = nothing,
 ) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
     """Seconds per call of each variant, one sample a round: A B C, A B C, ... after a warm-up in the same order.
 
     A sample is the mean over the calls that fill about `seconds`: their number is set once, by the last warm-up call.
-    Returns what a clock says, and the CPU-seconds of all threads of this process.
+    Returns what a clock says, and the CPU-seconds of all threads of this process. before_turn(name, call) is not timed.
     """
     calls = {}
     for name, call in variants.items():
+        before_turn(name, call)
         begin_s = time.perf_counter()
         took_s, _ = seconds_a_call(call, 1, device)
         while time.perf_counter() - begin_s < seconds:
@@ -212,6 +218,7 @@ def measure(
     cpu_samples: dict[str, list[float]] = {name: [] for name in variants}
     for _ in tqdm(range(rounds), desc=desc, unit=" rounds", disable=None):
         for name, call in variants.items():
+            before_turn(name, call)
             took_s, cpu_s = seconds_a_call(call, calls[name], device)
             samples[name].append(took_s)
             cpu_samples[name].append(cpu_s)
@@ -270,7 +277,7 @@ def time_part(build: Callable[[BenchConfig], Part], name: str, cfg: BenchConfig)
     part = build(cfg)
     variants = {key: make() for key, make in part.variants.items()}
     agreement = part.check(variants)
-    samples, cpu_samples = measure(variants, cfg.rounds, cfg.seconds, device, name)
+    samples, cpu_samples = measure(variants, cfg.rounds, cfg.seconds, device, name, part.before_turn)
     variants.clear()  # room for the processes below
 
     results = summarize(samples, part.units_per_call)
@@ -367,6 +374,7 @@ def peak_memory_here(build: Callable[[BenchConfig], Part], cfg: BenchConfig, nam
     baseline = torch.cuda.memory_allocated(device) if on_gpu else baseline_rss()
 
     call = part.variants[name]()
+    part.before_turn(name, call)
     for _ in range(part.memory_calls):
         call()
 

@@ -20,6 +20,8 @@ class BenchConfig:
     size: Literal["small", "10m", "0.8m", "10.6m", "124m"] = "small"  # train: the shape, see bench_model.SIZES
     batch: str = ""  # train: windows x tokens of a step, 2x256; empty: those of the size
     compile: bool = False  # train: torch.compile, for both sides
+    # train, on a CPU: freed memory is kept as train.py keeps it, for all sides; or for ours alone, as the scripts do it
+    kept_memory: Literal["all", "ours"] = "all"
     nanogpt: str = ""  # train: folder of a checkout of karpathy/nanoGPT, to be compared as well
     nanochat: str = ""  # train: the same for karpathy/nanochat
     litgpt: str = ""  # train: the same for Lightning-AI/litgpt

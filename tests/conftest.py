@@ -1,7 +1,9 @@
 """A small corpus, prepared once a session by the real pipeline, and a small model trained on it."""
 
+import ctypes
 import json
 import os
+import platform
 import random
 import signal
 import sys
@@ -95,6 +97,37 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason="the folder ../shared/data is not there"))
         if "gpu" in item.keywords and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture
+def allocator_calls(monkeypatch) -> list:
+    """What glibc's allocator is told: (parameter, value) of mallopt, and "trim" of malloc_trim. It is told so, too.
+
+    The parameters in malloc.h: M_TRIM_THRESHOLD is -1, M_MMAP_THRESHOLD -3, M_MMAP_MAX -4. The pages that a program is
+    given are no test: whether a heap is trimmed depends on what lies at its end.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        pytest.skip("memory is kept by a call of glibc")
+    open_library = ctypes.CDLL
+    libc = open_library(None)
+    calls = []
+
+    class Recorder:
+        @staticmethod
+        def mallopt(parameter: int, value: int) -> int:
+            calls.append((parameter, value))
+            return libc.mallopt(parameter, value)
+
+        @staticmethod
+        def malloc_trim(pad: int) -> int:
+            calls.append("trim")
+            return libc.malloc_trim(pad)
+
+    def open_or_record(name: str | None, *options, **named_options):
+        return Recorder if name is None else open_library(name, *options, **named_options)
+
+    monkeypatch.setattr(ctypes, "CDLL", open_or_record)
+    return calls
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -134,6 +134,41 @@ def test_variants_take_turns(names):
         assert {name: len(turns) for name, turns in of_variants.items()} == dict.fromkeys(names, 4)
 
 
+def test_a_variant_is_made_ready_before_each_turn_outside_of_the_time(monkeypatch):
+    clock, order = Clock(monkeypatch), []
+
+    def before_turn(name, call):
+        order.append(f"ready {name}")
+        clock.now_s += 100
+
+    def variant(name):
+        def call():
+            order.append(name)
+            clock.now_s += 1
+
+        return call
+
+    variants = {name: variant(name) for name in "ab"}
+    samples, _ = bench.measure(variants, rounds=2, seconds=1, device=CPU, before_turn=before_turn)
+    assert samples == {"a": [1, 1], "b": [1, 1]}
+    assert order == 3 * ["ready a", "a", "ready b", "b"]
+
+
+def test_memory_can_be_kept_for_our_step_alone(allocator_calls):
+    """Without that glibc's defaults: 65,536 arrays of their own, the end of the heap given back above 64 MB."""
+    for_all = bench_model.train_part(BenchConfig(size="0.8m", device="cpu"))
+    assert for_all.before_turn is bench_model.nothing
+    part = bench_model.train_part(BenchConfig(size="0.8m", device="cpu", kept_memory="ours"))
+    assert part.title == for_all.title + ", freed memory kept for ours alone"
+
+    allocator_calls.clear()
+    part.before_turn("NonLlama", lambda: allocator_calls.append("step"))
+    assert allocator_calls == [(-4, 0), (-1, 2**31 - 1), "step"]
+    allocator_calls.clear()
+    part.before_turn("a peer", lambda: allocator_calls.append("step"))
+    assert allocator_calls == [(-4, 65536), (-3, 32 * 2**20), (-1, 64 * 2**20), "trim", "step"]
+
+
 def test_a_sample_is_the_mean_over_the_calls_that_fill_the_turn(monkeypatch):
     """On a clock that only the variants move: a takes 0.5 s for its first call (warming up) and 0.125 s later."""
     clock, calls = Clock(monkeypatch), []

@@ -1,8 +1,5 @@
 """Which device, and how fast it is."""
 
-import ctypes
-import platform
-
 import pytest
 import torch
 
@@ -29,27 +26,14 @@ def test_peaks_go_by_the_name_of_the_device(monkeypatch):
     assert peak_flops(torch.device("cpu")) is None
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="memory is kept by a call of glibc")
-def test_freed_memory_is_kept_on_a_cpu_alone(monkeypatch):
-    """What malloc.h says: M_TRIM_THRESHOLD is -1, M_MMAP_THRESHOLD -3, M_MMAP_MAX -4. The pages that a program is given
-    are no test: whether a heap is trimmed depends on what lies at its end."""
-    libc = ctypes.CDLL(None)
-    calls = []
-
-    class Recorder:
-        @staticmethod
-        def mallopt(parameter: int, value: int) -> int:
-            calls.append((parameter, value))
-            return libc.mallopt(parameter, value)
-
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: Recorder)
+def test_freed_memory_is_kept_on_a_cpu_alone(allocator_calls):
     keep_freed_memory(torch.device("cuda"), same_sizes=True)
-    assert not calls
+    assert not allocator_calls
     keep_freed_memory(torch.device("cpu"), same_sizes=True)
-    assert calls == [(-4, 0), (-1, 2**31 - 1)]
-    calls.clear()
+    assert allocator_calls == [(-4, 0), (-1, 2**31 - 1)]
+    allocator_calls.clear()
     keep_freed_memory(torch.device("cpu"), same_sizes=False)
-    assert calls == [(-3, 32 * 2**20), (-1, 2**31 - 1)]
+    assert allocator_calls == [(-3, 32 * 2**20), (-1, 2**31 - 1)]
 
 
 def test_free_memory_is_the_least_that_the_system_says_or_nothing(monkeypatch, tmp_path):
