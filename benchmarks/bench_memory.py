@@ -54,7 +54,8 @@ def loss_of_full_logits(model: Llama, x: torch.Tensor, y: torch.Tensor) -> torch
 def take_steps(loss_of: LossOf, dtype: torch.dtype) -> Figures:
     """One turn: the first loss, and CPU-seconds of the last step."""
     device = torch.device("cpu")
-    keep_freed_memory(device, same_sizes=True)
+    # As train.py does; the arrays of full logits are so large that their holes in the heap would be gigabytes.
+    keep_freed_memory(device, same_sizes=loss_of is not loss_of_full_logits)
     model = start(SHAPE)
     random = torch.Generator().manual_seed(0)
     batches = torch.randint(SHAPE.vocab_size, (STEPS, ROWS, T + 1), generator=random)
