@@ -350,8 +350,8 @@ def setup(cfg: TrainConfig, on_exit: contextlib.ExitStack) -> tuple[Run, Start]:
     dtype = pick_dtype(cfg.dtype, device)
     if cfg.float8:
         float8.check_device(device, dtype)
-    sizes_vary = data.template is not None or bool(cfg.eval_tasks)  # packed rows, and prompts of tasks
-    keep_freed_memory(device, same_sizes=not sizes_vary)
+    same_sizes = data.template is None and not cfg.eval_tasks  # neither packed rows nor prompts of tasks
+    keep_freed_memory(device, same_sizes)
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
     if cfg.num_threads is not None:
