@@ -63,7 +63,13 @@ class Page:
         return self.browser.execute_script(script)
 
     def set(self, **settings):
+        """Change settings, and wait until the page has taken them: a dialog tells that it is closed a moment later."""
         self.find("open-settings").click()
+        self.browser.execute_script(
+            "window.taken = false;"
+            "const took = () => { window.taken = true; };"
+            "document.getElementById('settings').addEventListener('close', took, { once: true });"
+        )
         for key, value in settings.items():
             field = self.find(key)
             if field.tag_name == "select":
@@ -72,6 +78,7 @@ class Page:
                 field.clear()
                 field.send_keys(str(value))
         self.find("close-settings").click()
+        self.until(lambda: self.browser.execute_script("return window.taken"))
 
     def ask(self, text):
         self.find("text").send_keys(text)
@@ -228,7 +235,7 @@ def test_all_can_be_done_with_the_keyboard(page):
     focused.send_keys(Keys.ENTER)
     assert page.find("settings").is_displayed()
     page.browser.switch_to.active_element.send_keys(Keys.ESCAPE)
-    assert not page.find("settings").is_displayed()
+    page.until(lambda: not page.find("settings").is_displayed())
 
 
 def test_a_key_is_asked_for(browser, folder):
