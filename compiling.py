@@ -2,6 +2,9 @@
 
 Compiling takes time before the first step, and makes every step faster. On a GPU it always pays. On a CPU it needs a
 C++ compiler, and a run that is long enough.
+
+With --cuda_graphs a GPU also notes what a compiled pass launches, and from then on is told to do all of it at once:
+small models wait for the host between launches otherwise.
 """
 
 from dataclasses import dataclass
@@ -17,7 +20,11 @@ Setting = Literal["auto"] | bool  # of --compile
 # a fifth of a step's time at 0.8M parameters and a sixth at 1.3M in bfloat16, an eighth at 0.8M in float32; with one
 # thread, or at 10.65M, next to nothing (AMD EPYC, docs/LOG.md).
 LONG_RUN_S = 15 * 60
-FLOPS_PER_THREAD = 1e11  # what a thread computes in a second of eager training, for the estimate of a run's length
+
+# What a thread computes in a second of eager training, for the estimate of a run's length: in formats of 16 bits (with
+# AVX-512's bf16, at 0.8M to 10.65M parameters, 1.1e11 to 1.7e11) and in float32 (AVX2, 0.8M: 5e10; 1.3M, Muon: 3e10).
+FLOPS_PER_THREAD_16 = 1e11
+FLOPS_PER_THREAD_32 = 4e10
 
 
 @dataclass(frozen=True)
@@ -29,13 +36,19 @@ class Choice:
 
 
 def choose(
-    setting: Setting, before: bool | None, flops: float, device: torch.device, packed: bool, divided: bool
+    setting: Setting,
+    before: bool | None,
+    flops: float,
+    device: torch.device,
+    dtype: torch.dtype,
+    packed: bool,
+    divided: bool,
 ) -> Choice:
     """What --compile means for a run.
 
     before: whether the run that is resumed was compiled, None for a new one: the bits of its results hang on it. flops:
-    of the whole run, in this process. packed: rows hold documents, whose number differs from batch to batch. divided:
-    by FSDP.
+    of the whole run, in this process. dtype: of products. packed: rows hold documents, whose number differs from batch
+    to batch. divided: by FSDP.
     """
     if setting != "auto":
         return Choice(setting, f"--compile={setting}")
@@ -48,12 +61,33 @@ def choose(
     if device.type != "cpu" or divided:
         return Choice(False, f"{device.type}{', fsdp' if divided else ''}")
 
-    seconds = flops / (FLOPS_PER_THREAD * torch.get_num_threads())
+    flops_per_thread = FLOPS_PER_THREAD_16 if dtype.itemsize == 2 else FLOPS_PER_THREAD_32
+    seconds = flops / (flops_per_thread * torch.get_num_threads())
     if seconds < LONG_RUN_S:
         return Choice(False, f"a run of about {seconds / 60:.0f} minutes is too short")
     if not has_cpp_compiler():
         return Choice(False, "there is no C++ compiler")
     return Choice(True, f"a run of about {seconds / 3600:.1f} hours")
+
+
+def check_cuda_graphs(device: torch.device, setting: Setting, packed: bool, divided: bool) -> None:
+    """Raise ValueError where --cuda_graphs cannot work; the arguments are those of `choose`."""
+    wrong = None
+    if device.type != "cuda":
+        wrong = f"is for a GPU, and this run is on {device.type}"
+    elif setting is False:
+        wrong = "replays compiled passes, and --compile=False has none"
+    elif packed:
+        wrong = "needs batches of one shape, and the packed rows of conversations differ"
+    elif divided:
+        wrong = "cannot be had with --parallel=fsdp, whose blocks are collected between passes"
+    if wrong is not None:
+        raise ValueError(f"--cuda_graphs=True {wrong}; leave it out")
+
+
+def for_training(model: torch.nn.Module, cuda_graphs: bool) -> torch.nn.Module:
+    """torch.compile of the model, its passes as CUDA graphs where they are wanted."""
+    return torch.compile(model, mode="reduce-overhead") if cuda_graphs else torch.compile(model)
 
 
 def has_cpp_compiler() -> bool:

@@ -107,6 +107,29 @@ class Optimizer:
         self.state = adamw.state
         for part in self.parts:
             part.state = self.state  # one for all: its keys are parameters
+        self.keeps_gradients = False
+
+    def keep_gradients(self) -> None:
+        """From now on each gradient stays where it is, and is 0 between steps, instead of an array that comes and goes.
+
+        A CUDA graph writes its gradients to the same place each time. Where a parameter has none yet, autograd takes
+        that array itself for the sum, and the next micro-batch overwrites it: torch 2.1 then counted one micro-batch of
+        four (github.com/pytorch/pytorch/issues/96693), later versions raise (169545). To an array that is there it
+        adds.
+        """
+        self.keeps_gradients = True
+        for parameter in self._parameters():
+            parameter.grad = torch.zeros_like(parameter)
+
+    def _parameters(self) -> list[torch.Tensor]:
+        return [parameter for group in self.param_groups for parameter in group["params"]]
+
+    def _clear_gradients(self) -> None:
+        if self.keeps_gradients:
+            torch._foreach_zero_([parameter.grad for parameter in self._parameters()])
+            return
+        for parameter in self._parameters():
+            parameter.grad = None
 
     def step(self, rate: float, finite: torch.Tensor) -> None:
         """Update the parameters at AdamW's rate `rate`, unless `finite`, a bool scalar, is False. Clears the gradients.
@@ -125,4 +148,4 @@ class Optimizer:
                 part.step()
             elif finite:
                 part.step()
-            part.zero_grad(set_to_none=True)
+        self._clear_gradients()

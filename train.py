@@ -144,6 +144,7 @@ class TrainConfig:
     parallel: Literal["ddp", "fsdp"] = "ddp"  # ddp: each process has the whole model; fsdp: its share of the model
     recompute: bool = False  # compute blocks again for the gradient: a third more work, much less memory
     compile: compiling.Setting = "auto"  # torch.compile: faster steps after a slow first; auto: where it pays
+    cuda_graphs: bool = False  # launch a compiled pass at once, for small models on a GPU; gradients take memory twice
     num_threads: int | None = None  # CPU threads of a process; None: torch's choice
     profile_steps: str | None = None  # trace these steps and print what takes their time: 10:15 are the steps 10 to 14
 
@@ -357,13 +358,19 @@ def setup(cfg: TrainConfig, on_exit: contextlib.ExitStack) -> tuple[Run, Start]:
     if cfg.num_threads is not None:
         torch.set_num_threads(cfg.num_threads)
     divided = is_divided(cfg, world)
-    compiled = choose_compiling(cfg, start, data, world, device)
+    if cfg.cuda_graphs:
+        compiling.check_cuda_graphs(device, cfg.compile, data.template is not None, divided)
+    compiled = choose_compiling(cfg, start, data, world, device, dtype)
     model = build_model(cfg, start.shape, world, device, dtype, compiled)
     optimizer = Optimizer(model, cfg, device)
     files = files_of_checkpoints(model, start)
     fill_model(model, optimizer, start)
 
-    trained = torch.compile(model) if compiled and not divided else model  # fsdp compiles block by block
+    trained = evaluated = model
+    if compiled and not divided:  # fsdp compiles block by block
+        trained = compiling.for_training(model, cfg.cuda_graphs)
+        if device.type != "cpu":  # there compiling evaluation, with its other shapes, would take longer than it saves
+            evaluated = torch.compile(model)
     run = Run(
         cfg=cfg,
         world=world,
@@ -374,8 +381,7 @@ def setup(cfg: TrainConfig, on_exit: contextlib.ExitStack) -> tuple[Run, Start]:
         objective=OBJECTIVES[cfg.objective],
         model=model,
         compiled=compiled,
-        # on a CPU compiling the passes of evaluation, with their other shapes, would take longer than it saves
-        evaluated=model if device.type == "cpu" else trained,
+        evaluated=evaluated,
         parallel=trained,
         optimizer=optimizer,
         files=files,
@@ -387,7 +393,9 @@ def setup(cfg: TrainConfig, on_exit: contextlib.ExitStack) -> tuple[Run, Start]:
     return run, start
 
 
-def choose_compiling(cfg: TrainConfig, start: Start, data: Mixture, world: World, device: torch.device) -> bool:
+def choose_compiling(
+    cfg: TrainConfig, start: Start, data: Mixture, world: World, device: torch.device, dtype: torch.dtype
+) -> bool:
     """Whether the run is compiled: in all processes, or in none. What was chosen is said among the notes."""
     if start.state.step >= cfg.max_iters:  # it is finished
         return False
@@ -398,7 +406,7 @@ def choose_compiling(cfg: TrainConfig, start: Start, data: Mixture, world: World
     flops_per_token = on_meta(start.shape).flops_per_token(cfg.block_size)
     flops = flops_per_token * cfg.max_iters * cfg.batch_tokens / world.size
     packed = data.template is not None
-    choice = compiling.choose(cfg.compile, before, flops, device, packed, is_divided(cfg, world))
+    choice = compiling.choose(cfg.compile, before, flops, device, dtype, packed, is_divided(cfg, world))
     if not choice.on:
         start.notes.append(f"torch.compile: no ({choice.why})")
         return False
@@ -410,6 +418,11 @@ def choose_compiling(cfg: TrainConfig, start: Start, data: Mixture, world: World
         return False
     start.notes.append(f"torch.compile: yes ({choice.why})")
     return True
+
+
+def has_cuda_graphs(run: Run) -> bool:
+    """Whether the passes of training are CUDA graphs. Where torch.compile fails here, there are none."""
+    return run.cfg.cuda_graphs and run.compiled
 
 
 def make_loss_scale(dtype: torch.dtype, device: torch.device, start: Start) -> LossScale | None:
@@ -446,6 +459,8 @@ def prepare_loop(run: Run, start: Start, on_exit: contextlib.ExitStack) -> None:
         zeros = torch.zeros((cfg.batch_size, cfg.block_size), dtype=torch.int64, device=run.device)
         with advice_for_full_memory(cfg):
             run.parallel = replicate(run.parallel, zeros, run.precision)
+    if has_cuda_graphs(run):
+        run.optimizer.keep_gradients()
 
     run.ahead = ReadAhead(functools.partial(read_batches, run), cfg.max_iters, run.device)
     on_exit.callback(run.ahead.close)
@@ -821,6 +836,8 @@ def take_step(run: Run) -> StepResult:
     figures: dict[str, Tensor] = {}
     with advice_for_full_memory(cfg):
         for i, batch in enumerate(batches):
+            if has_cuda_graphs(run):
+                torch.compiler.cudagraph_mark_step_begin()  # what the pass before has left may be overwritten
             with accumulating(run.parallel, last=i == len(batches) - 1):
                 with run.precision():
                     batch_loss, batch_figures = run.objective(run.parallel, batch)

@@ -94,6 +94,7 @@ def shakespeare(text: str) -> list[Part]:
     return [
         Part("characters for the run below", prepare, 60),
         Part("Tiny Shakespeare, 10.7M", [*train, f"--out_dir={OUT}/10m"], 120),
+        Part("the same with CUDA graphs", [*train, f"--out_dir={OUT}/10m-graphs", "--cuda_graphs=True"], 120),
     ]
 
 

@@ -34,16 +34,17 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 import atomic
 import batches
 import lora
+import muon
 import train
 from benchmarks.gpt_to_llama import ClimbConfig, prepare, validation_loss
 from mixture import Mixture
 from model import Llama
-from muon import Muon
 from tokenizer import Tokenizer
 
 RECIPES = {"shakespeare": "config/shakespeare_char.py", "data": "config/demo.py"}
@@ -124,7 +125,85 @@ def embedding_of_one(name: str, value: Tensor, model: Llama) -> None:
 
 def momentum_of_muon(momentum: float) -> Callable[[int], contextlib.AbstractContextManager]:
     """A patch: Muon's momentum, where nobody says another (0.95)."""
-    return lambda end_of_text: mock.patch.object(Muon.__init__, "__defaults__", (momentum,))
+    return lambda end_of_text: mock.patch.object(muon.Muon.__init__, "__defaults__", (momentum,))
+
+
+# Five polynomials, each for what the one before makes of the singular values: Amsel et al. 2025 (arXiv 2505.16932), for
+# values from 1e-3 to 1, made smaller by a 50th so that rounding does no harm; as nanochat's optimizer has them.
+POLAR_EXPRESS = [
+    (8.156554524902461, -22.48329292557795, 15.878769915207462),
+    (4.042929935166739, -2.808917465908714, 0.5000178451051316),
+    (3.8916678022926607, -2.772484153217685, 0.5060648178503393),
+    (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
+    (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
+]
+
+
+def polar_express(end_of_text: int) -> contextlib.AbstractContextManager:
+    """A patch: Muon's singular values come closer to 1, in as many products."""
+    return mock.patch("muon.COEFFICIENTS", POLAR_EXPRESS)
+
+
+def exactly_orthogonal(end_of_text: int) -> contextlib.AbstractContextManager:
+    """A patch: Muon's singular values are 1, by the decomposition itself."""
+
+    def decompose(matrices: Tensor) -> Tensor:
+        U, _, Vh = torch.linalg.svd(matrices.float(), full_matrices=False)
+        return U @ Vh
+
+    return mock.patch("muon.orthogonalise", decompose)
+
+
+def even_rows_before(end_of_text: int) -> contextlib.AbstractContextManager:
+    """A patch: the rows of a matrix are equally long before Muon makes it orthogonal."""
+    usual = muon.orthogonalise
+
+    def changed(matrices: Tensor) -> Tensor:
+        lengths = torch.linalg.vector_norm(matrices, dim=2, keepdim=True)
+        return usual(matrices / lengths.clamp(min=1e-7))
+
+    return mock.patch("muon.orthogonalise", changed)
+
+
+def even_rows_behind(end_of_text: int) -> contextlib.AbstractContextManager:
+    """A patch: NorMuon (Li et al. 2025, arXiv 2510.05491): each row is divided by its usual length, behind Muon.
+
+    The squares of the lengths are running means, of the last 20 steps or so; the matrix as a whole stays as large.
+    """
+    usual = muon.orthogonalise
+    squares: dict[torch.Size, Tensor] = {}  # shape of a stack, which there is one of a step -> (n, R, 1)
+
+    def changed(matrices: Tensor) -> Tensor:
+        updates = usual(matrices)
+        square = updates.float().square().mean(dim=2, keepdim=True)
+        kept = squares.setdefault(updates.shape, torch.zeros_like(square))
+        kept.lerp_(square, 0.05)
+
+        even = updates / kept.sqrt().clamp(min=1e-7)
+        size_before = torch.linalg.matrix_norm(updates.float(), keepdim=True)
+        size_now = torch.linalg.matrix_norm(even.float(), keepdim=True)
+        return even * (size_before / size_now.clamp(min=1e-7))
+
+    return mock.patch("muon.orthogonalise", changed)
+
+
+def batch_ramp(end_of_text: int) -> contextlib.AbstractContextManager:
+    """A patch, for settings with 1.5 times the steps and half the batch_size: one micro-batch a step, later two.
+
+    600 steps of micro-batches of 6 windows: steps 0 to 399 read 6 windows each, 400 to 599 read 12, so that each part
+    reads 2,400.
+    """
+
+    def read(run: train.Run, step: int) -> list[batches.Batch]:
+        size = run.cfg.batch_size
+        steps_of_one = run.cfg.max_iters * 2 // 3
+        begins = [step * size]
+        if step >= steps_of_one:
+            first = (2 * step - steps_of_one) * size
+            begins = [first, first + size]
+        return [run.data.batch(np.arange(begin, begin + size)) for begin in begins]
+
+    return mock.patch("train.read_batches", read)
 
 
 def closed_borders(end_of_text: int) -> contextlib.AbstractContextManager:
@@ -159,6 +238,10 @@ CHANGES: dict[str, Change] = {
     "muon_lr / 2, warm-up x 3": Change({"muon_lr": 0.5, "warmup_iters": 3}),
     "muon_lr x 2": Change({"muon_lr": 2}),
     "momentum of muon 0.9": Change(patch=momentum_of_muon(0.9)),
+    "Muon by Polar Express": Change(patch=polar_express),
+    "Muon, exactly orthogonal": Change(patch=exactly_orthogonal),
+    "Muon, even rows before": Change(patch=even_rows_before),
+    "Muon, even rows behind (NorMuon)": Change(patch=even_rows_behind),
     "AdamW for all": Change(settings={"optimizer": "adamw"}),
     "AdamW for all, learning_rate x 2": Change({"learning_rate": 2}, {"optimizer": "adamw"}),
     "no warm-up": Change({"warmup_iters": 0}),
@@ -184,6 +267,7 @@ CHANGES: dict[str, Change] = {
     "twice the batch, half the steps": Change(
         {"batch_tokens": 2, "batch_size": 2, "max_iters": 0.5, "warmup_iters": 0.5}
     ),
+    "batch ramp: half of it for half of the tokens": Change({"batch_size": 0.5, "max_iters": 1.5}, patch=batch_ramp),
     "six layers of 104": Change(settings={"n_layer": 6, "n_embd": 104, "ffn_hidden": 312}),
     "two heads": Change(settings={"n_head": 2, "n_kv_head": 1}),
     "one key/value head": Change({"ffn_hidden": 400 / 384}, {"n_kv_head": 1}),

@@ -14,8 +14,9 @@ from compiling import LONG_RUN_S, choose
 
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda")
-LONG = 2 * LONG_RUN_S * compiling.FLOPS_PER_THREAD
-USUAL = {"setting": "auto", "before": None, "flops": LONG, "device": CPU, "packed": False, "divided": False}
+LONG = 2 * LONG_RUN_S * compiling.FLOPS_PER_THREAD_16
+USUAL = {"setting": "auto", "before": None, "flops": LONG, "device": CPU, "dtype": torch.bfloat16}
+USUAL |= {"packed": False, "divided": False}
 
 
 @pytest.mark.parametrize(
@@ -23,6 +24,7 @@ USUAL = {"setting": "auto", "before": None, "flops": LONG, "device": CPU, "packe
     [
         ({}, True),
         ({"flops": LONG / 3}, False),
+        ({"flops": LONG / 3, "dtype": torch.float32}, True),
         ({"flops": LONG / 3, "device": CUDA}, True),
         ({"device": CUDA, "divided": True}, True),
         ({"divided": True}, False),
@@ -61,6 +63,49 @@ def test_a_compiler_that_fails_is_one_line_and_the_run_is_eager(data_dir, run_di
     assert "torch.compile: no, for it fails here: cc1plus: out of luck\n" in capsys.readouterr().out
     name = "latest/model.safetensors"
     assert (tmp_path / name).read_bytes() == (run_dir / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("device", "changes", "message"),
+    [
+        (CPU, {}, "--cuda_graphs=True is for a GPU, and this run is on cpu; leave it out"),
+        (CUDA, {"compile": False}, "--cuda_graphs=True replays compiled passes, and --compile=False has none"),
+        (CUDA, {"packed": True}, "--cuda_graphs=True needs batches of one shape, and the packed rows"),
+        (CUDA, {"divided": True}, "--cuda_graphs=True cannot be had with --parallel=fsdp"),
+    ],
+)
+def test_where_cuda_graphs_cannot_be_had(device, changes, message):
+    usual = {"setting": changes.get("compile", "auto"), "packed": False, "divided": False}
+    with pytest.raises(ValueError, match=message):
+        compiling.check_cuda_graphs(device, **{key: changes.get(key, value) for key, value in usual.items()})
+    compiling.check_cuda_graphs(CUDA, "auto", packed=False, divided=False)
+
+
+def test_cuda_graphs_on_a_cpu_are_refused_before_the_model_is_built(data_dir, tmp_path):
+    settings = TINY | {"cuda_graphs": True}
+    with pytest.raises(ValueError, match="is for a GPU"):
+        train.main(train.TrainConfig(data=str(data_dir), out_dir=str(tmp_path / "out"), **settings))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)  # torch.compile, twice
+def test_a_run_with_cuda_graphs_has_the_same_bits(data_dir, tmp_path, monkeypatch):
+    """As far as that can be seen without a GPU: torch then compiles the same, and the gradients stay in their place."""
+    if not compiling.has_cpp_compiler():
+        pytest.skip("torch.compile on a CPU needs a C++ compiler")
+    monkeypatch.setattr(compiling, "check_cuda_graphs", lambda *arguments: None)
+    marks = []
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: marks.append(1))
+    settings = TINY | {"compile": True, "max_iters": 4, "n_layer": 1, "batch_size": 2}
+    micro_steps = train.micro_steps(train.TrainConfig(**settings), 1)
+    assert micro_steps > 1
+    for cuda_graphs in (False, True):
+        out_dir = tmp_path / str(cuda_graphs)
+        cfg = train.TrainConfig(data=str(data_dir), out_dir=str(out_dir), cuda_graphs=cuda_graphs, **settings)
+        train.main(cfg)
+    assert len(marks) == 4 * micro_steps
+    for name in ("latest/model.safetensors", "latest/training/optimizer.safetensors"):
+        assert (tmp_path / "False" / name).read_bytes() == (tmp_path / "True" / name).read_bytes(), name
 
 
 def test_auto_goes_on_as_the_run_began(data_dir, tmp_path, monkeypatch, capsys):

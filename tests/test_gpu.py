@@ -71,6 +71,21 @@ def test_resumed_equals_uninterrupted_bit_for_bit(data_dir, tmp_path, determinis
         assert (whole / name).read_bytes() == (parts / name).read_bytes(), name
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_cuda_graphs_train_as_without(data_dir, tmp_path, optimizer):
+    """Of several micro-batches: where autograd takes a graph's own array for their sum, one alone counts."""
+    counters = torch._dynamo.utils.counters["inductor"]
+    skipped_before = counters["cudagraph_skips"]
+    losses_of = {}
+    for cuda_graphs in (False, True):
+        out_dir = tmp_path / str(cuda_graphs)
+        settings = ON_GPU | {"compile": True, "batch_size": 2, "optimizer": optimizer, "cuda_graphs": cuda_graphs}
+        train.main(train.TrainConfig(data=str(data_dir), out_dir=str(out_dir), **settings))
+        losses_of[cuda_graphs] = losses(out_dir)
+    assert losses_of[True] == pytest.approx(losses_of[False], rel=1e-4)
+    assert counters["cudagraph_skips"] == skipped_before, "torch made no graph of some pass"
+
+
 def test_a_trace_holds_what_the_gpu_did(data_dir, tmp_path, capsys):
     settings = ON_GPU | {"profile_steps": "5:8"}
     train.main(train.TrainConfig(data=str(data_dir), out_dir=str(tmp_path), **settings))

@@ -1,17 +1,19 @@
 """benchmarks/recipe.py: what a change changes, borders between documents, runs that are not made twice, the table."""
 
 import json
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from conftest import TINY
 
+import muon
 import train
 from benchmarks import gpt_to_llama, recipe
 from benchmarks.recipe import CHANGES, CLOSED, RECIPE, Change, RecipeConfig, closed_borders, main, settings_of, table
 from mixture import Mixture
 from model import Llama, ModelConfig
-from muon import Muon
 from tokenizer import Tokenizer
 
 pytestmark = [pytest.mark.usefixtures("no_plot"), pytest.mark.bench]
@@ -27,6 +29,7 @@ def small(monkeypatch, data_dir, tmp_path) -> RecipeConfig:
 
 
 TrainConfig = train.TrainConfig
+RAMP = "batch ramp: half of it for half of the tokens"
 
 
 def test_a_change_is_one_thing_and_all_runs_see_as_many_tokens(tmp_path):
@@ -39,7 +42,8 @@ def test_a_change_is_one_thing_and_all_runs_see_as_many_tokens(tmp_path):
     for name, change in CHANGES.items():
         settings = settings_of(change, usual, 1)
         settings.check()
-        assert settings.max_iters * settings.batch_tokens == unchanged.max_iters * unchanged.batch_tokens, name
+        if name != RAMP:  # which reads less than batch_tokens at first
+            assert settings.max_iters * settings.batch_tokens == unchanged.max_iters * unchanged.batch_tokens, name
         differs = {key for key, value in vars(settings).items() if value != vars(unchanged)[key]}
         assert differs or change.patch is not Change().patch or name == RECIPE, name
     halved = settings_of(CHANGES["half the batch, twice the steps"], usual, 1)
@@ -97,11 +101,47 @@ def test_a_run_of_an_older_recipe_is_not_taken_for_one_of_todays(tmp_path):
 def test_muons_momentum_is_changed_for_a_run_only():
     def momentum() -> float:
         matrix = torch.nn.Parameter(torch.zeros(2, 2))
-        return Muon([{"params": [matrix]}], lr=0.1, dtype=torch.float32).defaults["momentum"]
+        return muon.Muon([{"params": [matrix]}], lr=0.1, dtype=torch.float32).defaults["momentum"]
 
     with CHANGES["momentum of muon 0.9"].patch(0):
         assert momentum() == 0.9
     assert momentum() == 0.95
+
+
+def test_muons_matrices_are_changed_for_a_run_only():
+    """Singular values, and the lengths of rows, as each change says."""
+    torch.manual_seed(0)
+    matrices = torch.randn(3, 8, 20) * torch.logspace(-2, 0, 8).view(1, 8, 1)  # of very different rows
+
+    def spread(name: str) -> tuple[float, float]:
+        """How far singular values are from 1, and how unequal the rows are, after two steps."""
+        with CHANGES[name].patch(0):
+            muon.orthogonalise(matrices)
+            updates = muon.orthogonalise(matrices)
+        lengths = updates.norm(dim=2)
+        return (torch.linalg.svdvals(updates) - 1).abs().max().item(), (lengths.amax(1) / lengths.amin(1)).max().item()
+
+    usual, usual_rows = spread(RECIPE)
+    assert spread("Muon, exactly orthogonal")[0] < 1e-5
+    assert spread("Muon by Polar Express")[0] < 0.2 < usual
+    assert spread("Muon, even rows before")[1] != usual_rows
+    values, rows = spread("Muon, even rows behind (NorMuon)")
+    assert rows == pytest.approx(1, abs=1e-4) and usual_rows > 1.1
+    assert spread(RECIPE) == (usual, usual_rows)
+
+
+def test_a_batch_ramp_reads_each_window_once(data_dir, tmp_path):
+    ramp = CHANGES[RAMP]
+    usual = recipe.usual_settings(RecipeConfig(max_iters=400), tmp_path)
+    settings = settings_of(ramp, usual, 1)
+    assert (settings.max_iters, settings.batch_size) == (600, 6)
+
+    read = []
+    run = SimpleNamespace(cfg=settings, data=SimpleNamespace(batch=read.append))
+    with ramp.patch(0):
+        counts = [len(train.read_batches(run, step)) for step in range(settings.max_iters)]
+    assert counts == [1] * 400 + [2] * 200
+    assert np.array(read).flatten().tolist() == list(range(400 * 12))
 
 
 @pytest.mark.slow

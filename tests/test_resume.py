@@ -245,5 +245,5 @@ def test_every_setting_of_the_model_and_the_step_is_compared():
     may_change |= {"grad_clip", "max_skipped", "eval_interval", "log_interval", "checkpoint_interval"}
     may_change |= {"checkpoint_minutes", "keep_checkpoints", "sample_prompt", "wandb", "wandb_project"}
     may_change |= {"device", "dtype", "parallel", "recompute", "compile", "num_threads", "profile_steps", "float8"}
-    may_change |= {"eval_tasks", "eval_task_dir", "eval_limit", "eval_shots"}
+    may_change |= {"eval_tasks", "eval_task_dir", "eval_limit", "eval_shots", "cuda_graphs"}
     assert set(train.TrainConfig.__annotations__) == may_change | set(resume.RESUME_FIXED)
