@@ -3,6 +3,7 @@
     python benchmarks/recipe.py --text=data/tinyshakespeare.txt                          every change, two seeds
     python benchmarks/recipe.py --text=data/tinyshakespeare.txt --only=muon_lr --seeds=5
     python benchmarks/recipe.py --data=pydocs --only=borders --seeds=5        may documents in a window see each other?
+    python benchmarks/recipe.py --data=pydocs --n_layer=6 --n_embd=256 --only='AdamW|muon_lr'      in a larger model
 
 Each run is train.py itself, on config/shakespeare_char.py (with --data: config/demo.py) cut to --max_iters steps, and
 one change of CHANGES. All runs see as many tokens. The last tenth of the *training* text is held out, and decides: the
@@ -27,6 +28,7 @@ import hashlib
 import io
 import json
 import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from statistics import mean, stdev
@@ -59,24 +61,29 @@ class RecipeConfig:
     text: str = "data/tinyshakespeare.txt"  # a text file, also .gz; its characters are the tokens
     data: str = ""  # instead of the text, a folder of prepare_wiki.py; its own validation split is what is held out
     out: str = "out/recipe"  # folder for data, runs and results.json
-    only: str = ""  # changes whose name holds this word; the recipe itself is always there
+    only: str = ""  # changes with this in their name, a regular expression; the recipe itself is always there
+    n_layer: int | None = None  # blocks of the model; None: the recipe's
+    n_embd: int | None = None  # its width, with heads of 64 and feed-forward networks three times as wide
     max_iters: int = 400  # steps of a run; warm-up and decay of the recipe shrink alike
     seeds: int = 2  # runs of each change
     num_threads: int = 1  # CPU threads of a run
 
     def check(self) -> None:
         """Raise ValueError for settings that cannot work."""
-        for key in ("max_iters", "seeds", "num_threads"):
-            if getattr(self, key) < 1:
+        for key in ("n_layer", "max_iters", "seeds", "num_threads"):
+            if getattr(self, key) is not None and getattr(self, key) < 1:
                 raise ValueError(f"{key} ({getattr(self, key)}) must be at least 1")
         if not self.data and not Path(self.text).is_file():
             raise ValueError(f"{self.text} is no file; put a text there (config/data_shakespeare_char.py says which)")
+        if self.n_embd is not None and (self.n_embd < 128 or self.n_embd % 128):
+            wanted = "a multiple of 128: two heads of 64 share their keys and values"
+            raise ValueError(f"n_embd ({self.n_embd}) must be {wanted}")
         if not self.names():
             raise ValueError(f"no change has a name with {self.only!r}; there are: {', '.join(CHANGES)}")
 
     def names(self) -> list[str]:
         """The changes that are asked for. The text is one document, without borders."""
-        asked = [name for name in CHANGES if self.only in name]
+        asked = [name for name in CHANGES if re.search(self.only, name)]
         return [name for name in asked if self.data or name != CLOSED]
 
 
@@ -243,6 +250,8 @@ CHANGES: dict[str, Change] = {
     "Muon, even rows before": Change(patch=even_rows_before),
     "Muon, even rows behind (NorMuon)": Change(patch=even_rows_behind),
     "AdamW for all": Change(settings={"optimizer": "adamw"}),
+    "AdamW for all, learning_rate / 4": Change({"learning_rate": 0.25}, {"optimizer": "adamw"}),
+    "AdamW for all, learning_rate / 2": Change({"learning_rate": 0.5}, {"optimizer": "adamw"}),
     "AdamW for all, learning_rate x 2": Change({"learning_rate": 2}, {"optimizer": "adamw"}),
     "no warm-up": Change({"warmup_iters": 0}),
     "warm-up x 3": Change({"warmup_iters": 3}),
@@ -283,6 +292,12 @@ def usual_settings(cfg: RecipeConfig, folder: Path) -> dict[str, Any]:
     path = ROOT / RECIPES["data" if cfg.data else "shakespeare"]
     recipe, _ = configurator.load(train.TrainConfig, [str(path)])
     settings = dataclasses.asdict(recipe)
+    if cfg.n_layer is not None:
+        settings["n_layer"] = cfg.n_layer
+    if cfg.n_embd is not None:
+        heads = cfg.n_embd // 64
+        settings |= {"n_embd": cfg.n_embd, "n_head": heads, "n_kv_head": heads // 2, "ffn_hidden": 3 * cfg.n_embd}
+
     shrunk = cfg.max_iters / settings["max_iters"]
     return settings | {
         "data": str(folder),

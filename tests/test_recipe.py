@@ -50,6 +50,16 @@ def test_a_change_is_one_thing_and_all_runs_see_as_many_tokens(tmp_path):
     assert (halved.batch_tokens, halved.batch_size, halved.max_iters, halved.warmup_iters) == (384, 6, 800, 40)
 
 
+def test_a_model_of_another_size_has_the_recipe_otherwise(tmp_path):
+    cfg = RecipeConfig(data="pydocs", n_layer=6, n_embd=256)
+    larger = settings_of(CHANGES[RECIPE], recipe.usual_settings(cfg, tmp_path), 1)
+    usual = settings_of(CHANGES[RECIPE], recipe.usual_settings(RecipeConfig(data="pydocs"), tmp_path), 1)
+    assert (larger.n_layer, larger.n_embd, larger.n_head, larger.n_kv_head, larger.ffn_hidden) == (6, 256, 4, 2, 768)
+    differs = {key for key, value in vars(larger).items() if value != vars(usual)[key]}
+    assert differs == {"n_layer", "n_embd", "ffn_hidden"}
+    assert recipe.digest(larger) != recipe.digest(usual)
+
+
 def test_behind_closed_borders_a_window_has_the_loss_of_its_documents_alone(data_dir):
     end = Tokenizer.load(data_dir).end_of_text
     torch.manual_seed(0)
@@ -169,6 +179,7 @@ def test_runs_are_made_once_and_the_table_compares_within_a_seed(small, monkeypa
     ("settings", "message"),
     [
         ({"seeds": 0}, "seeds .0. must be at least 1"),
+        ({"data": "pydocs", "n_embd": 192}, "n_embd .192. must be a multiple of 128"),
         ({"text": "no/such.txt"}, "no/such.txt is no file; put a text there"),
         ({"data": "pydocs", "only": "warmup"}, "no change has a name with 'warmup'; there are: the recipe, "),
     ],
