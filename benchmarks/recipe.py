@@ -78,6 +78,10 @@ class RecipeConfig:
         if self.n_embd is not None and (self.n_embd < 128 or self.n_embd % 128):
             wanted = "a multiple of 128: two heads of 64 share their keys and values"
             raise ValueError(f"n_embd ({self.n_embd}) must be {wanted}")
+        try:
+            re.compile(self.only)
+        except re.error as error:
+            raise ValueError(f"only ({self.only!r}) is no regular expression: {error}") from None
         if not self.names():
             raise ValueError(f"no change has a name with {self.only!r}; there are: {', '.join(CHANGES)}")
 

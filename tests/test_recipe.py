@@ -181,6 +181,7 @@ def test_runs_are_made_once_and_the_table_compares_within_a_seed(small, monkeypa
         ({"seeds": 0}, "seeds .0. must be at least 1"),
         ({"data": "pydocs", "n_embd": 192}, "n_embd .192. must be a multiple of 128"),
         ({"text": "no/such.txt"}, "no/such.txt is no file; put a text there"),
+        ({"data": "pydocs", "only": "(warm"}, "only ...warm.. is no regular expression: missing"),
         ({"data": "pydocs", "only": "warmup"}, "no change has a name with 'warmup'; there are: the recipe, "),
     ],
 )
