@@ -3,6 +3,10 @@
 A gradient's matrix has a few large singular values and many small ones: a step along it changes a few directions only.
 Muon replaces them all by about 1, so that each direction learns at the same rate. AdamW does something like it number
 by number; Muon does it to the matrix as a whole.
+
+Five rounds of matrix products do not lift the smallest values to 1. So the rows, one for each output of the matrix, are
+made equally long before (MuonEq: Chang et al. 2026, arXiv 2603.28254, variant R): outputs whose gradient is small learn
+as well, and the result is better (docs/LOG.md).
 """
 
 import math
@@ -19,6 +23,7 @@ from parallel import own_share
 # what lies between 0.01 and 1 to between 0.7 and 1.2 (Jordan et al. 2024).
 COEFFICIENTS = [(3.4445, -4.7750, 2.0315)] * 5
 SMALLEST_NORM = 1e-7  # a matrix of zeros is divided by this, and stays one
+SMALLEST_ROW = 1e-15  # likewise; the squares of smaller numbers are lost in float32
 UPDATE_RMS = 0.2  # root mean square of AdamW's updates (Liu et al. 2025, arXiv 2502.16982, 2.2)
 
 # Matrices of one shape are multiplied together, up to so many numbers: small ones leave a device idle one by one, and
@@ -44,17 +49,36 @@ def orthogonalise(matrices: Tensor) -> Tensor:
     return X.mT if tall else X
 
 
+def even_rows(matrix: Tensor) -> Tensor:
+    """The matrix, (R, C), with rows of length 1; rows of zeros stay so."""
+    lengths = torch.linalg.vector_norm(matrix, dim=1, keepdim=True)
+    return matrix / lengths.clamp(min=SMALLEST_ROW)
+
+
 class Muon(torch.optim.Optimizer):
     """Updates of matrices (R, C): momentum with Nesterov's look ahead, made orthogonal, as large as AdamW's.
 
-    Weight decay is decoupled. The numbers are those of torch.optim.Muon with adjust_lr_fn="match_rms_adamw", and so is
-    the state; but matrices of one shape are multiplied together, in `dtype`, and FSDP may divide them.
+    Weight decay is decoupled. With has_even_rows=False the numbers are those of torch.optim.Muon with
+    adjust_lr_fn="match_rms_adamw"; the state always is. But matrices of one shape are multiplied together, in `dtype`,
+    and FSDP may divide them.
     """
 
-    def __init__(self, groups: Iterable[dict], lr: float, dtype: torch.dtype, momentum: float = 0.95):
-        """groups: dictionaries of params and weight_decay; dtype: of the products (float64 matrices keep theirs)."""
+    def __init__(
+        self,
+        groups: Iterable[dict],
+        lr: float,
+        dtype: torch.dtype,
+        *,
+        momentum: float = 0.95,
+        has_even_rows: bool = True,
+    ):
+        """groups: dictionaries of params and weight_decay; dtype: of the products (float64 matrices keep theirs).
+
+        has_even_rows: the rows of what is made orthogonal are equally long.
+        """
         super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": 0.0})
         self.dtype = dtype
+        self.has_even_rows = has_even_rows
 
     @torch.no_grad()
     def step(self, finite: Tensor) -> None:
@@ -83,6 +107,10 @@ class Muon(torch.optim.Optimizer):
         keep = group["momentum"]
         torch._foreach_lerp_(momenta, gradients, 1 - keep)
         directions = torch._foreach_lerp(gradients, momenta, keep)
+
+        # Rows of one length. A process has whole rows of a divided matrix; float16 would lose small numbers before this
+        if self.has_even_rows:
+            directions = [even_rows(direction) for direction in directions]
 
         # Orthogonal, in `dtype`
         wide = weights[0].dtype

@@ -22,6 +22,7 @@ class OptimizerSettings(Protocol):
     optimizer: str  # adamw or muon
     learning_rate: float  # AdamW's, at its peak
     muon_lr: float  # Muon's, at its peak
+    muon_even_rows: bool  # MuonEq
     min_lr: float  # at the end of the decay
     warmup_iters: int  # steps of linear increase from 0
     max_iters: int  # steps of the run
@@ -99,7 +100,8 @@ class Optimizer:
         self.scales = [1.0]  # of each part's rate, in AdamW's
 
         if cfg.optimizer == "muon":
-            muon = Muon([matrices], lr=cfg.muon_lr, dtype=pick_dtype(cfg.dtype, device))
+            dtype = pick_dtype(cfg.dtype, device)
+            muon = Muon([matrices], lr=cfg.muon_lr, dtype=dtype, has_even_rows=cfg.muon_even_rows)
             self.parts.append(muon)
             self.scales.append(cfg.muon_lr / cfg.learning_rate)
 

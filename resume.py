@@ -22,7 +22,18 @@ STEP = ("objective", "block_size", "optimizer", "batch_tokens", "seed", "shuffle
 LORA = ("lora_rank", "lora_alpha", "lora_targets")
 RESUME_FIXED = ("init_from", *LORA, *MODEL, *STEP)
 # What it may change, and will learn otherwise by. (A default may have changed since the run began.)
-RATES = ("learning_rate", "muon_lr", "min_lr", "schedule", "weight_decay", "beta1", "beta2", "grad_clip")
+RATES = (
+    "learning_rate",
+    "muon_lr",
+    "muon_even_rows",
+    "min_lr",
+    "schedule",
+    "weight_decay",
+    "beta1",
+    "beta2",
+    "grad_clip",
+)
+BEFORE = {"muon_even_rows": False}  # how runs were before there was such a setting
 
 
 class RunSettings(Protocol):
@@ -175,8 +186,9 @@ def changed_rates(cfg: RunSettings, saved: dict[str, Any]) -> list[str]:
     notes = []
     for key in RATES:
         now = getattr(cfg, key)
-        had = saved.get(key, now)
-        if had != now and (key != "muon_lr" or cfg.optimizer == "muon"):
+        had = saved.get(key, BEFORE.get(key, now))
+        has_effect = not key.startswith("muon") or cfg.optimizer == "muon"
+        if had != now and has_effect:
             notes.append(f"note: it ran with --{key}={had}; from here on it is {now}")
     return notes
 

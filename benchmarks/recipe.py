@@ -136,7 +136,7 @@ def embedding_of_one(name: str, value: Tensor, model: Llama) -> None:
 
 def momentum_of_muon(momentum: float) -> Callable[[int], contextlib.AbstractContextManager]:
     """A patch: Muon's momentum, where nobody says another (0.95)."""
-    return lambda end_of_text: mock.patch.object(muon.Muon.__init__, "__defaults__", (momentum,))
+    return lambda end_of_text: mock.patch.dict(muon.Muon.__init__.__kwdefaults__, momentum=momentum)
 
 
 # Five polynomials, each for what the one before makes of the singular values: Amsel et al. 2025 (arXiv 2505.16932), for
@@ -163,17 +163,6 @@ def exactly_orthogonal(end_of_text: int) -> contextlib.AbstractContextManager:
         return U @ Vh
 
     return mock.patch("muon.orthogonalise", decompose)
-
-
-def even_rows_before(end_of_text: int) -> contextlib.AbstractContextManager:
-    """A patch: the rows of a matrix are equally long before Muon makes it orthogonal."""
-    usual = muon.orthogonalise
-
-    def changed(matrices: Tensor) -> Tensor:
-        lengths = torch.linalg.vector_norm(matrices, dim=2, keepdim=True)
-        return usual(matrices / lengths.clamp(min=1e-7))
-
-    return mock.patch("muon.orthogonalise", changed)
 
 
 def even_rows_behind(end_of_text: int) -> contextlib.AbstractContextManager:
@@ -251,8 +240,8 @@ CHANGES: dict[str, Change] = {
     "momentum of muon 0.9": Change(patch=momentum_of_muon(0.9)),
     "Muon by Polar Express": Change(patch=polar_express),
     "Muon, exactly orthogonal": Change(patch=exactly_orthogonal),
-    "Muon, even rows before": Change(patch=even_rows_before),
-    "Muon, even rows behind (NorMuon)": Change(patch=even_rows_behind),
+    "Muon, rows as they are": Change(settings={"muon_even_rows": False}),
+    "Muon, even rows behind too (NorMuon)": Change(patch=even_rows_behind),
     "AdamW for all": Change(settings={"optimizer": "adamw"}),
     "AdamW for all, learning_rate / 4": Change({"learning_rate": 0.25}, {"optimizer": "adamw"}),
     "AdamW for all, learning_rate / 2": Change({"learning_rate": 0.5}, {"optimizer": "adamw"}),

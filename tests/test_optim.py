@@ -65,7 +65,8 @@ def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest(monkeypatch):
     """Against torch's own, which computes in bfloat16 and one matrix after the other: here both in float32."""
     monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.float)
     monkeypatch.setattr(muon, "STACK_NUMBERS", 3 * 32 * 48)  # of the six matrices of this size three at a time
-    cfg = TrainConfig(optimizer="muon", learning_rate=0.01, muon_lr=0.03, weight_decay=0.2, dtype="float32")
+    settings = {"learning_rate": 0.01, "muon_lr": 0.03, "weight_decay": 0.2, "dtype": "float32"}
+    cfg = TrainConfig(optimizer="muon", muon_even_rows=False, **settings)
     ours, theirs = random_model(SHAPE), random_model(SHAPE)
     first = [parameter.detach().clone() for parameter in theirs.parameters()]
     optimizer = Optimizer(ours, cfg, torch.device("cpu"))
@@ -87,6 +88,30 @@ def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest(monkeypatch):
         if same in their_muon.state:
             momentum = optimizer.state[parameter]["momentum_buffer"]
             torch.testing.assert_close(momentum, their_muon.state[same]["momentum_buffer"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_muon_does_not_ask_how_long_a_row_is(dtype):
+    """Rows of the gradients from 1e-9, where float16 has nothing left, to 1e3 times as long, and one of zeros."""
+    lengths = torch.logspace(-9, 3, 24).unsqueeze(1)
+    weights = {}
+    for name, factors in (("even", torch.ones(24, 1)), ("uneven", lengths)):
+        numbers = torch.Generator().manual_seed(1)
+        matrix = torch.nn.Parameter(torch.zeros(24, 64))
+        optimizer = muon.Muon([{"params": [matrix]}], lr=0.1, dtype=dtype)
+        for _ in range(3):
+            matrix.grad = torch.randn(24, 64, generator=numbers) * factors
+            matrix.grad[7] = 0
+            optimizer.step(torch.tensor(True))
+        weights[name] = matrix.detach()
+    close = {torch.float32: 1e-4, torch.float16: 3e-2}[dtype]
+    assert (weights["uneven"] - weights["even"]).norm() < close * weights["even"].norm()
+    assert weights["even"][8].any() and not weights["even"][7].any()
+
+
+def test_even_rows_have_the_length_1():
+    matrix = torch.tensor([[3.0, 4.0], [0.0, 0.0], [1e-9, 0.0]])
+    assert muon.even_rows(matrix).tolist() == [[pytest.approx(0.6), pytest.approx(0.8)], [0.0, 0.0], [1.0, 0.0]]
 
 
 def test_orthogonal_matrices_keep_the_directions_and_lose_the_sizes():

@@ -134,8 +134,7 @@ def test_muons_matrices_are_changed_for_a_run_only():
     usual, usual_rows = spread(RECIPE)
     assert spread("Muon, exactly orthogonal")[0] < 1e-5
     assert spread("Muon by Polar Express")[0] < 0.2 < usual
-    assert spread("Muon, even rows before")[1] != usual_rows
-    values, rows = spread("Muon, even rows behind (NorMuon)")
+    _, rows = spread("Muon, even rows behind too (NorMuon)")
     assert rows == pytest.approx(1, abs=1e-4) and usual_rows > 1.1
     assert spread(RECIPE) == (usual, usual_rows)
 

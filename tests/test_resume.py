@@ -222,6 +222,10 @@ def test_rates_that_differ_from_the_checkpoints_are_noted(copy, data_dir):
     adamw = dataclasses.replace(cfg, optimizer="adamw", beta2=0.5)
     assert resume.changed_rates(adamw, had) == []
 
+    del had["muon_even_rows"]  # from before there was such a setting
+    (note,) = resume.changed_rates(dataclasses.replace(cfg, muon_lr=0.75, beta2=0.5), had)
+    assert note == "note: it ran with --muon_even_rows=False; from here on it is True"
+
     resumed = config(data_dir, copy, max_iters=22, weight_decay=0.5)
     notes = resume.find_start(resumed, Mixture(resumed.data, resumed.block_size, resumed.seed)).notes
     assert any("--weight_decay=" in note for note in notes)
@@ -241,6 +245,7 @@ def test_checkpoints_from_before_the_text_was_noted_resume_under_the_same_name(c
 def test_every_setting_of_the_model_and_the_step_is_compared():
     """A new setting that changes weights or steps must be fixed on resume, or stand here."""
     may_change = {"out_dir", "data", "resume_from", "batch_size", "max_iters", "learning_rate", "muon_lr", "min_lr"}
+    may_change |= {"muon_even_rows"}
     may_change |= {"warmup_iters", "lr_decay_iters", "schedule", "decay_iters", "weight_decay", "beta1", "beta2"}
     may_change |= {"grad_clip", "max_skipped", "eval_interval", "log_interval", "checkpoint_interval"}
     may_change |= {"checkpoint_minutes", "keep_checkpoints", "sample_prompt", "wandb", "wandb_project"}
