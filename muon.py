@@ -49,10 +49,10 @@ def orthogonalise(matrices: Tensor) -> Tensor:
     return X.mT if tall else X
 
 
-def even_rows(matrix: Tensor) -> Tensor:
-    """The matrix, (R, C), with rows of length 1; rows of zeros stay so."""
-    lengths = torch.linalg.vector_norm(matrix, dim=1, keepdim=True)
-    return matrix / lengths.clamp(min=SMALLEST_ROW)
+def even_rows(matrices: Tensor) -> Tensor:
+    """The matrices, (n, R, C), with rows of length 1; rows of zeros stay so."""
+    lengths = torch.linalg.vector_norm(matrices, dim=2, keepdim=True)  # (n, R, 1)
+    return matrices / lengths.clamp(min=SMALLEST_ROW)
 
 
 class Muon(torch.optim.Optimizer):
@@ -108,20 +108,19 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_lerp_(momenta, gradients, 1 - keep)
         directions = torch._foreach_lerp(gradients, momenta, keep)
 
-        # Rows of one length. A process has whole rows of a divided matrix; float16 would lose small numbers before this
+        # Rows of one length: also where float16, below, would lose them. Divided matrices are divided between rows
+        stack = torch.stack(directions)  # (n, R, C); of divided matrices this process' rows
         if self.has_even_rows:
-            directions = [even_rows(direction) for direction in directions]
+            stack = even_rows(stack)
 
         # Orthogonal, in `dtype`
         wide = weights[0].dtype
-        dtype = wide if wide == torch.float64 else self.dtype
-        directions = [direction.to(dtype) for direction in directions]
+        stack = stack.to(wide if wide == torch.float64 else self.dtype)
         first = matrices[0]
         if isinstance(first, DTensor):
-            updates = orthogonalise_divided(directions, first)
+            updates = orthogonalise_divided(list(stack), first)
         else:
-            stack = torch.stack(directions)  # (n, R, C)
-            updates = orthogonalise(stack).unbind()
+            updates = list(orthogonalise(stack))
         updates = [update.to(wide) for update in updates]
 
         # An orthogonal (R, C) has min(R, C) ones among its R C numbers' squares: its rms is 1 / sqrt(max(R, C))

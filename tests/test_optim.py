@@ -110,8 +110,8 @@ def test_muon_does_not_ask_how_long_a_row_is(dtype):
 
 
 def test_even_rows_have_the_length_1():
-    matrix = torch.tensor([[3.0, 4.0], [0.0, 0.0], [1e-9, 0.0]])
-    assert muon.even_rows(matrix).tolist() == [[pytest.approx(0.6), pytest.approx(0.8)], [0.0, 0.0], [1.0, 0.0]]
+    matrices = torch.tensor([[[3.0, 4.0], [0.0, 0.0], [1e-9, 0.0]]])
+    assert muon.even_rows(matrices)[0].tolist() == [[pytest.approx(0.6), pytest.approx(0.8)], [0.0, 0.0], [1.0, 0.0]]
 
 
 def test_orthogonal_matrices_keep_the_directions_and_lose_the_sizes():
