@@ -3,8 +3,8 @@
 Compiling takes time before the first step, and makes every step faster. On a GPU it always pays. On a CPU it needs a
 C++ compiler, and a run that is long enough.
 
-With --cuda_graphs a GPU also notes what a compiled pass launches, and from then on is told to do all of it at once:
-small models wait for the host between launches otherwise.
+With --cuda_graphs torch also records what a compiled pass launches on a GPU, and then launches all of it at once: a
+small model waits for the host between launches otherwise.
 """
 
 from dataclasses import dataclass
@@ -80,14 +80,19 @@ def check_cuda_graphs(device: torch.device, setting: Setting, packed: bool, divi
     elif packed:
         wrong = "needs batches of one shape, and the packed rows of conversations differ"
     elif divided:
-        wrong = "cannot be had with --parallel=fsdp, whose blocks are collected between passes"
+        wrong = "cannot be had with --parallel=fsdp, which gathers each block within a pass"
     if wrong is not None:
         raise ValueError(f"--cuda_graphs=True {wrong}; leave it out")
 
 
-def for_training(model: torch.nn.Module, cuda_graphs: bool) -> torch.nn.Module:
-    """torch.compile of the model, its passes as CUDA graphs where they are wanted."""
-    return torch.compile(model, mode="reduce-overhead") if cuda_graphs else torch.compile(model)
+def for_training(model: torch.nn.Module, packed: bool, cuda_graphs: bool) -> torch.nn.Module:
+    """torch.compile of the model, its passes as CUDA graphs where they are wanted.
+
+    Windows of text have one shape. torch would take it for one of many, and make slower code, once the last batch of an
+    evaluation has been smaller; packed rows do differ.
+    """
+    dynamic = None if packed else False  # None: torch finds out
+    return torch.compile(model, dynamic=dynamic, mode="reduce-overhead" if cuda_graphs else None)
 
 
 def has_cpp_compiler() -> bool:

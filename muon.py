@@ -23,7 +23,7 @@ from parallel import own_share
 # what lies between 0.01 and 1 to between 0.7 and 1.2 (Jordan et al. 2024).
 COEFFICIENTS = [(3.4445, -4.7750, 2.0315)] * 5
 SMALLEST_NORM = 1e-7  # a matrix of zeros is divided by this, and stays one
-SMALLEST_ROW = 1e-15  # likewise; the squares of smaller numbers are lost in float32
+SMALLEST_ROW = 1e-15  # likewise of a row; far below any gradient, and its square is a float32
 UPDATE_RMS = 0.2  # root mean square of AdamW's updates (Liu et al. 2025, arXiv 2502.16982, 2.2)
 
 # Matrices of one shape are multiplied together, up to so many numbers: small ones leave a device idle one by one, and
@@ -49,10 +49,10 @@ def orthogonalise(matrices: Tensor) -> Tensor:
     return X.mT if tall else X
 
 
-def even_rows(matrices: Tensor) -> Tensor:
-    """The matrices, (n, R, C), with rows of length 1; rows of zeros stay so."""
-    lengths = torch.linalg.vector_norm(matrices, dim=2, keepdim=True)  # (n, R, 1)
-    return matrices / lengths.clamp(min=SMALLEST_ROW)
+def row_lengths(matrices: Tensor) -> Tensor:
+    """The length of each row of (n, R, C), (n, R, 1); never 0, so that one can divide by it."""
+    lengths = torch.linalg.vector_norm(matrices, dim=2, keepdim=True)
+    return lengths.clamp(min=SMALLEST_ROW)
 
 
 class Muon(torch.optim.Optimizer):
@@ -108,10 +108,10 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_lerp_(momenta, gradients, 1 - keep)
         directions = torch._foreach_lerp(gradients, momenta, keep)
 
-        # Rows of one length: also where float16, below, would lose them. Divided matrices are divided between rows
-        stack = torch.stack(directions)  # (n, R, C); of divided matrices this process' rows
+        # Rows of one length: in float32, since float16 would make zeros of small ones
+        stack = torch.stack(directions)  # (n, R, C); of divided matrices this process' rows, which are whole
         if self.has_even_rows:
-            stack = even_rows(stack)
+            stack /= row_lengths(stack)
 
         # Orthogonal, in `dtype`
         wide = weights[0].dtype

@@ -33,7 +33,7 @@ RATES = (
     "beta2",
     "grad_clip",
 )
-BEFORE = {"muon_even_rows": False}  # how runs were before there was such a setting
+BEFORE = {"muon_even_rows": False}  # of runs from before this setting existed
 
 
 class RunSettings(Protocol):

@@ -145,7 +145,7 @@ class TrainConfig:
     parallel: Literal["ddp", "fsdp"] = "ddp"  # ddp: each process has the whole model; fsdp: its share of the model
     recompute: bool = False  # compute blocks again for the gradient: a third more work, much less memory
     compile: compiling.Setting = "auto"  # torch.compile: faster steps after a slow first; auto: where it pays
-    cuda_graphs: bool = False  # launch a compiled pass at once, for small models on a GPU; gradients take memory twice
+    cuda_graphs: bool = False  # launch a compiled pass as one, for small models on a GPU; takes more memory
     num_threads: int | None = None  # CPU threads of a process; None: torch's choice
     profile_steps: str | None = None  # trace these steps and print what takes their time: 10:15 are the steps 10 to 14
 
@@ -369,7 +369,7 @@ def setup(cfg: TrainConfig, on_exit: contextlib.ExitStack) -> tuple[Run, Start]:
 
     trained = evaluated = model
     if compiled and not divided:  # fsdp compiles block by block
-        trained = compiling.for_training(model, cfg.cuda_graphs)
+        trained = compiling.for_training(model, data.template is not None, cfg.cuda_graphs)
         if device.type != "cpu":  # there compiling evaluation, with its other shapes, would take longer than it saves
             evaluated = torch.compile(model)
     run = Run(
@@ -410,19 +410,23 @@ def choose_compiling(
     choice = compiling.choose(cfg.compile, before, flops, device, dtype, packed, is_divided(cfg, world))
     if not choice.on:
         start.notes.append(f"torch.compile: no ({choice.why})")
+        if cfg.cuda_graphs:
+            start.notes.append("no CUDA graphs: they replay compiled passes; --compile=True has some")
         return False
 
     failure = compiling.compiler_error(device)
     (failures,) = world.sum_numbers(failure is not None)
     if failures:
         start.notes.append(f"torch.compile: no, for it fails here: {failure or 'in another process'}")
+        if cfg.cuda_graphs:
+            start.notes.append("no CUDA graphs: they replay compiled passes")
         return False
     start.notes.append(f"torch.compile: yes ({choice.why})")
     return True
 
 
 def has_cuda_graphs(run: Run) -> bool:
-    """Whether the passes of training are CUDA graphs. Where torch.compile fails here, there are none."""
+    """Whether the passes of training are CUDA graphs: not where they are not compiled."""
     return run.cfg.cuda_graphs and run.compiled
 
 

@@ -11,6 +11,7 @@ import checkpoint
 import compiling
 import train
 from compiling import LONG_RUN_S, choose
+from optim import Optimizer
 
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda")
@@ -81,6 +82,14 @@ def test_where_cuda_graphs_cannot_be_had(device, changes, message):
     compiling.check_cuda_graphs(CUDA, "auto", packed=False, divided=False)
 
 
+def test_a_run_that_began_uncompiled_says_that_it_has_no_cuda_graphs(data_dir, tmp_path, monkeypatch, capsys):
+    cfg = train.TrainConfig(data=str(data_dir), out_dir=str(tmp_path), **TINY | {"max_iters": 2})
+    train.main(cfg)
+    monkeypatch.setattr(compiling, "check_cuda_graphs", lambda *arguments: None)
+    train.main(dataclasses.replace(cfg, max_iters=3, cuda_graphs=True))
+    assert "no CUDA graphs: they replay compiled passes; --compile=True has some" in capsys.readouterr().out
+
+
 def test_cuda_graphs_on_a_cpu_are_refused_before_the_model_is_built(data_dir, tmp_path):
     settings = TINY | {"cuda_graphs": True}
     with pytest.raises(ValueError, match="is for a GPU"):
@@ -94,8 +103,11 @@ def test_a_run_with_cuda_graphs_has_the_same_bits(data_dir, tmp_path, monkeypatc
     if not compiling.has_cpp_compiler():
         pytest.skip("torch.compile on a CPU needs a C++ compiler")
     monkeypatch.setattr(compiling, "check_cuda_graphs", lambda *arguments: None)
-    marks = []
+    marks, modes, kept = [], [], []
     monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: marks.append(1))
+    torch_compile, keep_gradients = torch.compile, Optimizer.keep_gradients
+    monkeypatch.setattr(torch, "compile", lambda *a, **k: modes.append(k.get("mode")) or torch_compile(*a, **k))
+    monkeypatch.setattr(Optimizer, "keep_gradients", lambda self: kept.append(1) or keep_gradients(self))
     settings = TINY | {"compile": True, "max_iters": 4, "n_layer": 1, "batch_size": 2}
     micro_steps = train.micro_steps(train.TrainConfig(**settings), 1)
     assert micro_steps > 1
@@ -104,6 +116,7 @@ def test_a_run_with_cuda_graphs_has_the_same_bits(data_dir, tmp_path, monkeypatc
         cfg = train.TrainConfig(data=str(data_dir), out_dir=str(out_dir), cuda_graphs=cuda_graphs, **settings)
         train.main(cfg)
     assert len(marks) == 4 * micro_steps
+    assert modes.count("reduce-overhead") == len(kept) == 1
     for name in ("latest/model.safetensors", "latest/training/optimizer.safetensors"):
         assert (tmp_path / "False" / name).read_bytes() == (tmp_path / "True" / name).read_bytes(), name
 

@@ -23,6 +23,12 @@ def deterministic(monkeypatch):
     torch.use_deterministic_algorithms(False)
 
 
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    """torch compiles a function for eight kinds of input and no more: what came before would take these places."""
+    torch._dynamo.reset()
+
+
 def losses(out) -> list[float]:
     return [row["loss"] for row in metrics(out) if "loss" in row]
 
@@ -75,15 +81,17 @@ def test_resumed_equals_uninterrupted_bit_for_bit(data_dir, tmp_path, determinis
 def test_cuda_graphs_train_as_without(data_dir, tmp_path, optimizer):
     """Of several micro-batches: where autograd takes a graph's own array for their sum, one alone counts."""
     counters = torch._dynamo.utils.counters["inductor"]
-    skipped_before = counters["cudagraph_skips"]
+    counters.clear()
     losses_of = {}
     for cuda_graphs in (False, True):
         out_dir = tmp_path / str(cuda_graphs)
         settings = ON_GPU | {"compile": True, "batch_size": 2, "optimizer": optimizer, "cuda_graphs": cuda_graphs}
         train.main(train.TrainConfig(data=str(data_dir), out_dir=str(out_dir), **settings))
         losses_of[cuda_graphs] = losses(out_dir)
-    assert losses_of[True] == pytest.approx(losses_of[False], rel=1e-4)
-    assert counters["cudagraph_skips"] == skipped_before, "torch made no graph of some pass"
+        recorded = counters["cudagraph_recorded_non_static_inputs"]  # ids and targets of each graph
+        assert (recorded > 0) is cuda_graphs
+    assert losses_of[True] == pytest.approx(losses_of[False], rel=1e-3)
+    assert counters["cudagraph_skips"] == counters["cudagraph_partitions"] == 0, "some pass is no whole graph"
 
 
 def test_a_trace_holds_what_the_gpu_did(data_dir, tmp_path, capsys):
