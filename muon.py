@@ -4,9 +4,9 @@ A gradient's matrix has a few large singular values and many small ones: a step 
 Muon replaces them all by about 1, so that each direction learns at the same rate. AdamW does something like it number
 by number; Muon does it to the matrix as a whole.
 
-Five rounds of matrix products do not lift the smallest values to 1. So the rows, one for each output of the matrix, are
-made equally long before (MuonEq: Chang et al. 2026, arXiv 2603.28254, variant R): outputs whose gradient is small learn
-as well, and the result is better (docs/LOG.md).
+Five rounds of matrix products do not lift the smallest values to 1. With even rows the rows, one for each output of the
+matrix, are made equally long before (MuonEq: Chang et al. 2026, arXiv 2603.28254, variant R), so that outputs whose
+gradient is small learn as well. On characters that is better, on the demo's words worse (docs/LOG.md).
 """
 
 import math
@@ -58,8 +58,8 @@ def row_lengths(matrices: Tensor) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Updates of matrices (R, C): momentum with Nesterov's look ahead, made orthogonal, as large as AdamW's.
 
-    Weight decay is decoupled. With has_even_rows=False the numbers are those of torch.optim.Muon with
-    adjust_lr_fn="match_rms_adamw"; the state always is. But matrices of one shape are multiplied together, in `dtype`,
+    Weight decay is decoupled. Without even rows the numbers are those of torch.optim.Muon with
+    adjust_lr_fn="match_rms_adamw", and so is the state; but matrices of one shape are multiplied together, in `dtype`,
     and FSDP may divide them.
     """
 
@@ -70,7 +70,7 @@ class Muon(torch.optim.Optimizer):
         dtype: torch.dtype,
         *,
         momentum: float = 0.95,
-        has_even_rows: bool = True,
+        has_even_rows: bool = False,
     ):
         """groups: dictionaries of params and weight_decay; dtype: of the products (float64 matrices keep theirs).
 
@@ -108,7 +108,7 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_lerp_(momenta, gradients, 1 - keep)
         directions = torch._foreach_lerp(gradients, momenta, keep)
 
-        # Rows of one length: in float32, since float16 would make zeros of small ones
+        # Rows of one length
         stack = torch.stack(directions)  # (n, R, C); of divided matrices this process' rows, which are whole
         if self.has_even_rows:
             stack /= row_lengths(stack)

@@ -32,7 +32,7 @@ class OptimizerSettings(Protocol):
     weight_decay: float
     beta1: float
     beta2: float
-    dtype: str  # of matrix products, Muon's too
+    dtype: str  # of matrix products, Muon's too unless it is float16
 
 
 # --- schedules: the shape of the decay, 1 at the peak and 0 at the end ---
@@ -101,6 +101,8 @@ class Optimizer:
 
         if cfg.optimizer == "muon":
             dtype = pick_dtype(cfg.dtype, device)
+            if dtype == torch.float16:
+                dtype = torch.float32  # float16 ends at 6e-8, where many numbers of a gradient are
             muon = Muon([matrices], lr=cfg.muon_lr, dtype=dtype, has_even_rows=cfg.muon_even_rows)
             self.parts.append(muon)
             self.scales.append(cfg.muon_lr / cfg.learning_rate)

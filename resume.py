@@ -33,7 +33,6 @@ RATES = (
     "beta2",
     "grad_clip",
 )
-BEFORE = {"muon_even_rows": False}  # of runs from before this setting existed
 
 
 class RunSettings(Protocol):
@@ -186,7 +185,7 @@ def changed_rates(cfg: RunSettings, saved: dict[str, Any]) -> list[str]:
     notes = []
     for key in RATES:
         now = getattr(cfg, key)
-        had = saved.get(key, BEFORE.get(key, now))
+        had = saved.get(key, getattr(type(cfg), key))  # a setting that came later had its default
         has_effect = not key.startswith("muon") or cfg.optimizer == "muon"
         if had != now and has_effect:
             notes.append(f"note: it ran with --{key}={had}; from here on it is {now}")

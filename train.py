@@ -112,7 +112,7 @@ class TrainConfig:
     max_iters: int = 2000  # optimizer steps
     learning_rate: float = 3e-3  # highest learning rate, reached after the warm-up
     muon_lr: float = 0.01  # the same for Muon's matrices
-    muon_even_rows: bool = True  # rows of Muon's momentum are first made equally long; torch.optim.Muon's are not
+    muon_even_rows: bool = False  # rows of Muon's momentum are first made equally long: MuonEq
     min_lr: float = 0.0  # learning rate at the end of the decay
     warmup_iters: int = 100  # steps in which the learning rate rises from 0
     lr_decay_iters: int | None = None  # step at which min_lr is reached; None: max_iters

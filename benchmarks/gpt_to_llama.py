@@ -280,7 +280,6 @@ class Job:
         }
         if self.rung == "Muon":
             usual |= {"optimizer": "muon", "learning_rate": RATE_BESIDE_MUON, "muon_lr": self.rate}
-            usual["muon_even_rows"] = False  # Muon itself, as in torch.optim.Muon
         else:
             usual |= {"learning_rate": self.rate}
         return TrainConfig(**usual)

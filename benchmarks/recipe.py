@@ -52,6 +52,8 @@ from tokenizer import Tokenizer
 RECIPES = {"shakespeare": "config/shakespeare_char.py", "data": "config/demo.py"}
 RECIPE = "the recipe"
 CLOSED = "closed borders between documents"
+EVEN = "Muon, even rows"  # as in the recipe of the text
+UNEVEN = "Muon, rows as they are"  # as in the recipe of the data
 OTHER_SHAPES = ("six layers of 104", "two heads", "one key/value head")  # made for the recipe's own size
 
 
@@ -87,11 +89,12 @@ class RecipeConfig:
             raise ValueError(f"no change has a name with {self.only!r}; there are: {', '.join(CHANGES)}")
 
     def names(self) -> list[str]:
-        """The changes that are asked for. The text is one document, without borders."""
+        """The changes that are asked for and are changes. The text is one document, without borders."""
         asked = [name for name in CHANGES if re.search(self.only, name)]
         if self.n_layer is not None or self.n_embd is not None:
             asked = [name for name in asked if name not in OTHER_SHAPES]
-        return [name for name in asked if self.data or name != CLOSED]
+        no_changes = (UNEVEN, "beta2=0.95") if self.data else (EVEN, CLOSED)
+        return [name for name in asked if name not in no_changes]
 
 
 # --- changes ---
@@ -245,8 +248,9 @@ CHANGES: dict[str, Change] = {
     "momentum of muon 0.9": Change(patch=momentum_of_muon(0.9)),
     "Muon by Polar Express": Change(patch=polar_express),
     "Muon, exactly orthogonal": Change(patch=exactly_orthogonal),
-    "Muon, rows as they are": Change(settings={"muon_even_rows": False}),
-    "Muon, even rows behind too (NorMuon)": Change(patch=even_rows_behind),
+    UNEVEN: Change(settings={"muon_even_rows": False}),
+    EVEN: Change(settings={"muon_even_rows": True}),
+    "Muon, even rows behind (NorMuon)": Change(patch=even_rows_behind),
     "AdamW for all": Change(settings={"optimizer": "adamw"}),
     "AdamW for all, learning_rate / 4": Change({"learning_rate": 0.25}, {"optimizer": "adamw"}),
     "AdamW for all, learning_rate / 2": Change({"learning_rate": 0.5}, {"optimizer": "adamw"}),

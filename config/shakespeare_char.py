@@ -20,6 +20,7 @@ batch_size = 12
 max_iters = 2000
 optimizer = "muon"
 muon_lr = 0.01
+muon_even_rows = True
 learning_rate = 3e-3
 warmup_iters = 100
 beta2 = 0.99

@@ -223,7 +223,8 @@ def test_rates_that_differ_from_the_checkpoints_are_noted(copy, data_dir):
     assert resume.changed_rates(adamw, had) == []
 
     del had["muon_even_rows"]  # from before there was such a setting
-    (note,) = resume.changed_rates(dataclasses.replace(cfg, muon_lr=0.75, beta2=0.5), had)
+    even_rows = dataclasses.replace(cfg, muon_lr=0.75, beta2=0.5, muon_even_rows=True)
+    (note,) = resume.changed_rates(even_rows, had)
     assert note == "note: it ran with --muon_even_rows=False; from here on it is True"
 
     resumed = config(data_dir, copy, max_iters=22, weight_decay=0.5)
