@@ -339,9 +339,17 @@ def setup(cfg: TrainConfig, on_exit: contextlib.ExitStack) -> tuple[Run, Start]:
     data = Mixture(cfg.data, cfg.block_size, cfg.seed, cfg.shuffle_run)
     prompt_ids(cfg, data.tokenizer, data.template)  # only for its error
     device = choose_device(cfg, world)
+    dtype = pick_dtype(cfg.dtype, device)
+    if cfg.float8:
+        float8.check_device(device, dtype)
+    if cfg.cuda_graphs:
+        compiling.check_cuda_graphs(device, cfg.compile, data.template is not None, is_divided(cfg, world))
     tasks = None
     if not Path(cfg.out_dir).is_dir():  # a mistake leaves no folder behind
-        tasks = read_tasks(cfg, data, find_start(cfg, data))
+        found = find_start(cfg, data)
+        tasks = read_tasks(cfg, data, found)
+        if cfg.float8:
+            float8.use_float8(on_meta(found.shape).model)  # only for its error
     world.start(device)
     world.all_succeed(lock_out_dir, cfg, world, on_exit)
     start = find_start(cfg, data)  # after the lock: another run may have written there while this one waited
@@ -349,9 +357,6 @@ def setup(cfg: TrainConfig, on_exit: contextlib.ExitStack) -> tuple[Run, Start]:
         tasks = world.all_succeed(read_tasks, cfg, data, start)
     cfg = start.cfg
 
-    dtype = pick_dtype(cfg.dtype, device)
-    if cfg.float8:
-        float8.check_device(device, dtype)
     same_sizes = data.template is None and not cfg.eval_tasks  # neither packed rows nor prompts of tasks
     keep_freed_memory(device, same_sizes)
     if device.type == "cuda":
@@ -359,8 +364,6 @@ def setup(cfg: TrainConfig, on_exit: contextlib.ExitStack) -> tuple[Run, Start]:
     if cfg.num_threads is not None:
         torch.set_num_threads(cfg.num_threads)
     divided = is_divided(cfg, world)
-    if cfg.cuda_graphs:
-        compiling.check_cuda_graphs(device, cfg.compile, data.template is not None, divided)
     compiled = choose_compiling(cfg, start, data, world, device, dtype)
     model = build_model(cfg, start.shape, world, device, dtype, compiled)
     optimizer = Optimizer(model, cfg, device)

@@ -90,10 +90,11 @@ def test_a_run_that_began_uncompiled_says_that_it_has_no_cuda_graphs(data_dir, t
     assert "no CUDA graphs: they replay compiled passes; --compile=True has some" in capsys.readouterr().out
 
 
-def test_cuda_graphs_on_a_cpu_are_refused_before_the_model_is_built(data_dir, tmp_path):
+def test_cuda_graphs_on_a_cpu_are_refused_and_no_folder_is_left(data_dir, tmp_path):
     settings = TINY | {"cuda_graphs": True}
     with pytest.raises(ValueError, match="is for a GPU"):
         train.main(train.TrainConfig(data=str(data_dir), out_dir=str(tmp_path / "out"), **settings))
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

@@ -79,6 +79,7 @@ def test_what_cannot_be_is_one_line(data_dir, tmp_path, changes, message):
     settings = TINY | {"float8": True} | changes
     with pytest.raises(ValueError, match=message):
         train.main(train.TrainConfig(data=str(data_dir), out_dir=str(tmp_path / "out"), **settings))
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_gpu_must_have_it(monkeypatch):
