@@ -151,7 +151,8 @@ def test_under_torchrun_a_killed_run_goes_on_as_well(who, data_dir, tmp_path, un
     process = start_torchrun(settings, {"kill": {"who": who, "rank": 1, "point": "backward", "count": 8}})
     error = process.communicate(timeout=120)[1]
     assert process.returncode
-    if who == "one":
+    torch_failed = "_capture_process_failures" in error  # it reads a report that the other process is still writing
+    if who == "one" and not torch_failed:
         assert "rank      : 1 " in error and "Signal 9 (SIGKILL)" in error, error
     wait_for_the_ranks(out)
 
