@@ -148,11 +148,14 @@ def test_under_torchrun_a_killed_run_goes_on_as_well(who, data_dir, tmp_path, un
     """The summary of torchrun names the process; the others end; a launcher's death and SIGTERM are seen."""
     out = tmp_path / "run"
     settings = SETTINGS | {"data": data_dir, "out_dir": out}
-    process = start_torchrun(settings, {"kill": {"who": who, "rank": 1, "point": "backward", "count": 8}})
-    error = process.communicate(timeout=120)[1]
-    assert process.returncode
-    torch_failed = "_capture_process_failures" in error  # it reads a report that the other process is still writing
-    if who == "one" and not torch_failed:
+    kill = {"who": who, "rank": 1, "point": "backward", "count": 8}
+    for _ in range(3):
+        process = start_torchrun(settings, {"kill": kill})
+        error = process.communicate(timeout=120)[1]
+        assert process.returncode
+        if "_capture_process_failures" not in error:
+            break  # else torch 2.13 read the other process' report while that was being written, and has no summary
+    if who == "one":
         assert "rank      : 1 " in error and "Signal 9 (SIGKILL)" in error, error
     wait_for_the_ranks(out)
 
