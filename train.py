@@ -413,16 +413,12 @@ def choose_compiling(
     choice = compiling.choose(cfg.compile, before, flops, device, dtype, packed, is_divided(cfg, world))
     if not choice.on:
         start.notes.append(f"torch.compile: no ({choice.why})")
-        if cfg.cuda_graphs:
-            start.notes.append("no CUDA graphs: they replay compiled passes; --compile=True has some")
         return False
 
     failure = compiling.compiler_error(device)
     (failures,) = world.sum_numbers(failure is not None)
     if failures:
         start.notes.append(f"torch.compile: no, for it fails here: {failure or 'in another process'}")
-        if cfg.cuda_graphs:
-            start.notes.append("no CUDA graphs: they replay compiled passes")
         return False
     start.notes.append(f"torch.compile: yes ({choice.why})")
     return True
@@ -605,6 +601,8 @@ def open_journal(run: Run, start: Start) -> None:
         print(f"resumed from {start.checkpoint}")
     for note in start.notes:
         print(note)
+    if cfg.cuda_graphs and not run.compiled:
+        print("no CUDA graphs: they replay compiled passes; --compile=True asks for some")
     sys.stdout.flush()
 
 

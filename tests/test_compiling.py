@@ -87,7 +87,7 @@ def test_a_run_that_began_uncompiled_says_that_it_has_no_cuda_graphs(data_dir, t
     train.main(cfg)
     monkeypatch.setattr(compiling, "check_cuda_graphs", lambda *arguments: None)
     train.main(dataclasses.replace(cfg, max_iters=3, cuda_graphs=True))
-    assert "no CUDA graphs: they replay compiled passes; --compile=True has some" in capsys.readouterr().out
+    assert "no CUDA graphs: they replay compiled passes; --compile=True asks for some" in capsys.readouterr().out
 
 
 def test_cuda_graphs_on_a_cpu_are_refused_and_no_folder_is_left(data_dir, tmp_path):
