@@ -20,6 +20,7 @@ from torch.nn.attention.varlen import varlen_attn
 from torch.utils.checkpoint import checkpoint as recompute
 
 import cpu_ops
+import onednn
 
 IGNORE = -100  # a target that is not scored
 LARGEST = 1 << 24  # of each size of a model: the elements of a matrix can still be counted in int64
@@ -27,17 +28,13 @@ LARGEST = 1 << 24  # of each size of a model: the elements of a matrix can still
 # The loss computes this many logits at a time (4 MB in float32), but at least so many rows of them.
 CHUNK_LOGITS = 1 << 20
 CHUNK_ROWS = 128
-ADDED_NUMBERS = 1 << 22  # of the head's gradient that a CPU computes in a shorter format before they are added
+ADDED_NUMBERS = 1 << 22  # of the head's gradient that a CPU computes before they are added
 
 # Linear cuts its weight for at most so many rows, and for at least so many multiplications.
 FEW_ROWS = 32
 WORTH_THREADS = 1 << 20
 
 FLASH_WIDTHS = range(8, 257, 8)  # head widths that FlashAttention computes
-
-# torch's own operator for a product by oneDNN; torch.compile calls it for F.linear. Its name is private.
-HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-HEAD_ROWS = 8192  # it multiplies matrices of so many rows and more: heads
 
 
 @dataclass(frozen=True)
@@ -454,30 +451,12 @@ class Documents:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """F.linear: x @ weight.T + bias. A head on a CPU takes many rows of float32 to oneDNN, where no gradient is wanted.
+    """F.linear, x @ weight.T + bias, by the faster of two libraries on a CPU.
 
-    x: (..., in); weight: (out, in); bias: (out,). Returns (..., out). torch gives such a product to MKL, which takes a
-    third longer for a head of 49,152 rows. Both are float32 throughout, and add in another order. Inside the blocks
-    that order matters: where a feature of the stream is 24,800, oneDNN's sums were 7 times as far from the exact ones
-    as MKL's (docs/LOG.md).
+    x: (..., in); weight: (out, in); bias: (out,). Returns (..., out).
     """
-    if not suits_onednn(x, weight):
-        return F.linear(x, weight, bias)
-    nothing_after = ("none", [], "")  # no activation
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, *nothing_after)
-
-
-def suits_onednn(x: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN computes x @ weight.T faster, and as F.linear would: a head's, in float32, for no gradient."""
-    if not HAS_ONEDNN or torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return False
-    if torch.is_autocast_enabled(x.device.type) or torch.get_float32_matmul_precision() != "highest":
-        return False
-    on_cpu = x.device.type == weight.device.type == "cpu"
-    in_float32 = x.dtype == weight.dtype == torch.float32
-    many_rows = x.numel() > FEW_ROWS * x.shape[-1]
-    is_head = weight.shape[0] >= HEAD_ROWS
-    return on_cpu and in_float32 and many_rows and is_head
+    multiply = onednn.linear if onednn.suits(x, weight) else F.linear
+    return multiply(x, weight, bias)
 
 
 class Linear(nn.Linear):
@@ -781,27 +760,28 @@ def add_gradients(
     grad_logits = p.scatter_add_(1, targets, minus_one).to(w.dtype)  # (rows, V)
 
     if grad_x is not None:
-        grad_x.copy_((grad_logits @ w) * row_weights)
+        grad_x.copy_(onednn.product(grad_logits, w) * row_weights)
 
     if grad_weight is not None:
         h = (x * row_weights).to(w.dtype)  # (rows, C)
-        if grad_weight.dtype == w.dtype:
+        by_onednn = onednn.suits(grad_logits.t(), h.t())
+        if grad_weight.dtype == w.dtype and not by_onednn:
             grad_weight.addmm_(grad_logits.t(), h)  # spares a second (V, C) array
         else:
             add_product(grad_weight, grad_logits, h)
 
 
 def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """total += a.t() @ b, with a and b in a shorter format than total; a: (rows, V); b: (rows, C); total: (V, C).
+    """total += a.t() @ b, also with a and b in a shorter format than total; a: (rows, V); b: (rows, C); total: (V, C).
 
-    A CPU would hold the whole product twice, in both formats, before it adds: there it is done for some lines of total
-    at a time. For V = 5, two at a time: lines 0 and 1 are of a[:, 0:2], then 2 and 3, then 4.
+    A CPU would hold the whole product, in two formats if they differ, before it adds: there it is done for some lines
+    of total at a time. For V = 5, two at a time: lines 0 and 1 are of a[:, 0:2], then 2 and 3, then 4.
     """
     V, C = total.shape
     lines = max(1, ADDED_NUMBERS // C) if total.device.type == "cpu" else V
     for begin in range(0, V, lines):
         part = slice(begin, begin + lines)
-        total[part] += a[:, part].t() @ b
+        total[part] += onednn.product(a[:, part].t(), b)
 
 
 class LinearCrossEntropy(torch.autograd.Function):

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+import onednn
 from parallel import own_share
 
 # a, b, c of a x + b x^3 + c x^5, applied to each singular value x five times: it is steep at 0 (a = 3.4445), and takes
@@ -43,9 +44,9 @@ def orthogonalise(matrices: Tensor) -> Tensor:
     norms = torch.linalg.matrix_norm(X, keepdim=True)  # at least the largest singular value: all are then at most 1
     X = X / norms.clamp(min=SMALLEST_NORM)
     for a, b, c in COEFFICIENTS:
-        gram = X @ X.mT
-        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)  # b X X' + c (X X')^2
-        X = torch.baddbmm(X, polynomial, X, beta=a)
+        gram = onednn.products(X, X.mT)
+        polynomial = onednn.baddbmm(gram, gram, gram, beta=b, alpha=c)  # b X X' + c (X X')^2
+        X = onednn.baddbmm(X, polynomial, X, beta=a)
     return X.mT if tall else X
 
 
