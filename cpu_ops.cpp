@@ -1,5 +1,6 @@
-// What a block computes on a CPU besides its matrix products: causal attention with rotary positions, RMSNorm, and
-// silu(gate) * up, each forward and backward. cpu_ops.py compiles this file at first use and calls what is at its end.
+// What a model computes on a CPU besides its matrix products: causal attention with rotary positions, RMSNorm,
+// silu(gate) * up, and the loss, each forward and backward. cpu_ops.py compiles this file at first use and calls what
+// is at its end.
 //
 // Attention, softmax(q k' / sqrt(D)) v, is faster than torch's, because it
 //   - computes the lower triangle only: of T x T scores half are of tokens that nobody sees,
@@ -25,7 +26,7 @@
 //     dS = P * (dP - sum of do * o)            the softmax' derivative
 //     dq = dS k / sqrt(D)     dk += dS' q / sqrt(D)
 //
-// The norm and silu(gate) * up take one pass over memory each, where torch's operators take several.
+// The norm, silu(gate) * up and the loss go through memory once each way, where torch's operators do several times.
 
 #include <algorithm>
 #include <cmath>
@@ -614,6 +615,57 @@ void normalise_backward(const In *all_x, const float *gain, const float *scales,
         }
 }
 
+// --- the loss: how likely the logits find the token that follows ---
+
+// As take, with -inf behind the n numbers: no largest one, and nothing in a sum of exponentials.
+template <typename Number>
+inline Floats take_logits(const Number *from, int64_t n) {
+    if (n >= W) return load(from);
+    float some[W];
+    for (int lane = 0; lane < W; lane++) some[lane] = lane < n ? widen(from[lane]) : -INFINITY;
+    return load(some);
+}
+
+constexpr int64_t PIECE = 64 * W;  // so many are added in float32, in W lanes; the sums of pieces in double
+
+// log p[target] of each line of V logits x, with p = exp(x - m) / sum of exp(x - m) and their largest m. Its gradient
+// is written to `grads`, which may be the logits or null: d(-log p[target]) / d x = p - (1 at the target, 0 elsewhere).
+template <typename Number>
+void softmax_loss(const Number *all_logits, const int64_t *targets, float *logprobs, Number *all_grads, int64_t lines,
+                  int64_t V, int threads) {
+#pragma omp parallel for num_threads(threads)
+    for (int64_t line = 0; line < lines; line++) {
+        const Number *logits = all_logits + line * V;
+        float at_target = widen(logits[targets[line]]);
+
+        Floats highest = Floats{} - INFINITY;
+        for (int64_t i = 0; i < V; i += W) {
+            Floats x = take_logits(logits + i, V - i);
+            highest = x > highest ? x : highest;
+        }
+        float most = largest(highest);
+
+        double total = 0;
+        for (int64_t piece = 0; piece < V; piece += PIECE) {
+            int64_t end = std::min(piece + PIECE, V);
+            Floats some{};
+            for (int64_t i = piece; i < end; i += W) some += exp(take_logits(logits + i, V - i) - most);
+            total += sum(some);
+        }
+        logprobs[line] = float(double(at_target) - double(most) - std::log(total));
+
+        if (all_grads) {
+            Number *grads = all_grads + line * V;
+            float share = float(1 / total);
+            for (int64_t i = 0; i < V; i += W) {
+                Floats p = exp(take_logits(logits + i, V - i) - most) * share;
+                put(p, grads + i, V - i);
+            }
+            narrow(std::exp(at_target - most) * share - 1, grads + targets[line]);
+        }
+    }
+}
+
 }  // namespace
 
 // --- what cpu_ops.py calls ---
@@ -687,6 +739,15 @@ void norm_backward(bool half_in, bool half_out, int64_t lines, int64_t width, in
             normalise_backward((const In *)x, gain, scales, (const Out *)grad, (In *)grad_x, grad_gain, lines, width,
                                int(threads));
         });
+    });
+}
+
+// logits, grads: (lines, V), where grads may be logits or null; targets: from 0 to V - 1; logprobs: (lines)
+void softmax_loss_and_gradient(bool half, int64_t lines, int64_t V, int64_t threads, const void *logits,
+                               const int64_t *targets, float *logprobs, void *grads) {
+    with_format(half, [&](auto number) {
+        using Number = decltype(number);
+        softmax_loss((const Number *)logits, targets, logprobs, (Number *)grads, lines, V, int(threads));
     });
 }
 

@@ -1,11 +1,13 @@
-"""What a block computes on a CPU besides its matrix products; cpu_ops.cpp says how.
+"""What a model computes on a CPU besides its matrix products; cpu_ops.cpp says how.
 
     y = cpu_ops.attention(q, k, v, cos, sin, begins)       where cpu_ops.suits(q)
     y = cpu_ops.gated_silu(gate, up)                       where cpu_ops.suits_eager(gate)
     y = cpu_ops.rms_norm(x, gain, eps, dtype)              where cpu_ops.suits_eager(x)
+    logprobs = cpu_ops.target_logprobs(logits, targets)    where cpu_ops.takes(logits); also with_gradient
 
-Attention is an operator of torch: torch.compile and FLOP counting know it by what is registered below. The other two
-are functions for eager mode, for torch.compile makes such functions itself. Without a C++ compiler nothing suits.
+Attention and the loss are operators of torch: torch.compile and FLOP counting know them by what is registered below.
+The other two are functions for eager mode, for torch.compile makes such functions itself. Without a C++ compiler
+nothing suits.
 """
 
 import ctypes
@@ -31,6 +33,7 @@ ARGUMENTS = {
     "gated_silu_backward": [FORMAT, *[NUMBER] * 2, *[POINTER] * 5],
     "norm_forward": [FORMAT, FORMAT, NUMBER, NUMBER, ctypes.c_float, NUMBER, *[POINTER] * 4],
     "norm_backward": [FORMAT, FORMAT, *[NUMBER] * 3, *[POINTER] * 6],
+    "softmax_loss_and_gradient": [FORMAT, *[NUMBER] * 3, *[POINTER] * 4],
 }
 
 
@@ -43,14 +46,19 @@ def library() -> ctypes.CDLL | None:
     return native.functions(SOURCE, ARGUMENTS)
 
 
+def takes(x: Tensor) -> bool:
+    """Whether the functions take tensors like x: on a CPU, of one of their dtypes."""
+    return x.device.type == "cpu" and x.dtype in DTYPES and available()
+
+
 def suits(q: Tensor) -> bool:
-    """Whether `attention` takes queries (..., D): on a CPU, of one of its dtypes, in pairs of features."""
-    return q.device.type == "cpu" and q.dtype in DTYPES and q.shape[-1] % 2 == 0 and available()
+    """Whether `attention` takes queries (..., D): features come in pairs."""
+    return q.shape[-1] % 2 == 0 and takes(q)
 
 
 def suits_eager(x: Tensor) -> bool:
     """Whether `gated_silu` and `rms_norm` take x."""
-    return x.device.type == "cpu" and x.dtype in DTYPES and not torch.compiler.is_compiling() and available()
+    return not torch.compiler.is_compiling() and takes(x)
 
 
 @torch.compiler.assume_constant_result
@@ -279,3 +287,68 @@ class RMSNormOnCPU(torch.autograd.Function):
         address_of_gain = None if grad_gain is None else address(grad_gain)
         library().norm_backward(*formats, *sizes, torch.get_num_threads(), *arrays, address_of_gain)
         return grad_x, grad_gain, None, None
+
+
+# --- the loss ---
+
+
+def target_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
+    """log p[target] of each row with p = softmax(logits); logits: (rows, V), targets: (rows,). Returns (rows,) float32.
+
+    Raises IndexError for a target that is no column.
+    """
+    if torch.compiler.is_compiling():
+        return torch.ops.nonllama.target_logprobs(logits, targets)
+    return softmax_loss(logits, targets, None)
+
+
+def target_logprobs_with_gradient(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """As target_logprobs, and the gradient of -log p[target], (rows, V) in the logits' dtype, which may overwrite them:
+    p - (1 at the target, 0 elsewhere), rounded once."""
+    if torch.compiler.is_compiling():
+        return torch.ops.nonllama.target_logprobs_with_gradient(logits, targets)
+    logits = logits.contiguous()
+    return softmax_loss(logits, targets, logits), logits
+
+
+def softmax_loss(logits: Tensor, targets: Tensor, grads: Tensor | None) -> Tensor:
+    """log p[target] of each row, (rows,); the gradient of -log p[target] is written to grads, which may be logits."""
+    rows, V = logits.shape
+    logits = logits.contiguous()
+    targets = targets.contiguous()
+    logprobs = torch.empty(rows, dtype=torch.float32)
+    if rows == 0:
+        return logprobs
+
+    smallest, largest = (x.item() for x in targets.aminmax())
+    if smallest < 0 or largest >= V:
+        raise IndexError(f"targets from {smallest} to {largest} for {V} logits")
+    arrays = [address(logits), address(targets), address(logprobs), None if grads is None else address(grads)]
+    library().softmax_loss_and_gradient(is_bfloat16(logits), rows, V, torch.get_num_threads(), *arrays)
+    return logprobs
+
+
+@torch.library.custom_op("nonllama::target_logprobs", mutates_args=())
+def logprobs_operator(logits: Tensor, targets: Tensor) -> Tensor:
+    """As target_logprobs."""
+    return softmax_loss(logits, targets, None)
+
+
+@torch.library.custom_op("nonllama::target_logprobs_with_gradient", mutates_args=())
+def gradient_operator(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """As target_logprobs_with_gradient; the logits stay."""
+    grads = torch.empty_like(logits, memory_format=torch.contiguous_format)
+    return softmax_loss(logits, targets, grads), grads
+
+
+@logprobs_operator.register_fake
+def _(logits: Tensor, targets: Tensor) -> Tensor:
+    """Shape and dtype of the result."""
+    return logits.new_empty(len(logits), dtype=torch.float32)
+
+
+@gradient_operator.register_fake
+def _(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Shapes and dtypes of the results."""
+    grads = torch.empty_like(logits, memory_format=torch.contiguous_format)
+    return logits.new_empty(len(logits), dtype=torch.float32), grads

@@ -727,38 +727,53 @@ def product_dtype(x: Tensor) -> torch.dtype:
     return x.dtype
 
 
-def logprobs_of_all(h: Tensor, w: Tensor) -> Tensor:
-    """Log-probabilities of each next token, (rows, V), in float32 at least; h: (rows, C), w: (V, C)."""
-    logits = linear(h, w)  # (rows, V)
-    return log_softmax(logits)
-
-
 def log_softmax(logits: Tensor) -> Tensor:
     """Log-probabilities in float32 at least; logits: (rows, V)."""
     return F.log_softmax(logits, dim=1, dtype=at_least_float32(logits.dtype))
 
 
+def target_logprobs(h: Tensor, w: Tensor, targets: Tensor) -> Tensor:
+    """log p of each target under the logits h @ w.T, (rows,) in float32 at least.
+
+    h: (rows, C); w: (V, C); targets: (rows,).
+    """
+    logits = linear(h, w)  # (rows, V)
+    if cpu_ops.takes(logits):
+        return cpu_ops.target_logprobs(logits, targets)
+    return log_softmax(logits).gather(1, targets.unsqueeze(1)).squeeze(1)
+
+
+def target_logprobs_with_gradient(h: Tensor, w: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """As target_logprobs, and the gradient of -log p[target] with respect to the logits, (rows, V) in the dtype of w.
+
+    d(-log p[target]) / d logits = p - one_hot(target). Example: p = 0.2, 0.5, 0.3 and target 1 give 0.2, -0.5, 0.3; a
+    step against this gradient makes the target likelier.
+    """
+    logits = linear(h, w)  # (rows, V)
+    if cpu_ops.takes(logits):
+        return cpu_ops.target_logprobs_with_gradient(logits, targets)
+
+    columns = targets.unsqueeze(1)  # (rows, 1)
+    logprobs = log_softmax(logits)  # (rows, V)
+    picked = logprobs.gather(1, columns).squeeze(1)  # (rows,)
+    p = logprobs.exp_()
+    minus_one = torch.full_like(columns, -1, dtype=p.dtype)
+    return picked, p.scatter_add_(1, columns, minus_one).to(w.dtype)
+
+
 def add_gradients(
-    logprobs: Tensor,
-    targets: Tensor,
+    grad_logits: Tensor,
     row_weights: Tensor,
     x: Tensor,
     w: Tensor,
     grad_x: Tensor | None,
     grad_weight: Tensor | None,
 ) -> None:
-    """Gradients of sum(row_weights * -logprobs[target]) for one chunk: written to grad_x, added to grad_weight.
+    """Gradients of sum(row_weights * -logprobs of the targets) for one chunk: written to grad_x, added to grad_weight.
 
-    logprobs: (rows, V), overwritten; targets, row_weights: (rows, 1); x, grad_x: (rows, C); w, grad_weight: (V, C).
-    What is None is not wanted, and not computed.
-
-    d(-log p[target]) / d logits = p - one_hot(target). Example: p = 0.2, 0.5, 0.3 and target 1 give 0.2, -0.5, 0.3; a
-    step against this gradient makes the target likelier.
+    grad_logits: (rows, V), of each row's -logprob; row_weights: (rows, 1); x, grad_x: (rows, C); w, grad_weight:
+    (V, C). What is None is not wanted, and not computed.
     """
-    minus_one = torch.full_like(targets, -1, dtype=logprobs.dtype)
-    p = logprobs.exp_()
-    grad_logits = p.scatter_add_(1, targets, minus_one).to(w.dtype)  # (rows, V)
-
     if grad_x is not None:
         grad_x.copy_(onednn.product(grad_logits, w) * row_weights)
 
@@ -801,14 +816,16 @@ class LinearCrossEntropy(torch.autograd.Function):
         w = weight.to(product_dtype(x))
         loss = torch.zeros((), dtype=at_least_float32(w.dtype), device=x.device)
         for part in chunks(len(x), *weight.shape, wants_weight):
-            scored = (targets[part] != IGNORE).unsqueeze(1)  # (rows, 1)
-            target = targets[part].clamp(min=0).unsqueeze(1)  # (rows, 1)
-            logprobs = logprobs_of_all(x[part].to(w.dtype), w)  # (rows, V)
-            loss -= (logprobs.gather(1, target) * scored).sum()
-
+            h = x[part].to(w.dtype)  # (rows, C)
+            scored = targets[part] != IGNORE  # (rows,)
+            known = targets[part].clamp(min=0)  # (rows,): some token where none is scored
             if wants_x or wants_weight:
+                logprobs, grad_logits = target_logprobs_with_gradient(h, w, known)
                 grad_part = grad_x[part] if wants_x else None
-                add_gradients(logprobs, target, scored, x[part], w, grad_part, grad_weight)
+                add_gradients(grad_logits, scored.unsqueeze(1), x[part], w, grad_part, grad_weight)
+            else:
+                logprobs = target_logprobs(h, w, known)
+            loss -= (logprobs * scored).sum()
 
         ctx.save_for_backward(grad_x, grad_weight)
         return loss
@@ -840,9 +857,8 @@ class TokenLogprobs(torch.autograd.Function):
         w = weight.to(ctx.dtype)
         picked = torch.empty(len(x), dtype=at_least_float32(w.dtype), device=x.device)
         for part in chunks(len(x), *weight.shape, wants_weight=False):
-            target = targets[part].clamp(min=0).unsqueeze(1)  # (rows, 1)
-            logprobs = logprobs_of_all(x[part].to(w.dtype), w)  # (rows, V)
-            picked[part] = logprobs.gather(1, target).squeeze(1)  # (rows,)
+            known = targets[part].clamp(min=0)  # (rows,): some token where none is scored
+            picked[part] = target_logprobs(x[part].to(w.dtype), w, known)
         return picked.masked_fill(targets == IGNORE, 0)
 
     @staticmethod
@@ -856,11 +872,11 @@ class TokenLogprobs(torch.autograd.Function):
         w = weight.to(ctx.dtype)
         row_weights = -grad.masked_fill(targets == IGNORE, 0)  # minus: add_gradients is for -log p
         for part in chunks(len(x), *weight.shape, wants_weight):
-            target = targets[part].clamp(min=0).unsqueeze(1)  # (rows, 1)
+            known = targets[part].clamp(min=0)  # (rows,)
             weights = row_weights[part].unsqueeze(1)  # (rows, 1)
-            logprobs = logprobs_of_all(x[part].to(w.dtype), w)  # (rows, V)
+            _, grad_logits = target_logprobs_with_gradient(x[part].to(w.dtype), w, known)
             grad_part = grad_x[part] if wants_x else None
-            add_gradients(logprobs, target, weights, x[part], w, grad_part, grad_weight)
+            add_gradients(grad_logits, weights, x[part], w, grad_part, grad_weight)
         return grad_x, grad_weight, None
 
 

@@ -161,6 +161,10 @@ def test_torch_knows_the_operators(dtype):
     task = (y.clone(), *fixed, cos, sin, rows(q), y, logsumexp)
     torch.library.opcheck(torch.ops.nonllama.attention_backward, task, rtol=1e-2, atol=1e-2)
 
+    logits = torch.randn(5, 33).to(dtype)
+    for operator in (torch.ops.nonllama.target_logprobs, torch.ops.nonllama.target_logprobs_with_gradient):
+        torch.library.opcheck(operator, (logits, torch.arange(5)), rtol=1e-2, atol=1e-2)
+
 
 @compiled
 def test_a_model_takes_it_on_a_cpu_and_computes_the_same_without_it(monkeypatch):
@@ -170,7 +174,7 @@ def test_a_model_takes_it_on_a_cpu_and_computes_the_same_without_it(monkeypatch)
     calls = []
     real_call = cpu_ops.call
     monkeypatch.setattr(cpu_ops, "call", lambda name, *rest: calls.append(name) or real_call(name, *rest))
-    for function in ("rms_norm", "gated_silu"):
+    for function in ("rms_norm", "gated_silu", "target_logprobs", "target_logprobs_with_gradient"):
         real = getattr(cpu_ops, function)
         noted = functools.partial(lambda real, name, *args: calls.append(name) or real(*args), real, function)
         monkeypatch.setattr(cpu_ops, function, noted)
@@ -185,7 +189,8 @@ def test_a_model_takes_it_on_a_cpu_and_computes_the_same_without_it(monkeypatch)
         calls.clear()
         own = losses_and_gradient(cu_seqlens)
         block = ["rms_norm"] * 3 + ["attention_forward", "rms_norm", "gated_silu"]  # of them two of qk-norm
-        assert calls == [*block, *block, "rms_norm", "attention_backward", "attention_backward"]
+        loss = ["rms_norm", "target_logprobs_with_gradient"]
+        assert calls == [*block, *block, *loss, "attention_backward", "attention_backward"]
         made = len(calls)
         with monkeypatch.context() as patch:
             patch.setattr(cpu_ops, "available", lambda: False)
@@ -194,9 +199,83 @@ def test_a_model_takes_it_on_a_cpu_and_computes_the_same_without_it(monkeypatch)
         assert own[0] == pytest.approx(torchs[0], rel=1e-6)
         torch.testing.assert_close(own[1], torchs[1], rtol=1e-4, atol=1e-5)
 
+    calls.clear()
+    with torch.no_grad():
+        loss = model(ids, ids)
+        logprobs = model.token_logprobs(ids, ids)
+    assert calls.count("target_logprobs") == 2
+    assert -logprobs.sum().item() == pytest.approx(loss.item(), rel=1e-6)
+
     for dtype in (torch.float64, torch.float16):
         x = torch.zeros(1, 1, 1, 8, dtype=dtype)
-        assert not cpu_ops.suits(x) and not cpu_ops.suits_eager(x)
+        assert not cpu_ops.suits(x) and not cpu_ops.suits_eager(x) and not cpu_ops.takes(x)
+
+
+# --- the loss ---
+
+
+@compiled
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("V", [1, 2, 16, 31, 1040, 5000])
+def test_the_loss_is_torchs_in_float64(V, dtype):
+    """Vocabularies of less than a register, of some and a rest, of several pieces; logits all far below 0, or apart."""
+    torch.manual_seed(0)
+    logits = (4 * torch.randn(9, V)).to(dtype)
+    logits[1] -= 1000
+    logits[2, V // 2] = 100
+    logits[3, : V // 2] = -torch.inf
+    targets = torch.randint(V // 2, V, (9,))
+    exact = logits.double().log_softmax(1)
+    picked = exact[range(9), targets]
+    gradient = exact.exp() - F.one_hot(targets, V)
+
+    before = torch.get_num_threads()
+    results = []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        own = cpu_ops.target_logprobs(logits, targets)
+        results.append((own, *cpu_ops.target_logprobs_with_gradient(logits.clone(), targets)))
+    torch.set_num_threads(before)
+    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
+
+    own, again, own_gradient = results[0]
+    assert torch.equal(own, again)
+    assert own.dtype == torch.float32
+    torch.testing.assert_close(own.double(), picked, rtol=1e-6, atol=1e-6)
+    assert own_gradient.dtype == dtype
+    tolerance = {torch.float32: 2e-6, torch.bfloat16: 2**-8}[dtype]
+    torch.testing.assert_close(own_gradient.double(), gradient, rtol=tolerance, atol=1e-6)
+
+
+@compiled
+def test_a_likely_target_keeps_its_small_gradient_in_bfloat16():
+    """p = 0.9995: p - 1 is rounded, and not p, which would be 1 in bfloat16."""
+    logits = torch.tensor([[7.6, 0.0]]).bfloat16()
+    _, gradient = cpu_ops.target_logprobs_with_gradient(logits.clone(), torch.tensor([0]))
+    exact = logits.double().softmax(1)[0, 0] - 1
+    assert gradient[0, 0].item() == pytest.approx(exact.item(), rel=2**-8)
+
+
+@compiled
+def test_logits_that_lie_otherwise_in_memory_nan_and_wrong_targets():
+    logits = torch.randn(40, 7).t()
+    targets = torch.arange(7)
+    expected = cpu_ops.target_logprobs(logits.contiguous(), targets)
+    assert torch.equal(cpu_ops.target_logprobs(logits, targets), expected)
+    assert torch.equal(cpu_ops.target_logprobs_with_gradient(logits, targets)[0], expected)
+    assert cpu_ops.target_logprobs(logits[:0], targets[:0]).shape == (0,)
+
+    for wrong in (torch.nan, torch.inf):
+        spoilt = logits.contiguous()
+        spoilt[2, 33] = wrong
+        logprobs, gradient = cpu_ops.target_logprobs_with_gradient(spoilt, targets)
+        assert logprobs.isnan().nonzero().flatten().tolist() == [2]
+        assert gradient.isnan().all(1).nonzero().flatten().tolist() == [2]
+
+    for wrong in (-1, 40):
+        targets[3] = wrong
+        with pytest.raises(IndexError, match=f"{wrong}"):
+            cpu_ops.target_logprobs(logits, targets)
 
 
 # --- silu(gate) * up, and the norm ---
