@@ -26,7 +26,8 @@
 //     dS = P * (dP - sum of do * o)            the softmax' derivative
 //     dq = dS k / sqrt(D)     dk += dS' q / sqrt(D)
 //
-// The norm, silu(gate) * up and the loss go through memory once each way, where torch's operators do several times.
+// The norm, silu(gate) * up and the loss read memory once and write it once, where torch's operators do several times:
+// what they read again, a line, is still in the cache.
 
 #include <algorithm>
 #include <cmath>
@@ -617,7 +618,7 @@ void normalise_backward(const In *all_x, const float *gain, const float *scales,
 
 // --- the loss: how likely the logits find the token that follows ---
 
-// As take, with -inf behind the n numbers: no largest one, and nothing in a sum of exponentials.
+// As take, with -inf behind the n numbers: it is never the largest, and its exponential is 0.
 template <typename Number>
 inline Floats take_logits(const Number *from, int64_t n) {
     if (n >= W) return load(from);
@@ -626,7 +627,12 @@ inline Floats take_logits(const Number *from, int64_t n) {
     return load(some);
 }
 
-constexpr int64_t PIECE = 64 * W;  // so many are added in float32, in W lanes; the sums of pieces in double
+// exp of numbers below the largest, 0 at most. Where `exp` above has its lowest result, 1.6e-38, this has 0.
+inline Floats exp_below(Floats x) { return x < -87.0f ? Floats{} : exp(x); }
+
+// So many are added in float32, in W lanes, and the sums of pieces in double. In one piece 200,000 equal numbers would
+// be rounded the same way 12,500 times.
+constexpr int64_t PIECE = 64 * W;
 
 // log p[target] of each line of V logits x, with p = exp(x - m) / sum of exp(x - m) and their largest m. Its gradient
 // is written to `grads`, which may be the logits or null: d(-log p[target]) / d x = p - (1 at the target, 0 elsewhere).
@@ -649,7 +655,7 @@ void softmax_loss(const Number *all_logits, const int64_t *targets, float *logpr
         for (int64_t piece = 0; piece < V; piece += PIECE) {
             int64_t end = std::min(piece + PIECE, V);
             Floats some{};
-            for (int64_t i = piece; i < end; i += W) some += exp(take_logits(logits + i, V - i) - most);
+            for (int64_t i = piece; i < end; i += W) some += exp_below(take_logits(logits + i, V - i) - most);
             total += sum(some);
         }
         logprobs[line] = float(double(at_target) - double(most) - std::log(total));
@@ -658,7 +664,7 @@ void softmax_loss(const Number *all_logits, const int64_t *targets, float *logpr
             Number *grads = all_grads + line * V;
             float share = float(1 / total);
             for (int64_t i = 0; i < V; i += W) {
-                Floats p = exp(take_logits(logits + i, V - i) - most) * share;
+                Floats p = exp_below(take_logits(logits + i, V - i) - most) * share;
                 put(p, grads + i, V - i);
             }
             narrow(std::exp(at_target - most) * share - 1, grads + targets[line]);

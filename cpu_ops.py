@@ -5,9 +5,9 @@
     y = cpu_ops.rms_norm(x, gain, eps, dtype)              where cpu_ops.suits_eager(x)
     logprobs = cpu_ops.target_logprobs(logits, targets)    where cpu_ops.takes(logits); also with_gradient
 
-Attention and the loss are operators of torch: torch.compile and FLOP counting know them by what is registered below.
-The other two are functions for eager mode, for torch.compile makes such functions itself. Without a C++ compiler
-nothing suits.
+Attention is an operator of torch: torch.compile and FLOP counting know it by what is registered below. The loss is
+one under torch.compile only. The other two are functions for eager mode, for torch.compile makes such functions itself.
+Without a C++ compiler nothing suits.
 """
 
 import ctypes
@@ -289,13 +289,13 @@ class RMSNormOnCPU(torch.autograd.Function):
         return grad_x, grad_gain, None, None
 
 
-# --- the loss ---
+# --- the loss, of logits that want no gradient by autograd: model.py asks for it, and carries it on ---
 
 
 def target_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
-    """log p[target] of each row with p = softmax(logits); logits: (rows, V), targets: (rows,). Returns (rows,) float32.
+    """log p[target] of each row with p = softmax(logits). Returns (rows,) float32.
 
-    Raises IndexError for a target that is no column.
+    logits: (rows, V); targets: (rows,) integers. Raises IndexError for a target that is no column.
     """
     if torch.compiler.is_compiling():
         return torch.ops.nonllama.target_logprobs(logits, targets)
@@ -303,8 +303,10 @@ def target_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def target_logprobs_with_gradient(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """As target_logprobs, and the gradient of -log p[target], (rows, V) in the logits' dtype, which may overwrite them:
-    p - (1 at the target, 0 elsewhere), rounded once."""
+    """As target_logprobs, and the gradient of -log p[target], (rows, V), which may overwrite the logits.
+
+    It is p - (1 at the target, 0 elsewhere), computed in float32 and then rounded to the logits' dtype.
+    """
     if torch.compiler.is_compiling():
         return torch.ops.nonllama.target_logprobs_with_gradient(logits, targets)
     logits = logits.contiguous()
@@ -314,8 +316,9 @@ def target_logprobs_with_gradient(logits: Tensor, targets: Tensor) -> tuple[Tens
 def softmax_loss(logits: Tensor, targets: Tensor, grads: Tensor | None) -> Tensor:
     """log p[target] of each row, (rows,); the gradient of -log p[target] is written to grads, which may be logits."""
     rows, V = logits.shape
+    assert targets.shape == (rows,), (targets.shape, logits.shape)
     logits = logits.contiguous()
-    targets = targets.contiguous()
+    targets = targets.to(torch.int64).contiguous()
     logprobs = torch.empty(rows, dtype=torch.float32)
     if rows == 0:
         return logprobs

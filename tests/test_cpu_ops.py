@@ -231,11 +231,13 @@ def test_the_loss_is_torchs_in_float64(V, dtype):
 
     before = torch.get_num_threads()
     results = []
-    for threads in (1, 3):
-        torch.set_num_threads(threads)
-        own = cpu_ops.target_logprobs(logits, targets)
-        results.append((own, *cpu_ops.target_logprobs_with_gradient(logits.clone(), targets)))
-    torch.set_num_threads(before)
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            own = cpu_ops.target_logprobs(logits, targets)
+            results.append((own, *cpu_ops.target_logprobs_with_gradient(logits.clone(), targets)))
+    finally:
+        torch.set_num_threads(before)
     assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
 
     own, again, own_gradient = results[0]
@@ -245,6 +247,42 @@ def test_the_loss_is_torchs_in_float64(V, dtype):
     assert own_gradient.dtype == dtype
     tolerance = {torch.float32: 2e-6, torch.bfloat16: 2**-8}[dtype]
     torch.testing.assert_close(own_gradient.double(), gradient, rtol=tolerance, atol=1e-6)
+    assert not own_gradient[3, : V // 2].any()  # of -inf: 0, and no number of less than full precision
+
+
+@compiled
+def test_a_large_vocabulary_is_summed_without_a_drift():
+    """Equal numbers added to a growing sum are rounded the same way each time."""
+    for other in (-0.1, -0.3, -0.7):
+        logits = torch.full((1, 200_000), other)
+        logits[0, 0] = 0
+        exact = logits.double().log_softmax(1)[0, 0].item()
+        found = cpu_ops.target_logprobs(logits, torch.tensor([0])).item()
+        assert found == pytest.approx(exact, abs=2e-6)
+
+
+@compiled
+def test_a_compiled_model_takes_the_operator_of_the_loss(monkeypatch):
+    """Traced by torch.compile, computed by torch's operators and ours: the numbers of eager mode."""
+    torch.manual_seed(0)
+    model = Llama(ModelConfig(96, 32, 1, 2, 1, 32, 48))
+    ids = torch.randint(96, (2, 32))
+    calls = []
+    real = cpu_ops.softmax_loss
+    monkeypatch.setattr(cpu_ops, "softmax_loss", lambda *args: calls.append(1) or real(*args))
+
+    found = []
+    for forward in (model, torch.compile(model, fullgraph=True, backend="aot_eager")):
+        calls.clear()
+        model.zero_grad()
+        loss = forward(ids, ids)
+        loss.backward()
+        with torch.no_grad():
+            scored = forward(ids, ids)
+        assert len(calls) == 2
+        found.append([loss.detach(), scored, *(parameter.grad for parameter in model.parameters())])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
 @compiled
@@ -262,7 +300,12 @@ def test_logits_that_lie_otherwise_in_memory_nan_and_wrong_targets():
     targets = torch.arange(7)
     expected = cpu_ops.target_logprobs(logits.contiguous(), targets)
     assert torch.equal(cpu_ops.target_logprobs(logits, targets), expected)
-    assert torch.equal(cpu_ops.target_logprobs_with_gradient(logits, targets)[0], expected)
+    gradients = [cpu_ops.target_logprobs_with_gradient(x, targets) for x in (logits, logits.contiguous())]
+    assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
+    assert torch.equal(gradients[0][0], expected)
+    assert torch.equal(cpu_ops.target_logprobs(logits, targets.int()), expected)
+    with pytest.raises(AssertionError):
+        cpu_ops.target_logprobs(logits, targets[:3])
     assert cpu_ops.target_logprobs(logits[:0], targets[:0]).shape == (0,)
 
     for wrong in (torch.nan, torch.inf):

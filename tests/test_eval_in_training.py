@@ -149,7 +149,7 @@ def test_the_precision_is_that_of_training(folder, data_dir, tmp_path):
 
     found = metrics(tmp_path / "run")[-1]["eval/text/bits_per_byte"]
     assert found == pytest.approx(bits[torch.bfloat16], rel=1e-5)
-    assert found != pytest.approx(bits[torch.float32], rel=1e-5)
+    assert abs(found - bits[torch.bfloat16]) < 0.1 * abs(found - bits[torch.float32])
 
 
 def test_a_run_on_conversations_is_asked_by_its_template(folder, data_dir, tmp_path):

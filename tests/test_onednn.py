@@ -1,8 +1,12 @@
 """Products in float32 by oneDNN: those of float64, where they are chosen, and that a step of training uses them."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import REPO
 from torch import nn
 
 import onednn
@@ -83,6 +87,28 @@ def test_its_gradients_are_those_of_float64(bias, on_amd, by_onednn):
                 torch.testing.assert_close(one, other, **CLOSE)
 
 
+@pytest.mark.parametrize(("frozen", "kept_shape"), [("weight", (OUT, WIDTH)), ("x", (2, 50, WIDTH))])
+def test_it_keeps_for_the_gradient_what_that_needs(frozen, kept_shape, on_amd):
+    """As F.linear: a frozen weight needs no input, and an input that learns nothing no weight."""
+    leaves = {"x": torch.randn(2, 50, WIDTH), "weight": torch.randn(OUT, WIDTH)}
+    next(leaf for name, leaf in leaves.items() if name != frozen).requires_grad_()
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(tuple(x.shape)) or x, lambda x: x):
+        onednn.linear(**leaves)
+    assert kept == [kept_shape]
+
+
+def test_errors_with_one_huge_feature_are_of_the_size_of_mkls(on_amd):
+    """SmolLM2's first token has a feature of 24,800. Here everything else is 1 and below."""
+    x = torch.randn(300, 576)
+    x[:, 17] = 24800
+    weight = 0.05 * torch.randn(1536, 576)
+    exact = F.linear(x.double(), weight.double())
+    by_mkl = (F.linear(x, weight) - exact).square().mean().sqrt()
+    by_onednn = (onednn.linear(x, weight) - exact).square().mean().sqrt()
+    assert by_onednn < 10 * by_mkl  # without AVX-512 it can be 7 times as large
+
+
 def test_products_of_many_pairs(on_amd, by_onednn):
     total, a, b = torch.randn(3, 50, 70), torch.randn(3, 50, 40), torch.randn(3, 40, 70)
     exact = a.double() @ b.double()
@@ -90,6 +116,7 @@ def test_products_of_many_pairs(on_amd, by_onednn):
     sums = onednn.baddbmm(total, a, b, beta=0.5, alpha=-2.0)
     torch.testing.assert_close(sums, (0.5 * total.double() - 2 * exact).float(), **CLOSE)
     assert len(by_onednn) == 6
+    assert onednn.products(a[:0], b[:0]).shape == (0, 50, 70)
 
     matrices = torch.randn(2, 50, 40)
     torch.testing.assert_close(orthogonalise(matrices), orthogonalise(matrices.double()).float(), **CLOSE)
@@ -110,6 +137,21 @@ def test_compiled_it_is_the_same_to_the_bit(on_amd):
         y = run(x, weight, BIASES[1])
         results.append((y, *torch.autograd.grad(y, (x, weight), grad)))
     assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
+
+
+def test_a_torch_without_the_operator_does_without_it():
+    """Its name is private, and may go."""
+    code = """if True:
+        import torch
+        torch.ops.mkldnn  # a namespace of operators, with attributes that appear when they are asked for
+        class Nothing:
+            pass
+        torch.ops.mkldnn = Nothing()
+        import model, onednn
+        assert not onednn.AVAILABLE and not onednn.leads()
+        assert model.linear(torch.ones(2000, 64), torch.ones(96, 64)).sum() == 2000 * 64 * 96
+    """
+    subprocess.run([sys.executable, "-c", code], cwd=REPO, check=True)
 
 
 # --- where it is chosen ---
@@ -136,7 +178,7 @@ def test_it_leads_on_amd_with_avx512(features, expected, monkeypatch):
 def test_it_is_chosen_for_what_f_linear_would_compute_alike(leads, monkeypatch, by_onednn):
     """Not for a few rows, not in another format, not where products may be rounded.
 
-    Where it does not lead: heads only, and where no gradient is wanted.
+    Where it does not lead: for matrices of many rows only, and where no gradient is wanted.
     """
     x, weight = torch.randn(33, WIDTH), torch.randn(OUT, WIDTH)
     monkeypatch.setattr(onednn, "leads", lambda: leads)
@@ -144,7 +186,7 @@ def test_it_is_chosen_for_what_f_linear_would_compute_alike(leads, monkeypatch, 
     assert onednn.suits(x, weight) is leads
     with torch.inference_mode():
         assert onednn.suits(x, weight) is leads
-    monkeypatch.setattr(onednn, "HEAD_ROWS", OUT)
+    monkeypatch.setattr(onednn, "MANY_ROWS", OUT)
     assert onednn.suits(x, weight) is leads
 
     with torch.inference_mode():
@@ -152,7 +194,7 @@ def test_it_is_chosen_for_what_f_linear_would_compute_alike(leads, monkeypatch, 
         assert not onednn.suits(x[:32], weight)
         assert not onednn.suits(x.bfloat16(), weight.bfloat16())
         assert not onednn.suits(x.double(), weight.double())
-        assert onednn.suits(x, weight[:-1]) is False  # no head any more, and not worth it
+        assert onednn.suits(x, weight[:-1]) is False  # no matrix of many rows any more, and not worth it
         with torch.autocast("cpu", torch.bfloat16):
             assert not onednn.suits(x, weight)
         with monkeypatch.context() as patch:
