@@ -768,11 +768,12 @@ def add_gradients(
     w: Tensor,
     grad_x: Tensor | None,
     grad_weight: Tensor | None,
+    is_first: bool,
 ) -> None:
     """Gradients of sum(row_weights * -logprobs of the targets) for one chunk: written to grad_x, added to grad_weight.
 
     grad_logits: (rows, V), of each row's -logprob; row_weights: (rows, 1); x, grad_x: (rows, C); w, grad_weight:
-    (V, C). What is None is not wanted, and not computed.
+    (V, C). What is None is not wanted, and not computed. is_first: nothing is in grad_weight yet, not even zeros.
     """
     if grad_x is not None:
         grad_x.copy_(onednn.product(grad_logits, w) * row_weights)
@@ -781,13 +782,16 @@ def add_gradients(
         h = (x * row_weights).to(w.dtype)  # (rows, C)
         by_onednn = onednn.suits(grad_logits.t(), h.t())
         if grad_weight.dtype == w.dtype and not by_onednn:
-            grad_weight.addmm_(grad_logits.t(), h)  # spares a second (V, C) array
+            before = 0 if is_first else 1  # with 0, addmm_ does not read what is there
+            grad_weight.addmm_(grad_logits.t(), h, beta=before)  # spares a second (V, C) array
         else:
-            add_product(grad_weight, grad_logits, h)
+            add_product(grad_weight, grad_logits, h, is_first)
 
 
-def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+def add_product(total: Tensor, a: Tensor, b: Tensor, is_first: bool) -> None:
     """total += a.t() @ b, also with a and b in a shorter format than total; a: (rows, V); b: (rows, C); total: (V, C).
+
+    is_first: nothing is in total yet, and it becomes the product.
 
     A CPU would hold the whole product, in two formats if they differ, before it adds: there it is done for some lines
     of total at a time. For V = 5, two at a time: lines 0 and 1 are of a[:, 0:2], then 2 and 3, then 4.
@@ -796,7 +800,19 @@ def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
     lines = max(1, ADDED_NUMBERS // C) if total.device.type == "cpu" else V
     for begin in range(0, V, lines):
         part = slice(begin, begin + lines)
-        total[part] += onednn.product(a[:, part].t(), b)
+        product = onednn.product(a[:, part].t(), b)  # (lines, C)
+        if is_first:
+            total[part] = product
+        else:
+            total[part] += product
+
+
+def gradient_of_head(weight: Tensor, N: int) -> Tensor:
+    """Where the gradient of the head's weight, (V, C), will lie: the first chunk of N rows writes it, if there is one.
+
+    To fill it with zeros before would take as long as adding a chunk: with V = 50,304 and C = 768 it is 154 MB.
+    """
+    return torch.zeros_like(weight) if N == 0 else torch.empty_like(weight)
 
 
 class LinearCrossEntropy(torch.autograd.Function):
@@ -811,7 +827,7 @@ class LinearCrossEntropy(torch.autograd.Function):
         """x: (N, C); weight: (V, C); targets: (N,) with IGNORE for rows not scored. Returns nats, a float32 scalar."""
         wants_x, wants_weight, _ = ctx.needs_input_grad
         grad_x = torch.empty_like(x) if wants_x else None
-        grad_weight = torch.zeros_like(weight) if wants_weight else None
+        grad_weight = gradient_of_head(weight, len(x)) if wants_weight else None
 
         w = weight.to(product_dtype(x))
         loss = torch.zeros((), dtype=at_least_float32(w.dtype), device=x.device)
@@ -822,7 +838,8 @@ class LinearCrossEntropy(torch.autograd.Function):
             if wants_x or wants_weight:
                 logprobs, grad_logits = target_logprobs_with_gradient(h, w, known)
                 grad_part = grad_x[part] if wants_x else None
-                add_gradients(grad_logits, scored.unsqueeze(1), x[part], w, grad_part, grad_weight)
+                is_first = part.start == 0
+                add_gradients(grad_logits, scored.unsqueeze(1), x[part], w, grad_part, grad_weight, is_first)
             else:
                 logprobs = target_logprobs(h, w, known)
             loss -= (logprobs * scored).sum()
@@ -867,7 +884,7 @@ class TokenLogprobs(torch.autograd.Function):
         x, weight, targets = ctx.saved_tensors
         wants_x, wants_weight, _ = ctx.needs_input_grad
         grad_x = torch.empty_like(x) if wants_x else None
-        grad_weight = torch.zeros_like(weight) if wants_weight else None
+        grad_weight = gradient_of_head(weight, len(x)) if wants_weight else None
 
         w = weight.to(ctx.dtype)
         row_weights = -grad.masked_fill(targets == IGNORE, 0)  # minus: add_gradients is for -log p
@@ -876,7 +893,8 @@ class TokenLogprobs(torch.autograd.Function):
             weights = row_weights[part].unsqueeze(1)  # (rows, 1)
             _, grad_logits = target_logprobs_with_gradient(x[part].to(w.dtype), w, known)
             grad_part = grad_x[part] if wants_x else None
-            add_gradients(grad_logits, weights, x[part], w, grad_part, grad_weight)
+            is_first = part.start == 0
+            add_gradients(grad_logits, weights, x[part], w, grad_part, grad_weight, is_first)
         return grad_x, grad_weight, None
 
 

@@ -626,7 +626,7 @@ class MadeShapes(TorchDispatchMode):
 def count_flops() -> FlopCounterMode:
     """Counts products; torch's own list leaves addmm_ out."""
 
-    def addmm_flops(total, a, b, out_shape=None):
+    def addmm_flops(total, a, b, out_shape=None, **kwargs):
         return 2 * a[0] * a[1] * b[1]
 
     return FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: addmm_flops})
@@ -696,12 +696,16 @@ def test_a_product_in_a_shorter_format_is_added_a_few_lines_at_a_time(monkeypatc
 
     monkeypatch.setattr("model.ADDED_NUMBERS", 300 * C)
     with MadeShapes() as made:
-        add_product(total, a, b)
+        add_product(total, a, b, is_first=False)
     lines = {shape[0] for shape in made.shapes if shape[1:] == (C,)}
     assert lines - {rows} == {300, 100}, "four parts, the last one shorter"
 
-    exact = before.double() + a.t().double() @ b.double()
-    assert_near(total.double(), exact, 2**-8)  # the product is rounded to bfloat16
+    product = a.t().double() @ b.double()
+    assert_near(total.double(), before.double() + product, 2**-8)  # the product is rounded to bfloat16
+
+    total = torch.full((V, C), torch.nan)  # whatever lies where nothing has been written
+    add_product(total, a, b, is_first=True)
+    assert_near(total.double(), product, 2**-8)
 
 
 def test_evaluation_computes_no_gradients():
