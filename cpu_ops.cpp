@@ -271,14 +271,23 @@ struct Room {
         D = features;
         Tp = round_up(T, W);
         Dp = round_up(D, W);
-        for (auto *each : {&q, &k, &v}) each->assign(T * Dp, 0.0f);
-        kt.assign(D * Tp, 0.0f);
-        scores.resize(BLOCK * Tp);
+        for (auto *each : {&q, &k, &v}) make(*each, T * Dp, D < Dp);
+        make(kt, D * Tp, T % W != 0);
+        make(scores, BLOCK * Tp, false);
         if (backward) {
-            vt.assign(D * Tp, 0.0f);
-            for (auto *each : {&grad_o, &grad_q, &grad_k, &grad_v}) each->assign(T * Dp, 0.0f);
-            grad_scores.resize(BLOCK * Tp);
+            make(vt, D * Tp, T % W != 0);
+            for (auto *each : {&grad_o, &grad_q}) make(*each, T * Dp, D < Dp);
+            for (auto *each : {&grad_k, &grad_v}) make(*each, T * Dp, true);  // sums
+            make(grad_scores, BLOCK * Tp, false);
         }
+    }
+
+    // Room for n numbers. zeros: where not all of them will be written.
+    static void make(std::vector<float> &numbers, int64_t n, bool zeros) {
+        if (zeros)
+            numbers.assign(n, 0.0f);
+        else
+            numbers.resize(n);
     }
 };
 
@@ -317,9 +326,14 @@ void rotate(float *x, const Task &task, int64_t begin, const Room &room, float f
     }
 }
 
+// (T, Dp) to (D, Tp), W tokens at a time: what is written then lies side by side. Lines of a power of two would push each
+// other out of the cache if a token's features were written one after the other.
 void turn(const std::vector<float> &x, const Room &room, std::vector<float> &to) {
-    for (int64_t t = 0; t < room.T; t++)
-        for (int64_t d = 0; d < room.D; d++) to[d * room.Tp + t] = x[t * room.Dp + d];
+    for (int64_t first = 0; first < room.T; first += W) {
+        int64_t end = std::min(first + W, room.T);
+        for (int64_t d = 0; d < room.D; d++)
+            for (int64_t t = first; t < end; t++) to[d * room.Tp + t] = x[t * room.Dp + d];
+    }
 }
 
 // x where its lane is one of the first n, else `other`.
