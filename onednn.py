@@ -91,7 +91,7 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 
 def products(a: Tensor, b: Tensor) -> Tensor:
     """a @ b of each of n pairs, by the faster of the two; a: (n, R, K), b: (n, K, C). Returns (n, R, C)."""
-    if not suit(a, b):
+    if not suits_each(a, b):
         return a @ b
     results = a.new_empty(len(a), a.shape[1], b.shape[2])
     for result, first, second in zip(results, a, b.mT, strict=True):
@@ -101,13 +101,13 @@ def products(a: Tensor, b: Tensor) -> Tensor:
 
 def baddbmm(total: Tensor, a: Tensor, b: Tensor, beta: float, alpha: float = 1.0) -> Tensor:
     """beta total + alpha a @ b of each of n, as torch.baddbmm; total: (n, R, C), a: (n, R, K), b: (n, K, C)."""
-    if not suit(a, b):
+    if not suits_each(a, b):
         return torch.baddbmm(total, a, b, beta=beta, alpha=alpha)
     return products(a, b).mul_(alpha).add_(total, alpha=beta)
 
 
-def suit(a: Tensor, b: Tensor) -> bool:
-    """`suits` for each of n products, (n, R, K) by (n, K, C)."""
+def suits_each(a: Tensor, b: Tensor) -> bool:
+    """Whether n products, (n, R, K) by (n, K, C), suit."""
     return len(a) > 0 and suits(a[0], b[0].t())
 
 
