@@ -106,7 +106,7 @@ def test_errors_with_one_huge_feature_are_of_the_size_of_mkls(on_amd):
     exact = F.linear(x.double(), weight.double())
     by_mkl = (F.linear(x, weight) - exact).square().mean().sqrt()
     by_onednn = (onednn.linear(x, weight) - exact).square().mean().sqrt()
-    assert by_onednn < 10 * by_mkl  # without AVX-512 it can be 7 times as large
+    assert by_onednn < 5 * by_mkl  # 1.2 to 2.3 times, whatever instructions either of them uses
 
 
 def test_products_of_many_pairs(on_amd, by_onednn):
