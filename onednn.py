@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.utils.flop_counter import register_flop_formula
+from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 # torch's own operator for a product by oneDNN. Its name is private.
 AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
@@ -163,12 +163,11 @@ def _(a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
     return a.new_empty((*a.shape[:-1], b.shape[0]))
 
 
-OPERATORS = [torch.ops.nonllama.multiply]
-if AVAILABLE:
-    OPERATORS.append(torch.ops.mkldnn._linear_pointwise)
-
-
-@register_flop_formula(OPERATORS)
+@register_flop_formula(torch.ops.nonllama.multiply)
 def flops(a: tuple, b: tuple, *rest: Any, out_shape: tuple | None = None, **kwargs: Any) -> int:
     """A multiplication and an addition for each number of a and row of b."""
     return 2 * math.prod(a) * b[0]
+
+
+if AVAILABLE and torch.ops.mkldnn._linear_pointwise not in flop_registry:  # torch knows no formula for it yet
+    register_flop_formula(torch.ops.mkldnn._linear_pointwise)(flops)
