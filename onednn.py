@@ -163,11 +163,13 @@ def _(a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
     return a.new_empty((*a.shape[:-1], b.shape[0]))
 
 
-@register_flop_formula(torch.ops.nonllama.multiply)
+# torch's operator needs the formula as well, unless torch knows one.
+COUNTED = [torch.ops.nonllama.multiply]
+if AVAILABLE and torch.ops.mkldnn._linear_pointwise not in flop_registry:
+    COUNTED.append(torch.ops.mkldnn._linear_pointwise)
+
+
+@register_flop_formula(COUNTED)
 def flops(a: tuple, b: tuple, *rest: Any, out_shape: tuple | None = None, **kwargs: Any) -> int:
     """A multiplication and an addition for each number of a and row of b."""
     return 2 * math.prod(a) * b[0]
-
-
-if AVAILABLE and torch.ops.mkldnn._linear_pointwise not in flop_registry:  # torch knows no formula for it yet
-    register_flop_formula(torch.ops.mkldnn._linear_pointwise)(flops)
