@@ -1,4 +1,4 @@
-# make demo    documents -> tokens -> training -> text, five to eleven minutes on two CPU cores after the installation
+# make demo    documents -> tokens -> training -> text, three to eleven minutes on two CPU cores after the installation
 # make chat-demo    then: the demo's model learns to answer questions about Python, under three minutes
 # make test    the tests, under five minutes; make test-all adds the slow ones and all examples of the property tests
 VENV ?= .venv

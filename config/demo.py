@@ -1,4 +1,4 @@
-"""A 1.3M-parameter Llama on the docstrings of Python: five to ten minutes on a CPU.
+"""A 1.3M-parameter Llama on the docstrings of Python: two to ten minutes on a CPU.
 
 python train.py config/demo.py
 """
