@@ -3,7 +3,8 @@
     y = cpu_ops.attention(q, k, v, cos, sin, begins)       where cpu_ops.suits(q)
     y = cpu_ops.gated_silu(gate, up)                       where cpu_ops.suits_eager(gate)
     y = cpu_ops.rms_norm(x, gain, eps, dtype)              where cpu_ops.suits_eager(x)
-    logprobs = cpu_ops.target_logprobs(logits, targets)    where cpu_ops.takes(logits); also with_gradient
+    logprobs = cpu_ops.target_logprobs(logits, targets)    where cpu_ops.takes(logits)
+    logprobs, grad = cpu_ops.target_logprobs_with_gradient(logits, targets)         the same
 
 Attention is an operator of torch: torch.compile and FLOP counting know it by what is registered below. The loss is
 one under torch.compile only. The other two are functions for eager mode, for torch.compile makes such functions itself.
@@ -326,8 +327,11 @@ def softmax_loss(logits: Tensor, targets: Tensor, grads: Tensor | None) -> Tenso
     smallest, largest = (x.item() for x in targets.aminmax())
     if smallest < 0 or largest >= V:
         raise IndexError(f"targets from {smallest} to {largest} for {V} logits")
-    arrays = [address(logits), address(targets), address(logprobs), None if grads is None else address(grads)]
-    library().softmax_loss_and_gradient(is_bfloat16(logits), rows, V, torch.get_num_threads(), *arrays)
+
+    sizes = (rows, V)
+    arrays = map(address, [logits, targets, logprobs])
+    address_of_grads = None if grads is None else address(grads)
+    library().softmax_loss_and_gradient(is_bfloat16(logits), *sizes, torch.get_num_threads(), *arrays, address_of_grads)
     return logprobs
 
 
